@@ -1,0 +1,12 @@
+"""The HT adapter as one operation with a choice of backends."""
+
+from fastht.ops.backends import BackendStatus, BackendUnavailableError, backends, resolve_backend
+from fastht.ops.ht_adapter import ht_adapter
+
+__all__ = [
+    "BackendStatus",
+    "BackendUnavailableError",
+    "backends",
+    "ht_adapter",
+    "resolve_backend",
+]

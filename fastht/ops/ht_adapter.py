@@ -1,0 +1,68 @@
+"""The public operation: checks its arguments, picks a backend, runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fastht.ops.backends import resolve_backend
+
+
+def ht_adapter(
+    x: Tensor,
+    params: Mapping[str, Tensor],
+    *,
+    grid_size: tuple[int, int],
+    num_prefix_tokens: int,
+    dropout: float = 0.0,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    """Apply one HT adapter (arXiv 2506.08849, eq. 1 to 5) through a chosen backend.
+
+    Args:
+        x: ``[B, N, D]`` floating-point tokens, any strides, ``N == num_prefix_tokens + H * W``.
+        params: the adapter's parameters by the names of :class:`fastht.HTAdapter`'s
+            ``state_dict``; a full spectral filter has shape ``[C, H, W // 2 + 1]``.
+        grid_size: ``(H, W)`` of the patch grid.
+        num_prefix_tokens: class and register tokens before the patches.
+        dropout: probability of zeroing a bottleneck activation; 0 in evaluation.
+        eps: the LayerNorm's epsilon.
+        backend: ``"auto"`` or one of :func:`fastht.backends`.
+
+    Returns:
+        ``[B, N, D]`` in ``x``'s dtype.
+
+    Raises:
+        TypeError: ``x`` is not of a floating dtype.
+        ValueError: a shape does not fit, or there is no such backend.
+        BackendUnavailableError: the backend cannot run here.
+    """
+    height, width = grid_size
+    if x.ndim != 3:
+        raise ValueError(f"x has shape {tuple(x.shape)}; an HT adapter takes [B, N, D] tokens")
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; an HT adapter takes floating-point tokens")
+    dim = params["gamma"].shape[0]
+    if x.shape[2] != dim:
+        raise ValueError(f"x has {x.shape[2]} features a token; this adapter was made for {dim}")
+    if x.shape[1] != num_prefix_tokens + height * width:
+        raise ValueError(
+            f"x has {x.shape[1]} tokens; {num_prefix_tokens} prefix tokens and a "
+            f"{height}x{width} grid make {num_prefix_tokens + height * width}"
+        )
+    weight = params.get("spectral_filter")
+    if weight is not None and weight.ndim == 3 and weight.shape[1:] != (height, width // 2 + 1):
+        raise ValueError(
+            f"the spectral filter has shape {tuple(weight.shape)}; a {height}x{width} grid "
+            f"needs (C, {height}, {width // 2 + 1})"
+        )
+    return resolve_backend(backend).run(
+        x,
+        params,
+        grid_size=(height, width),
+        num_prefix_tokens=num_prefix_tokens,
+        dropout=dropout,
+        eps=eps,
+    )
