@@ -72,8 +72,6 @@ def spectral_filter(s: Tensor, weight: Tensor) -> Tensor:
         ``[B, C, H, W]`` in ``s``'s dtype. bf16 and fp16 maps, for which PyTorch has no FFT on
         every device, are transformed in float32.
     """
-    if s.numel() == 0:  # FFT libraries refuse an empty batch
-        return s
     wide = s.float() if s.dtype in (torch.float16, torch.bfloat16) else s
     scale = weight[:, None, None] if weight.ndim == 1 else weight
     spectrum = torch.fft.rfft2(wide) * scale.to(wide.dtype)

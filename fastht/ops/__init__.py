@@ -1,7 +1,7 @@
 """The HT adapter as one operation with a choice of backends."""
 
-from fastht.ops.backends import BackendStatus, BackendUnavailableError, backends, resolve_backend
 from fastht.ops.ht_adapter import ht_adapter
+from fastht.ops.registry import BackendStatus, BackendUnavailableError, backends, resolve_backend
 
 __all__ = [
     "BackendStatus",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fastht.ops.backends import resolve_backend
+from fastht.ops.registry import resolve_backend
 
 
 def ht_adapter(

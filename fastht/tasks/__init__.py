@@ -1,0 +1,1 @@
+"""What adapters are for: training and evaluating them on ultrasound."""

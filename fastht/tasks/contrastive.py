@@ -1,0 +1,183 @@
+"""Contrastive fine-tuning: adapters learn to match images to captions; all else is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from open_clip import ClipLoss
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from fastht.checkpoint import save_adapter
+from fastht.data import ImageTextDataset, Record
+from fastht.tasks.metrics import retrieval_recall, zero_shot_accuracy
+from fastht.tasks.text import TextEmbedder
+
+RECALL_AT = (1, 5, 10)
+# A class's embedding is the mean over these sentences.
+PROMPTS = (
+    "Ultrasound image of a {}.",
+    "Ultrasound showing a {}.",
+    "B-mode ultrasound image with a {}.",
+)
+
+
+class ContrastiveModule(nn.Module):
+    """An open_clip model whose call returns the symmetric InfoNCE loss of a batch.
+
+    Features are gathered across processes with their gradients, so that every process sees the
+    loss of the global batch and the averaged gradient is exactly that loss's.
+
+    Args:
+        model: a patched open_clip model.
+        text_features: ``[n, E]`` normalised caption embeddings, by sample index.
+        accelerator: tells the processes apart.
+    """
+
+    def __init__(self, model: nn.Module, text_features: Tensor, accelerator: Accelerator) -> None:
+        super().__init__()
+        self.model = model
+        # No buffer: DDP would send it round at every step.
+        self.text_features = text_features.to(accelerator.device)
+        self.loss = ClipLoss(
+            gather_with_grad=True,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of ``batch["image"]`` against the captions of ``batch["index"]``."""
+        images: Tensor = self.model.encode_image(batch["image"], normalize=True)  # type: ignore[operator]
+        texts = self.text_features[batch["index"]]
+        scale = self.model.logit_scale.exp()  # type: ignore[operator]
+        # The similarities are compared in float32 whatever the tower computes in.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.loss(images.float(), texts, scale.float())
+
+
+class ContrastiveTask:
+    """The trainer's view of contrastive fine-tuning.
+
+    Args:
+        model: a patched open_clip model on the accelerator's device.
+        embedder: embeds captions and class prompts with the frozen text tower.
+        train_records: samples to learn from.
+        val_records: samples held out.
+        transform: image -> ``[3, H, W]`` tensor.
+        accelerator: the processes and the precision.
+        batch_size: contrast of the held-out loss, as in training.
+        workers: processes that load images.
+        best_path: folder of the best adapter.
+        base_model: name of the base for the adapter's config.
+    """
+
+    monitor = "val_loss"
+    larger_is_better = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        embedder: TextEmbedder,
+        train_records: Sequence[Record],
+        val_records: Sequence[Record],
+        transform: Any,
+        accelerator: Accelerator,
+        *,
+        batch_size: int,
+        workers: int,
+        best_path: Path,
+        base_model: str,
+    ) -> None:
+        self.model = model
+        self.accelerator = accelerator
+        self.batch_size = batch_size
+        self.workers = workers
+        self.best_path = best_path
+        self.base_model = base_model
+        self.val_records = val_records
+        self.train_data: Dataset[Any] = ImageTextDataset(train_records, transform)
+        self.val_data: Dataset[Any] = ImageTextDataset(val_records, transform)
+        # One process embeds and keeps the texts, the others find them kept.
+        with accelerator.main_process_first():
+            train_text = embedder([record.caption for record in train_records])
+            self.val_text = embedder([record.caption for record in val_records])
+            self.classes, self.class_features = _class_features(
+                [*train_records, *val_records], embedder
+            )
+        self.module = ContrastiveModule(model, train_text, accelerator)
+
+    def evaluate(self) -> dict[str, float]:
+        """Return loss, recalls and, where the data has labels, zero-shot accuracy, held out."""
+        images = self._encode(self.val_data)
+        captions = [record.caption for record in self.val_records]
+        result = {"val_loss": self._loss(images)}
+        result |= retrieval_recall(images, self.val_text, captions, RECALL_AT)
+        if self.classes:
+            rows = [i for i, r in enumerate(self.val_records) if r.label is not None]
+            labels = [self.classes.index(str(self.val_records[i].label)) for i in rows]
+            result["zero_shot_accuracy"] = zero_shot_accuracy(
+                images[rows], self.class_features, labels
+            )
+        return result
+
+    def save_best(self) -> None:
+        """Save the adapters as the best so far."""
+        save_adapter(self.model, self.best_path, base_model=self.base_model)
+
+    def files(self, batch: Any) -> list[str]:
+        """Name the images of a training batch."""
+        return [self.train_data.file(int(i)) for i in batch["index"]]  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _encode(self, data: Dataset[Any]) -> Tensor:
+        """Encode all images, each process a share; return ``[n, E]`` on the CPU in order."""
+        accelerator = self.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        total = len(data)  # type: ignore[arg-type]
+        share = -(-total // world)
+        # The last process's share is filled up with copies, which are cut off again below.
+        indices = [min(i, total - 1) for i in range(rank * share, (rank + 1) * share)]
+        loader = DataLoader(
+            Subset(data, indices),
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            generator=torch.Generator(),
+        )
+        training = self.model.training
+        self.model.eval()
+        parts = []
+        for batch in tqdm(
+            loader, desc="held out", leave=False, disable=not accelerator.is_main_process
+        ):
+            with accelerator.autocast():
+                images = batch["image"].to(accelerator.device)
+                features = self.model.encode_image(images, normalize=True)  # type: ignore[operator]
+            parts.append(features.float())
+        self.model.train(training)
+        gathered: Tensor = accelerator.gather(torch.cat(parts))
+        return gathered[:total].cpu()
+
+    def _loss(self, images: Tensor) -> float:
+        """Average the contrastive loss over held-out batches of the training's size."""
+        scale = self.model.logit_scale.exp().float().cpu()  # type: ignore[operator]
+        loss = ClipLoss()
+        total = 0.0
+        for rows in torch.arange(len(images)).split(self.batch_size):
+            total += loss(images[rows], self.val_text[rows], scale).item() * len(rows)
+        return total / len(images)
+
+
+def _class_features(
+    records: Sequence[Record], embedder: TextEmbedder
+) -> tuple[list[str], Tensor | None]:
+    classes = sorted({record.label for record in records if record.label is not None})
+    if len(classes) < 2:
+        return [], None
+    texts = [prompt.format(name) for name in classes for prompt in PROMPTS]
+    features = embedder(texts).unflatten(0, (len(classes), len(PROMPTS))).mean(dim=1)
+    return classes, nn.functional.normalize(features, dim=-1)

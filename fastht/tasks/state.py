@@ -1,0 +1,125 @@
+"""The state of a training run on disk: enough to go on with the same bits."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastht.files import write_atomically
+
+STATE_VERSION = 1
+
+
+class ResumeError(RuntimeError):
+    """A run cannot be resumed; the message says why and what to do."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: the epoch under way, from 0.
+        batch: batches of it that are done.
+        step: optimizer steps done in all.
+        loss_sum: sum of the losses of this epoch's batches.
+        history: one row of named numbers for each finished epoch.
+        best: the best monitored value so far; ``None`` before the first finite one.
+        best_epoch: the epoch that it is of.
+        bad_epochs: epochs since then.
+        finished: whether the run has come to its end.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int | None = None
+    bad_epochs: int = 0
+    finished: bool = False
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the states of this process's random number generators as plain types."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (str(name), [int(k) for k in keys], int(position), int(has_gauss), float(cached)),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put this process's random number generators where :func:`rng_state` found them."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def save_state(path: Path, content: dict[str, Any]) -> None:
+    """Write a run's state in one step; ``content`` holds tensors and plain types only."""
+    buffer = io.BytesIO()
+    torch.save({"version": STATE_VERSION} | content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a run's state.
+
+    Raises:
+        ResumeError: the file is not there, damaged, or of another version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ResumeError(
+            f"{path} is not there: the run was stopped before its first checkpoint; "
+            "start it again without --resume, into an empty --out"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ResumeError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("version") != STATE_VERSION:
+        raise ResumeError(f"{path} is not a run state of this version of fastht")
+    return content
+
+
+def trainable_state(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Return copies of a module's trainable parameters by name."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def load_trainable_state(module: torch.nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back what :func:`trainable_state` returned.
+
+    Raises:
+        ResumeError: the names or shapes are not those of the module.
+    """
+    targets = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if targets.keys() != state.keys():
+        different = sorted(targets.keys() ^ state.keys())[:3]
+        raise ResumeError(f"the saved run trains other parameters: {', '.join(different)}, ...")
+    with torch.no_grad():
+        for name, parameter in targets.items():
+            if parameter.shape != state[name].shape:
+                raise ResumeError(f"the saved run has another shape for {name}")
+            parameter.copy_(state[name])

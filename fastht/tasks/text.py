@@ -1,0 +1,112 @@
+"""Embeddings of a frozen text tower, computed once a text and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from fastht.files import write_atomically
+
+BATCH_SIZE = 64
+
+
+def default_cache_dir() -> Path:
+    """Return where embeddings are kept: ``$FASTHT_CACHE``, or ``~/.cache/fastht``."""
+    return Path(os.environ.get("FASTHT_CACHE", "~/.cache/fastht")).expanduser()
+
+
+class TextEmbedder:
+    """Embed texts with a frozen text tower, each only once.
+
+    A text's key is made of the text tower's weights and the token numbers, which hold the
+    tokenizer and the text; so another model, tokenizer or cleaning never meets a stale embedding.
+
+    Args:
+        model: an open_clip model; it is run in evaluation mode and float32 as it is.
+        tokenizer: texts -> ``[n, L]`` token numbers.
+        cache_dir: folder of the cache.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], cache_dir: Path
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.path = cache_dir / f"text-{_text_tower_digest(model)[:16]}.safetensors"
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return normalised embeddings ``[n, E]``, float32, on the CPU.
+
+        Raises:
+            ValueError: the tower gives a text an embedding that is not finite.
+        """
+        if not texts:
+            raise ValueError("there are no texts to embed")
+        unique = list(dict.fromkeys(texts))
+        tokens = self.tokenizer(unique)
+        keys = [hashlib.sha256(row.contiguous().numpy().tobytes()).digest() for row in tokens]
+        known = self._read()
+        new = [i for i, key in enumerate(keys) if key not in known]
+        if new:
+            for i, embedding in zip(new, self._encode(tokens[new]), strict=True):
+                if not bool(torch.isfinite(embedding).all()):
+                    raise ValueError(f"the text tower's embedding of {unique[i]!r} is not finite")
+                known[keys[i]] = embedding
+            self._write(known)
+        rows = {text: known[key] for text, key in zip(unique, keys, strict=True)}
+        return torch.stack([rows[text] for text in texts])
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        training = self.model.training
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        parts = [
+            self.model.encode_text(part.to(device), normalize=True).float().cpu()  # type: ignore[operator]
+            for part in tokens.split(BATCH_SIZE)
+        ]
+        self.model.train(training)
+        return torch.cat(parts)
+
+    def _read(self) -> dict[bytes, Tensor]:
+        if not self.path.exists():
+            return {}
+        try:
+            content = safetensors.torch.load(self.path.read_bytes())
+            keys, embeddings = content["keys"], content["embeddings"]
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            warnings.warn(f"{self.path} is damaged and made anew: {error}", stacklevel=3)
+            return {}
+        return {
+            bytes(key.tolist()): row for key, row in zip(keys, embeddings.unbind(0), strict=True)
+        }
+
+    def _write(self, known: dict[bytes, Tensor]) -> None:
+        keys = torch.tensor([list(key) for key in known], dtype=torch.uint8)
+        data = safetensors.torch.save(
+            {"keys": keys, "embeddings": torch.stack(list(known.values()))}
+        )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, data)
+        except OSError as error:  # the embeddings are right all the same, only not kept
+            warnings.warn(f"text embeddings are not kept: {error}", stacklevel=3)
+
+
+def _text_tower_digest(model: nn.Module) -> str:
+    """Hash every weight outside the vision tower."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if name.startswith("visual."):
+            continue
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

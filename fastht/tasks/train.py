@@ -1,0 +1,282 @@
+"""The main job, ``fastht train``: from a model's name and a data set to a trained adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+import fastht
+from fastht.config import HTConfig
+from fastht.data import RecordSet, load_records, split_records
+from fastht.files import write_atomically
+from fastht.patch import disable_adapter
+from fastht.tasks.contrastive import ContrastiveTask
+from fastht.tasks.plots import plot_curves
+from fastht.tasks.state import ResumeError
+from fastht.tasks.text import TextEmbedder, default_cache_dir
+from fastht.tasks.trainer import Trainer, TrainerConfig
+
+ARGUMENTS_NAME = "arguments.json"
+RESULTS_NAME = "results.json"
+CURVES_NAME = "curves.png"
+ADAPTER_NAME = "adapter"
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Fine-tune HT adapters in an open_clip model on images and captions.
+
+    Attributes:
+        data: "sample" (simulated images that come with fastht), a CSV or TSV table, or webdataset
+            shards ("shards/{000..009}.tar").
+        image_key: column of the image files; default: filepath, or filename.
+        caption_key: column of the captions; default: title, or Caption.
+        separator: column separator of the table; default: found out.
+        image_dirs: folders in which relative image paths are looked up, before the table's own.
+        val_fraction: share of the data that is held out.
+        model: open_clip's name of the model.
+        pretrained: open_clip's tag or file of its weights; "none" starts from random weights.
+        backend: implementation of the adapter; see `fastht doctor`.
+        adapter: what the adapters are made of.
+        trainer: how to train.
+        out: folder of the run.
+        resume: go on with the run in that folder.
+    """
+
+    data: str = "sample"
+    image_key: str | None = None
+    caption_key: str | None = None
+    separator: str | None = None
+    image_dirs: tuple[Path, ...] = ()
+    val_fraction: float = 0.1
+    model: str = "ViT-B-16"
+    pretrained: str = "openai"
+    backend: str = "auto"
+    adapter: HTConfig = field(default_factory=HTConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    out: Path = Path("runs/train")
+    resume: bool = False
+
+
+# The embedded sample is for trying things out on a machine without data, weights or GPU: a small
+# model, few epochs, and the larger steps that a random base needs.
+SAMPLE_ARGUMENTS = TrainArguments(
+    val_fraction=0.2,
+    model="ViT-S-32",
+    pretrained="none",
+    trainer=TrainerConfig(epochs=20, lr=1e-3, patience=0),
+    out=Path("runs/sample"),
+)
+
+
+def train(arguments: TrainArguments) -> dict[str, Any]:
+    """Train and evaluate; leave the adapter, curves and a table of results in ``arguments.out``.
+
+    Returns:
+        ``{"before": {...}, "after": {...}, ...}`` as in ``results.json``.
+
+    Raises:
+        DataError: the data cannot be used.
+        ResumeError: ``out`` holds a run already and ``resume`` is off, or cannot be resumed.
+        NonFiniteLossError: a loss is not finite.
+        ValueError: an argument is out of range, or the model is unknown or has no ViT.
+    """
+    config = arguments.trainer
+    accelerator = _accelerator(config)
+    set_seed(config.seed, device_specific=True)  # dropout differs between processes
+    out = arguments.out
+    _prepare_folder(out, arguments, accelerator)
+
+    records = load_records(
+        arguments.data,
+        image_key=arguments.image_key,
+        caption_key=arguments.caption_key,
+        separator=arguments.separator,
+        image_dirs=arguments.image_dirs,
+    )
+    train_records, val_records = split_records(
+        records.records, val_fraction=arguments.val_fraction, seed=config.seed
+    )
+    model, transform = build_model(arguments, accelerator)
+    _say(accelerator, _introduction(arguments, records, len(train_records), len(val_records)))
+
+    base_model = f"{arguments.model}/{arguments.pretrained}"
+    task = ContrastiveTask(
+        model,
+        TextEmbedder(model, open_clip.get_tokenizer(arguments.model), default_cache_dir()),
+        train_records,
+        val_records,
+        transform,
+        accelerator,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        best_path=out / ADAPTER_NAME,
+        base_model=base_model,
+    )
+    trainer = Trainer(
+        accelerator, config, task, out, _signature(arguments, records), arguments.resume
+    )
+    with disable_adapter(model):
+        before = task.evaluate()
+    started = time.monotonic()
+    progress = trainer.fit()
+    seconds = time.monotonic() - started
+    if progress.best is None:
+        raise ResumeError(
+            "no epoch had a finite held-out loss, so there is no adapter to keep; lower --lr"
+        )
+    accelerator.wait_for_everyone()
+    fastht.load_adapter(model, out / ADAPTER_NAME)
+    after = task.evaluate()
+    results = {
+        "before": before,
+        "after": after,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "seconds": seconds,
+        "train_samples": len(train_records),
+        "held_out_samples": len(val_records),
+        "classes": task.classes,
+        "model": base_model,
+        "data": arguments.data,
+    }
+    if accelerator.is_main_process:
+        write_atomically(out / RESULTS_NAME, _json(results))
+        plot_curves(
+            progress.history,
+            out / CURVES_NAME,
+            best_epoch=progress.best_epoch,
+            title=f"{base_model} on {arguments.data}",
+        )
+    _say(accelerator, results_table(results))
+    _say(
+        accelerator,
+        f"adapter: {out / ADAPTER_NAME}   curves: {out / CURVES_NAME}   "
+        f"TensorBoard: tensorboard --logdir {out / 'tensorboard'}",
+    )
+    accelerator.end_training()
+    return results
+
+
+def build_model(arguments: TrainArguments, accelerator: Accelerator) -> tuple[torch.nn.Module, Any]:
+    """Return the patched model on the accelerator's device, and its image transform."""
+    pretrained = None if arguments.pretrained == "none" else arguments.pretrained
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip reports through the root logger
+    if arguments.model not in open_clip.list_models() and ":" not in arguments.model:
+        raise ValueError(
+            f"open_clip has no model {arguments.model!r}; "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists them"
+        )
+    # The base is drawn from its own seed: it does not depend on the run's.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model, _, transform = open_clip.create_model_and_transforms(
+                arguments.model, pretrained=pretrained
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ValueError(
+                f"cannot build {arguments.model} with pretrained={arguments.pretrained!r}: {error}. "
+                "Give the file of the weights (--pretrained FILE), or --pretrained none to start "
+                "from random ones"
+            ) from error
+    fastht.patch(model, arguments.adapter, backend=arguments.backend)
+    return model.to(accelerator.device), transform
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """Return the held-out numbers before and after training as a text table."""
+    before, after = results["before"], results["after"]
+    rows = [("held out", "before", "after")]
+    for name in after:
+        factor, unit = (1, "") if name == "val_loss" else (100, " %")
+        rows.append(
+            (
+                name.removeprefix("val_").replace("_", " ").replace("recall@", "recall@"),
+                f"{factor * before[name]:.{4 if factor == 1 else 1}f}{unit}",
+                f"{factor * after[name]:.{4 if factor == 1 else 1}f}{unit}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [
+        f"{row[0]:<{widths[0]}}   {row[1]:>{widths[1]}}   {row[2]:>{widths[2]}}" for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _accelerator(config: TrainerConfig) -> Accelerator:
+    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    return Accelerator(mixed_precision=precision)
+
+
+def _prepare_folder(out: Path, arguments: TrainArguments, accelerator: Accelerator) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    occupied = (out / ARGUMENTS_NAME).exists()
+    accelerator.wait_for_everyone()  # all have looked before one of them writes
+    if occupied and not arguments.resume:
+        raise ResumeError(f"{out} holds a run already: add --resume, or give another --out")
+    if arguments.resume and not occupied:
+        raise ResumeError(f"{out} holds no run to resume; start it without --resume")
+    if accelerator.is_main_process and not occupied:
+        out.mkdir(parents=True, exist_ok=True)
+        plain = _plain(arguments) | {"fastht_version": fastht.__version__}
+        write_atomically(out / ARGUMENTS_NAME, _json(plain))
+
+
+def _signature(arguments: TrainArguments, records: RecordSet) -> dict[str, Any]:
+    """Return the settings that decide a run's numbers: a resumed run must have the same."""
+    plain = _plain(arguments)
+    for name in ("out", "resume", "image_dirs"):
+        del plain[name]
+    trainer = plain.pop("trainer")
+    for name in ("workers", "checkpoint_steps"):
+        del trainer[name]
+    return plain | trainer | {"samples": len(records)}
+
+
+def _introduction(arguments: TrainArguments, records: RecordSet, train: int, val: int) -> str:
+    lines = [records.describe(), f"{train} samples to train on, {val} held out."]
+    if arguments.data == "sample":
+        lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
+    if arguments.pretrained == "none":
+        lines.append(
+            f"{arguments.model} starts from RANDOM weights (--pretrained none): good for trying "
+            "things out; real work starts from pretrained ones."
+        )
+    return "\n".join(lines)
+
+
+def _plain(arguments: TrainArguments) -> dict[str, Any]:
+    plain = dataclasses.asdict(arguments)
+    plain["adapter"] = arguments.adapter.to_dict()
+    plain["image_dirs"] = [str(path) for path in arguments.image_dirs]
+    plain["out"] = str(arguments.out)
+    return plain
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(item) for key, item in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return (json.dumps(finite(content), indent=2) + "\n").encode()
+
+
+def _say(accelerator: Accelerator, text: str) -> None:
+    if accelerator.is_main_process:
+        print(text, flush=True)
