@@ -95,7 +95,7 @@ class HTAdapter(nn.Module):
         Raises:
             TypeError, ValueError: ``x`` does not fit; see :func:`fastht.ops.ht_adapter`.
         """
-        params = dict(self.named_parameters())
+        params: dict[str, Tensor] = dict(self.named_parameters())
         if self.filter_grid_size is not None:
             params["spectral_filter"] = resample_spectral_filter(
                 params["spectral_filter"], self.filter_grid_size, grid_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -68,6 +69,7 @@ def _train(arguments: Sequence[str]) -> int:
         default=defaults,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    logging.basicConfig(level=logging.ERROR)  # open_clip reports every step to the root logger
     try:
         train(dataclasses.replace(parsed, data=data))
     except (DataError, NonFiniteLossError, ResumeError, ValueError) as error:

@@ -37,11 +37,20 @@ class ContrastiveModule(nn.Module):
         model: a patched open_clip model.
         text_features: ``[n, E]`` normalised caption embeddings, by sample index.
         accelerator: tells the processes apart.
+        flip: mirror each training image left to right with probability 1/2.
     """
 
-    def __init__(self, model: nn.Module, text_features: Tensor, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        text_features: Tensor,
+        accelerator: Accelerator,
+        *,
+        flip: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.flip = flip
         # No buffer: DDP would send it round at every step.
         self.text_features = text_features.to(accelerator.device)
         self.loss = ClipLoss(
@@ -52,7 +61,12 @@ class ContrastiveModule(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of ``batch["image"]`` against the captions of ``batch["index"]``."""
-        images: Tensor = self.model.encode_image(batch["image"], normalize=True)  # type: ignore[operator]
+        pixels: Tensor = batch["image"]
+        if self.flip and self.training:
+            # Drawn here and not in the loader's workers: this generator is part of the run's state.
+            chosen = torch.rand(len(pixels)).lt(0.5).to(pixels.device)
+            pixels = torch.where(chosen[:, None, None, None], pixels.flip(3), pixels)
+        images: Tensor = self.model.encode_image(pixels, normalize=True)  # type: ignore[operator]
         texts = self.text_features[batch["index"]]
         scale = self.model.logit_scale.exp()  # type: ignore[operator]
         # The similarities are compared in float32 whatever the tower computes in.
@@ -74,6 +88,7 @@ class ContrastiveTask:
         workers: processes that load images.
         best_path: folder of the best adapter.
         base_model: name of the base for the adapter's config.
+        flip: mirror training images at random.
     """
 
     monitor = "val_loss"
@@ -92,6 +107,7 @@ class ContrastiveTask:
         workers: int,
         best_path: Path,
         base_model: str,
+        flip: bool,
     ) -> None:
         self.model = model
         self.accelerator = accelerator
@@ -109,7 +125,7 @@ class ContrastiveTask:
             self.classes, self.class_features = _class_features(
                 [*train_records, *val_records], embedder
             )
-        self.module = ContrastiveModule(model, train_text, accelerator)
+        self.module = ContrastiveModule(model, train_text, accelerator, flip=flip)
 
     def evaluate(self) -> dict[str, float]:
         """Return loss, recalls and, where the data has labels, zero-shot accuracy, held out."""
@@ -117,7 +133,7 @@ class ContrastiveTask:
         captions = [record.caption for record in self.val_records]
         result = {"val_loss": self._loss(images)}
         result |= retrieval_recall(images, self.val_text, captions, RECALL_AT)
-        if self.classes:
+        if self.class_features is not None:
             rows = [i for i, r in enumerate(self.val_records) if r.label is not None]
             labels = [self.classes.index(str(self.val_records[i].label)) for i in rows]
             result["zero_shot_accuracy"] = zero_shot_accuracy(
@@ -151,9 +167,8 @@ class ContrastiveTask:
         training = self.model.training
         self.model.eval()
         parts = []
-        for batch in tqdm(
-            loader, desc="held out", leave=False, disable=not accelerator.is_main_process
-        ):
+        hidden = None if accelerator.is_main_process else True  # None: only on a terminal
+        for batch in tqdm(loader, desc="held out", leave=False, disable=hidden):
             with accelerator.autocast():
                 images = batch["image"].to(accelerator.device)
                 features = self.model.encode_image(images, normalize=True)  # type: ignore[operator]

@@ -29,10 +29,11 @@ def plot_curves(
     FigureCanvasAgg(figure)
     losses, recalls = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    losses.plot(epochs, [row["train_loss"] for row in history], color=TRAIN_COLOUR, label="train")
-    losses.plot(
-        epochs, [row["val_loss"] for row in history], color=HELD_OUT_COLOUR, label="held out"
-    )
+    for name, label, colour in (
+        ("train_loss", "train", TRAIN_COLOUR),
+        ("val_loss", "held out", HELD_OUT_COLOUR),
+    ):
+        losses.plot(epochs, [row[name] for row in history], color=colour, label=label)
     losses.set(xlabel="epoch", ylabel="contrastive loss")
     for name, label, style in (
         ("image_to_text_recall@10", "image to text", "-"),

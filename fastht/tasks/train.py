@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
 import json
-import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -31,6 +31,8 @@ ARGUMENTS_NAME = "arguments.json"
 RESULTS_NAME = "results.json"
 CURVES_NAME = "curves.png"
 ADAPTER_NAME = "adapter"
+# A CLIP of a few million parameters; its architecture comes with fastht, its weights are random.
+TINY_MODEL = "fastht-tiny"
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class TrainArguments:
         separator: column separator of the table; default: found out.
         image_dirs: folders in which relative image paths are looked up, before the table's own.
         val_fraction: share of the data that is held out.
-        model: open_clip's name of the model.
-        pretrained: open_clip's tag or file of its weights; "none" starts from random weights.
+        flip: mirror each training image left to right with probability 1/2; the paper does not.
+        model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or "fastht-tiny".
+        pretrained: open_clip's tag or the file of its weights; "none" starts from random ones.
+            Models of hf-hub: and local-dir: bring their own.
         backend: implementation of the adapter; see `fastht doctor`.
         adapter: what the adapters are made of.
         trainer: how to train.
@@ -60,6 +64,7 @@ class TrainArguments:
     separator: str | None = None
     image_dirs: tuple[Path, ...] = ()
     val_fraction: float = 0.1
+    flip: bool = False
     model: str = "ViT-B-16"
     pretrained: str = "openai"
     backend: str = "auto"
@@ -70,12 +75,13 @@ class TrainArguments:
 
 
 # The embedded sample is for trying things out on a machine without data, weights or GPU: a small
-# model, few epochs, and the larger steps that a random base needs.
+# model, few epochs, and smaller batches and larger steps, as few images and a random base need.
 SAMPLE_ARGUMENTS = TrainArguments(
     val_fraction=0.2,
-    model="ViT-S-32",
+    flip=True,
+    model=TINY_MODEL,
     pretrained="none",
-    trainer=TrainerConfig(epochs=20, lr=1e-3, patience=0),
+    trainer=TrainerConfig(epochs=20, batch_size=16, lr=3e-3, patience=0),
     out=Path("runs/sample"),
 )
 
@@ -114,7 +120,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     base_model = f"{arguments.model}/{arguments.pretrained}"
     task = ContrastiveTask(
         model,
-        TextEmbedder(model, open_clip.get_tokenizer(arguments.model), default_cache_dir()),
+        TextEmbedder(
+            model, open_clip.get_tokenizer(model_source(arguments.model)), default_cache_dir()
+        ),
         train_records,
         val_records,
         transform,
@@ -123,6 +131,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         workers=config.workers,
         best_path=out / ADAPTER_NAME,
         base_model=base_model,
+        flip=arguments.flip,
     )
     trainer = Trainer(
         accelerator, config, task, out, _signature(arguments, records), arguments.resume
@@ -170,29 +179,44 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
 
 
 def build_model(arguments: TrainArguments, accelerator: Accelerator) -> tuple[torch.nn.Module, Any]:
-    """Return the patched model on the accelerator's device, and its image transform."""
-    pretrained = None if arguments.pretrained == "none" else arguments.pretrained
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip reports through the root logger
-    if arguments.model not in open_clip.list_models() and ":" not in arguments.model:
+    """Return the patched model on the accelerator's device, and its image transform.
+
+    Raises:
+        ValueError: open_clip has no such model or cannot get its weights.
+        UnsupportedModelError: the model has no vision transformer.
+    """
+    name, pretrained = model_source(arguments.model), arguments.pretrained
+    if ":" not in name and name not in open_clip.list_models():
         raise ValueError(
-            f"open_clip has no model {arguments.model!r}; "
-            "`python -c 'import open_clip; print(open_clip.list_models())'` lists them"
+            f"open_clip has no model {name!r}; open_clip.list_models() names those it has, "
+            f"{TINY_MODEL!r} is fastht's own for trying things out, and hf-hub:ORG/REPO or "
+            "local-dir:FOLDER take others"
         )
-    # The base is drawn from its own seed: it does not depend on the run's.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            model, _, transform = open_clip.create_model_and_transforms(
-                arguments.model, pretrained=pretrained
-            )
-        except (RuntimeError, OSError, ValueError) as error:
-            raise ValueError(
-                f"cannot build {arguments.model} with pretrained={arguments.pretrained!r}: {error}. "
-                "Give the file of the weights (--pretrained FILE), or --pretrained none to start "
-                "from random ones"
-            ) from error
+    try:
+        if pretrained == "none":
+            # The base is drawn from a seed of its own: it does not change with the run's.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model, _, transform = open_clip.create_model_and_transforms(
+                    name, load_weights=False, pretrained_text=False
+                )
+        else:
+            model, transform = open_clip.create_model_from_pretrained(name, pretrained)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot build {name} with pretrained={pretrained!r}: {error}\n"
+            "Give the file of the weights (--pretrained FILE), or --pretrained none to start "
+            "from random ones"
+        ) from error
     fastht.patch(model, arguments.adapter, backend=arguments.backend)
     return model.to(accelerator.device), transform
+
+
+def model_source(name: str) -> str:
+    """Return what open_clip calls a model: itself, but for fastht's own tiny one."""
+    if name != TINY_MODEL:
+        return name
+    return f"local-dir:{importlib.resources.files('fastht.data') / 'tiny_clip'}"
 
 
 def results_table(results: dict[str, Any]) -> str:
@@ -203,7 +227,7 @@ def results_table(results: dict[str, Any]) -> str:
         factor, unit = (1, "") if name == "val_loss" else (100, " %")
         rows.append(
             (
-                name.removeprefix("val_").replace("_", " ").replace("recall@", "recall@"),
+                name.removeprefix("val_").replace("_", " "),
                 f"{factor * before[name]:.{4 if factor == 1 else 1}f}{unit}",
                 f"{factor * after[name]:.{4 if factor == 1 else 1}f}{unit}",
             )
@@ -219,7 +243,8 @@ def _accelerator(config: TrainerConfig) -> Accelerator:
     precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
     if precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    return Accelerator(mixed_precision=precision)
+    # Without cpu=True accelerate leaves torchrun's processes on a CPU alone with themselves.
+    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
 
 def _prepare_folder(out: Path, arguments: TrainArguments, accelerator: Accelerator) -> None:

@@ -101,10 +101,13 @@ class Task(Protocol):
         larger_is_better: the direction of ``monitor``.
     """
 
-    module: nn.Module
     train_data: Dataset[Any]
     monitor: str
     larger_is_better: bool
+
+    @property
+    def module(self) -> nn.Module:
+        """The module described above."""
 
     def evaluate(self) -> dict[str, float]:
         """Measure the module as it is on held-out data; every process calls it."""
@@ -210,7 +213,8 @@ class Trainer:
             total=len(self.sampler),
             initial=progress.batch,
             desc=f"epoch {progress.epoch + 1}/{config.epochs}",
-            disable=not self.accelerator.is_main_process,
+            # None: no bar where nobody sees it move, as in a log file.
+            disable=None if self.accelerator.is_main_process else True,
             leave=False,
         )
         for batch in bar:
@@ -261,10 +265,10 @@ class Trainer:
     def _finish_epoch(self, writer: SummaryWriter | None, seconds: float) -> None:
         progress, config = self.progress, self.config
         measured = self.task.evaluate()
-        row = {
+        row: dict[str, float] = {
             "epoch": float(progress.epoch + 1),
             "train_loss": progress.loss_sum / len(self.sampler),
-            "lr": self.scheduler.get_last_lr()[0],
+            "lr": float(self.scheduler.get_last_lr()[0]),
             "seconds": seconds,
         } | measured
         value = measured[self.task.monitor]

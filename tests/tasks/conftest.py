@@ -1,0 +1,53 @@
+"""A data set and a model so small that whole training runs fit into tests."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+CLASSES = ("anechoic fluid filled cyst", "bright echogenic solid mass")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """An open_clip model of a few thousand vision parameters, as --model takes it."""
+    folder = tmp_path_factory.mktemp("model")
+    text = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    content = {"model_cfg": config, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """A table of 40 images, dark or bright in their middle, with captions that say so."""
+    folder = tmp_path_factory.mktemp("pairs")
+    generator = np.random.default_rng(0)
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filepath", "title", "label"])
+        for i in range(40):
+            image = generator.integers(80, 160, (32, 32), dtype=np.uint8)
+            image[8:24, 8:24] = 10 if i % 2 == 0 else 240
+            Image.fromarray(image).save(folder / f"{i:02}.png")
+            label = CLASSES[i % 2]
+            writer.writerow([f"{i:02}.png", f"Ultrasound {i} showing a {label}", label])
+    return folder / "pairs.csv"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep the tests' text embeddings away from the user's."""
+    monkeypatch.setenv("FASTHT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Forget the precision: accelerate keeps the first one of a process for good."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,81 @@
+"""Training as processes: two of them agree with one, and a killed one resumes to the same bits."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+# Dropout draws per process, so that several processes equal one only without it.
+COMMON = ["--pretrained", "none", "--batch-size", "10", "--workers", "0", "--val-fraction", "0.25"]
+
+
+def command(pairs, model, out, *extra):
+    arguments = ["train", "--data", str(pairs), "--model", model, "--out", str(out)]
+    return ["-m", "fastht.cli", *arguments, *COMMON, *extra]
+
+
+def run(*arguments, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def history(out):
+    with (out / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
+    options = ["--epochs", "3", "--lr", "3e-3", "--dropout", "0"]
+    run(*command(pairs, tiny_model, tmp_path / "one", *options))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    printed = run(*launcher, *command(pairs, tiny_model, tmp_path / "two", *options))
+    assert printed.count("samples to train on") == 1
+    one, two = history(tmp_path / "one"), history(tmp_path / "two")
+    assert len(one) == len(two) == 3
+    assert one[-1]["train_loss"] < one[0]["train_loss"] - 0.01
+    for a, b in zip(one, two, strict=True):
+        for name in ("train_loss", "val_loss"):
+            assert a[name] == pytest.approx(b[name], rel=2e-5), name
+        assert a["zero_shot_accuracy"] == b["zero_shot_accuracy"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(pairs, tiny_model, tmp_path):
+    options = ["--epochs", "30", "--lr", "3e-3", "--checkpoint-steps", "2"]
+    run(*command(pairs, tiny_model, tmp_path / "whole", *options))
+    killed = command(pairs, tiny_model, tmp_path / "killed", *options)
+    process = subprocess.Popen(
+        [sys.executable, *killed],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    table = tmp_path / "killed" / "history.csv"
+    deadline = time.monotonic() + 120
+    while not (table.exists() and len(table.read_text().splitlines()) > 5):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len(history(tmp_path / "killed")) < 30
+    run(*killed, "--resume")
+    names = ("adapter/adapter_model.safetensors", "state.pt")
+    for name in names[:1]:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")

@@ -1,0 +1,102 @@
+"""The command line and what the package needs: torch alone for the core, one line for the rest."""
+
+import subprocess
+import sys
+
+import pytest
+
+import fastht
+from fastht.cli import main
+from fastht.doctor import PACKAGES, report
+
+# An environment in which nothing but the core's dependencies can be imported.
+CORE_ONLY = """
+import importlib.abc, sys
+
+OPTIONAL = {
+    "PIL", "accelerate", "matplotlib", "numpy", "open_clip", "pandas", "pydicom", "tensorboard",
+    "timm", "torchvision", "tqdm", "transformers", "triton", "tyro", "webdataset",
+}
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in OPTIONAL:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-c", CORE_ONLY + code], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_core_works_with_torch_alone():
+    done = run(
+        """
+import torch, fastht
+from torch import nn
+
+class Tower(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, 8, 4, 4)
+        self.patch_embed.grid_size = (4, 4)
+        self.blocks = nn.Sequential(nn.Linear(8, 8))
+        self.embed_dim, self.num_prefix_tokens = 8, 0
+
+    def forward(self, x):
+        return self.blocks(self.patch_embed.proj(x).flatten(2).transpose(1, 2))
+
+model = fastht.patch(Tower(), fastht.HTConfig(bottleneck_dim=4))
+model(torch.randn(2, 3, 16, 16)).sum().backward()
+print(fastht.adapters(model)[0].up.bias.grad.abs().sum() > 0)
+"""
+    )
+    assert done.stdout.strip() == "tensor(True)", done.stderr
+
+
+def test_a_command_that_needs_an_extra_says_how_to_get_it():
+    done = run("from fastht.cli import main; sys.exit(main(['train']))")
+    assert done.returncode == 1
+    assert "pip install 'fastht[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_tells_versions_devices_and_backends():
+    text = report()
+    for name, _ in PACKAGES:
+        assert f"  {name} " in text
+    assert fastht.__version__ in text
+    assert "cpu" in text
+    for name, status in fastht.backends().items():
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
+        assert status.detail in line
+        assert ("not usable" in line) != status.usable
+
+
+def test_doctor_runs_without_the_extras():
+    done = run("from fastht.cli import main; sys.exit(main(['doctor']))")
+    assert done.returncode == 0, done.stderr
+    assert "reference" in done.stdout
+
+
+def test_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"fastht {fastht.__version__}\n"
+
+
+def test_an_unknown_command_names_the_known_ones(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["fly"])
+    assert "train" in capsys.readouterr().err
+
+
+def test_every_public_name_exists_and_is_documented():
+    assert sorted(fastht.__all__) == fastht.__all__
+    for name in fastht.__all__:
+        assert getattr(fastht, name).__doc__, name
