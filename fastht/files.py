@@ -2,46 +2,118 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# What file systems answer that cannot sync a directory, or do not let this user read it.
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step, on disk before it returns.
 
+    A file that stood there hands its permissions on; a new one gets the process's usual ones.
+
     Raises:
-        OSError: the file cannot be written; what stood there before still does.
+        OSError: the file cannot be written. What stood there before still does, unless the disk
+            failed after the step itself.
     """
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-    )
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
+            with suppress(FileNotFoundError):
+                shutil.copymode(path, temporary)
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed calls of :func:`write_atomically` left beside ``path``.
+
+    A call that runs meanwhile would lose its file: for use inside :func:`exclusive` alone.
+    """
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and the parents that it lacks, so that they survive a power cut.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in reversed(missing):
+        sync_directory(directory.parent)
 
 
 def sync_directory(path: Path) -> None:
     """Make the renames inside a directory survive a power cut, where the system lets us."""
     if os.name != "posix":
         return
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[bool]:
+    """Wait until no other process or thread is in this context for ``folder``.
+
+    The lock is the kernel's and leaves no file: a killed process holds nothing.
+
+    Yields:
+        Whether it holds; a file system (or Windows) may have no such locks.
+    """
+    descriptor = _lock(folder)
+    if descriptor is None:
+        yield False
+        return
+    try:
+        yield True
     finally:
+        # Closing alone would leave the lock with processes that were forked meanwhile.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
-def _umask() -> int:
-    """Return the process's umask: mkstemp ignores it and makes files private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _lock(folder: Path) -> int | None:
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, OSError):
+            return None
+        raise
+    return descriptor
