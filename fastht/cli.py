@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -47,7 +46,7 @@ def _train(arguments: Sequence[str]) -> int:
     try:
         import tyro
 
-        from fastht.data import DataError
+        from fastht.ops import BackendUnavailableError
         from fastht.tasks.state import ResumeError
         from fastht.tasks.train import SAMPLE_ARGUMENTS, TrainArguments, train
         from fastht.tasks.trainer import NonFiniteLossError
@@ -57,6 +56,8 @@ def _train(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    # What a user can mend is told in a line; anything else is a bug and shows its traceback.
+    mendable = (BackendUnavailableError, NonFiniteLossError, OSError, ResumeError, ValueError)
     # The sample has settings of its own, so which data it is has to be known first.
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--data", default="sample")
@@ -71,8 +72,8 @@ def _train(arguments: Sequence[str]) -> int:
     )
     logging.basicConfig(level=logging.ERROR)  # open_clip reports every step to the root logger
     try:
-        train(dataclasses.replace(parsed, data=data))
-    except (DataError, NonFiniteLossError, ResumeError, ValueError) as error:
+        train(parsed)
+    except mendable as error:
         print(f"fastht train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

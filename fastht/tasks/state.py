@@ -87,11 +87,6 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ResumeError(
-            f"{path} is not there: the run was stopped before its first checkpoint; "
-            "start it again without --resume, into an empty --out"
-        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ResumeError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict) or content.get("version") != STATE_VERSION:

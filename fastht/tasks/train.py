@@ -25,7 +25,7 @@ from fastht.tasks.contrastive import ContrastiveTask
 from fastht.tasks.plots import plot_curves
 from fastht.tasks.state import ResumeError
 from fastht.tasks.text import TextEmbedder, default_cache_dir
-from fastht.tasks.trainer import Trainer, TrainerConfig
+from fastht.tasks.trainer import STATE_NAME, Trainer, TrainerConfig
 
 ARGUMENTS_NAME = "arguments.json"
 RESULTS_NAME = "results.json"
@@ -81,7 +81,7 @@ SAMPLE_ARGUMENTS = TrainArguments(
     flip=True,
     model=TINY_MODEL,
     pretrained="none",
-    trainer=TrainerConfig(epochs=20, batch_size=16, lr=3e-3, patience=0),
+    trainer=TrainerConfig(epochs=12, batch_size=16, lr=3e-3, patience=0, workers=0),
     out=Path("runs/sample"),
 )
 
@@ -102,7 +102,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     accelerator = _accelerator(config)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes
     out = arguments.out
-    _prepare_folder(out, arguments, accelerator)
+    _check_folder(out, arguments.resume)
 
     records = load_records(
         arguments.data,
@@ -136,6 +136,10 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     trainer = Trainer(
         accelerator, config, task, out, _signature(arguments, records), arguments.resume
     )
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        plain = _plain(arguments) | {"fastht_version": fastht.__version__}
+        write_atomically(out / ARGUMENTS_NAME, _json(plain))
     with disable_adapter(model):
         before = task.evaluate()
     started = time.monotonic()
@@ -247,19 +251,14 @@ def _accelerator(config: TrainerConfig) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
 
-def _prepare_folder(out: Path, arguments: TrainArguments, accelerator: Accelerator) -> None:
+def _check_folder(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
-    occupied = (out / ARGUMENTS_NAME).exists()
-    accelerator.wait_for_everyone()  # all have looked before one of them writes
-    if occupied and not arguments.resume:
+    occupied = (out / STATE_NAME).exists()
+    if occupied and not resume:
         raise ResumeError(f"{out} holds a run already: add --resume, or give another --out")
-    if arguments.resume and not occupied:
-        raise ResumeError(f"{out} holds no run to resume; start it without --resume")
-    if accelerator.is_main_process and not occupied:
-        out.mkdir(parents=True, exist_ok=True)
-        plain = _plain(arguments) | {"fastht_version": fastht.__version__}
-        write_atomically(out / ARGUMENTS_NAME, _json(plain))
+    if resume and not occupied:
+        raise ResumeError(f"{out} holds no state to resume from; start it without --resume")
 
 
 def _signature(arguments: TrainArguments, records: RecordSet) -> dict[str, Any]:

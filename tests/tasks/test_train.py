@@ -100,7 +100,7 @@ def test_a_run_is_not_overwritten_and_resumes_only_as_itself(arguments):
         train(arguments)
     with pytest.raises(ResumeError, match=r"val_fraction was 0\.25 and is 0\.5"):
         train(dataclasses.replace(arguments, val_fraction=0.5, resume=True))
-    with pytest.raises(ResumeError, match="no run to resume"):
+    with pytest.raises(ResumeError, match="no state to resume"):
         train(dataclasses.replace(arguments, out=arguments.out / "other", resume=True))
     assert train(dataclasses.replace(arguments, resume=True))["epochs"] == 6
 
@@ -142,6 +142,7 @@ def test_bad_argument_is_named(arguments, change, error, message):
         change = change | {"model": "ViT-B-32"}
     with pytest.raises(error, match=message):
         train(dataclasses.replace(arguments, **change))
+    assert not arguments.out.exists()
 
 
 def test_half_precision_without_a_gpu_is_refused(arguments, monkeypatch):
