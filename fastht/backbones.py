@@ -18,6 +18,11 @@ SUPPORTED = (
 )
 
 
+# Where torch.compile and torch's checkpoint_wrapper keep the module that they wrap. Either may be
+# put around a block, before or after patching; the adapter belongs to the block itself.
+_WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
+
+
 class UnsupportedModelError(ValueError):
     """The model has no vision transformer that fastht knows how to patch."""
 
@@ -92,9 +97,15 @@ def _read_openai(module: Any) -> dict[str, Any]:
     }
 
 
+# What timm's towers have whose class token joins the patches after the blocks, or halfway: CaiT,
+# XCiT, ConViT. Their blocks do not see the tokens that num_prefix_tokens promises.
+_LATE_CLASS_TOKEN = ("blocks_token_only", "cls_attn_blocks", "local_up_to_layer")
+
+
 def _is_timm(module: nn.Module) -> bool:
     return (
-        isinstance(getattr(getattr(module, "patch_embed", None), "proj", None), nn.Module)
+        not any(hasattr(module, name) for name in _LATE_CLASS_TOKEN)
+        and isinstance(getattr(getattr(module, "patch_embed", None), "proj", None), nn.Module)
         and isinstance(getattr(module, "blocks", None), nn.Sequential | nn.ModuleList)
         and isinstance(getattr(module, "embed_dim", None), int)
         and isinstance(getattr(module, "num_prefix_tokens", None), int)
@@ -149,8 +160,10 @@ def find_backbone(model: nn.Module) -> Backbone:
     """
     found: list[tuple[str, nn.Module, Family]] = []
     for path, module in model.named_modules():
-        if any(path == p or path.startswith(f"{p}.") or not p for p, _, _ in found):
+        if any(not p or path.startswith(f"{p}.") for p, _, _ in found):
             continue  # inside a tower that was found already
+        if unwrap_part(module) is not module:
+            continue  # the module inside comes next
         family = next((family for family in FAMILIES if family.matches(module)), None)
         if family is not None:
             found.append((path, module, family))
@@ -168,8 +181,28 @@ def find_backbone(model: nn.Module) -> Backbone:
     layout = family.read(tower)
     height, width = layout.pop("grid_size")
     return Backbone(
-        family=family.name, path=path, tower=tower, grid_size=(int(height), int(width)), **layout
+        family=family.name,
+        path=path,
+        tower=tower,
+        blocks=tuple(unwrap_part(block) for block in layout.pop("blocks")),
+        patch_projection=unwrap_part(layout.pop("patch_projection")),
+        grid_size=(int(height), int(width)),
+        **layout,
     )
+
+
+def unwrap_part(module: nn.Module) -> nn.Module:
+    """Return what wrappers around a part of a model hold, or ``module`` itself."""
+    for name in _WRAPPED:
+        inner = getattr(module, name, None)
+        if isinstance(inner, nn.Module):
+            return unwrap_part(inner)
+    return module
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name as it is without wrappers around parts of the model."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPED)
 
 
 def _describe(model: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastht.adapter import HTAdapter
-from fastht.backbones import Backbone, find_backbone
+from fastht.backbones import Backbone, find_backbone, plain_name, unwrap_part
 from fastht.config import HTConfig
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -22,6 +23,7 @@ ADAPTER_NAME = "ht"
 # restart in every process, so that an unpickled model's hooks could be overwritten unnoticed.
 _HOOK_KEY = "fastht"
 _PATCH_ATTRIBUTE = "_fastht_patch"
+_PARALLEL_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class NotPatchedError(ValueError):
@@ -37,7 +39,7 @@ class TowerState:
         num_prefix_tokens: class and register tokens before the patches.
         sequence_first: whether the blocks take ``[N, B, D]``.
         enabled: whether the adapters run.
-        grids: every grid seen, by its number of patches.
+        grids: every grid that a backward may still ask for, by its number of patches.
     """
 
     grid_size: tuple[int, int]
@@ -50,14 +52,19 @@ class TowerState:
         """Return the grid of a block that gradient checkpointing runs again in the backward.
 
         By then other images may have gone through the tower, so the grid is told by the number
-        of patches, or not at all.
+        of patches, or not at all. Blocks that are compiled one by one inside a checkpoint do not
+        ask: they take the grid of the latest images.
+
+        Raises:
+            RuntimeError: images of several grids of that many patches went through the tower.
         """
         grids = self.grids.get(num_patches, set())
         if len(grids) != 1:
+            shown = ", ".join(f"{height}x{width}" for height, width in sorted(grids)) or "none"
             raise RuntimeError(
-                f"gradient checkpointing recomputes a block of {num_patches} patches, and grids "
-                f"{sorted(grids)} of that many patches were seen: which one it was is unknown. "
-                "Use one aspect ratio per number of patches, or turn gradient checkpointing off"
+                f"gradient checkpointing recomputes a block of {num_patches} patches, but which of "
+                f"the grids of that many patches it had is unknown (seen in training: {shown}). "
+                "Train on one aspect ratio per number of patches, or without gradient checkpointing"
             )
         return next(iter(grids))
 
@@ -69,12 +76,12 @@ class PatchRecord:
     Attributes:
         config: the config that the model was patched with.
         backend: the backend that was asked for.
-        frozen: names of the base's parameters that were trainable before.
+        requires_grad: the flag that each of the base's parameters had before, by name.
     """
 
     config: HTConfig
     backend: str
-    frozen: tuple[str, ...]
+    requires_grad: dict[str, bool]
 
 
 class _RecordGrid:
@@ -86,7 +93,9 @@ class _RecordGrid:
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
         height, width = output.shape[-2:]
         self.state.grid_size = (height, width)
-        if not torch.compiler.is_compiling():
+        # A forward without gradients is never recomputed. Compiled code does not come here for its
+        # recomputation, and to trace the set would recompile for every new grid.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self.state.grids.setdefault(height * width, set()).add((height, width))
 
 
@@ -110,7 +119,8 @@ class _RunAdapter:
         grid_size = state.grid_size
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             grid_size = state.recomputed_grid(tokens.shape[1] - state.num_prefix_tokens)
-        tokens = module.ht(tokens, grid_size, state.num_prefix_tokens)
+        adapter: Any = module.ht
+        tokens = adapter(tokens, grid_size, state.num_prefix_tokens)
         if state.sequence_first:
             tokens = tokens.transpose(0, 1)
         return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
@@ -133,27 +143,32 @@ def patch(model: ModelT, config: HTConfig | None = None, *, backend: str = "auto
         ``model``.
 
     Raises:
+        TypeError: ``model`` is no module, or ``config`` no :class:`fastht.HTConfig`.
         UnsupportedModelError: there is no vision transformer in the model, or it drops patches.
         ValueError: the model is patched with another config or backend already, is wrapped for
             distributed training, or the config does not fit it. The model is untouched then.
         BackendUnavailableError: the backend cannot run here.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; fastht.patch takes a torch.nn.Module")
     config = HTConfig() if config is None else config
+    if not isinstance(config, HTConfig):
+        raise TypeError(f"config is a {type(config).__name__}; give a fastht.HTConfig")
     root = unwrap(model)
-    if root is not _unwrap_compiled(model) or _is_sharded(root):
-        raise ValueError(
-            f"{type(model).__name__} is wrapped for distributed training already, which would leave "
-            "new adapters out of the gradient exchange: patch first, then wrap"
-        )
+    refuse_wrapped(model)
     backbone = find_backbone(root)
     if _adapters(backbone):
         record = getattr(root, _PATCH_ATTRIBUTE, None)
-        if record is not None and (record.config, record.backend) == (config, backend):
+        if record is None:
+            raise ValueError(
+                f"{type(root).__name__} has HT adapters already, put in through another module "
+                "around or inside it; call fastht.unpatch with that one first"
+            )
+        if (record.config, record.backend) == (config, backend):
             return model
         raise ValueError(
-            f"{type(root).__name__} has HT adapters already"
-            + (f" ({record.config}, backend={record.backend!r})" if record else "")
-            + "; call fastht.unpatch first to change them"
+            f"{type(root).__name__} has HT adapters already ({record.config}, "
+            f"backend={record.backend!r}); call fastht.unpatch first to change them"
         )
     made = make_adapters(backbone, config, backend, backbone.grid_size)
     attach(root, backbone, made, config, backend)
@@ -177,22 +192,25 @@ def unpatch(model: ModelT) -> ModelT:
             f"{type(root).__name__} was patched through another module: "
             "unpatch the model that was given to fastht.patch"
         )
-    del backbone.patch_projection._forward_hooks[_HOOK_KEY]
+    _remove_hook(backbone.patch_projection)
     for index in _adapters(backbone):
         block = backbone.blocks[index]
         delattr(block, ADAPTER_NAME)
-        del block._forward_hooks[_HOOK_KEY]
+        _remove_hook(block)
     for module in _lockable(root, backbone):
         del module.lock
     delattr(root, _PATCH_ATTRIBUTE)
-    for name in record.frozen:
-        root.get_parameter(name).requires_grad_(True)
+    for name, parameter in root.named_parameters():
+        # Parameters that came after patch, such as a new head, are not the base's.
+        flag = record.requires_grad.get(plain_name(name), parameter.requires_grad)
+        parameter.requires_grad_(flag)
+    _forget_compiled_code()
     return model
 
 
 @contextmanager
 def disable_adapter(model: nn.Module) -> Iterator[None]:
-    """Run the model without its adapters inside the context: bitwise the base.
+    """Run the model without its adapters inside the context: bitwise the frozen base.
 
     Raises:
         NotPatchedError: the model has no adapters.
@@ -292,7 +310,7 @@ def attach(
     backend: str,
 ) -> None:
     """Freeze ``root`` and put the adapters of :func:`make_adapters` into its blocks."""
-    frozen = tuple(name for name, p in root.named_parameters() if p.requires_grad)
+    requires_grad = {plain_name(name): p.requires_grad for name, p in root.named_parameters()}
     root.requires_grad_(False)
     state = TowerState(backbone.grid_size, backbone.num_prefix_tokens, backbone.sequence_first)
     _add_hook(backbone.patch_projection, _RecordGrid(state))
@@ -302,7 +320,8 @@ def attach(
         _add_hook(block, _RunAdapter(state))
     for module in _lockable(root, backbone):
         module.lock = functools.partial(_lock_base, module)  # type: ignore[assignment]
-    setattr(root, _PATCH_ATTRIBUTE, PatchRecord(config, backend, frozen))
+    setattr(root, _PATCH_ATTRIBUTE, PatchRecord(config, backend, requires_grad))
+    _forget_compiled_code()
 
 
 def _adapters(backbone: Backbone) -> dict[int, HTAdapter]:
@@ -320,44 +339,63 @@ def _patched_backbone(root: nn.Module) -> Backbone:
 
 
 def _tower_state(backbone: Backbone) -> TowerState:
-    return backbone.patch_projection._forward_hooks[_HOOK_KEY].state  # type: ignore[attr-defined]
+    hooks: Any = backbone.patch_projection._forward_hooks
+    return hooks[_HOOK_KEY].state
 
 
 def _add_hook(module: nn.Module, hook: Any) -> None:
-    module._forward_hooks[_HOOK_KEY] = hook  # type: ignore[index]
+    hooks: Any = module._forward_hooks
+    hooks[_HOOK_KEY] = hook
     # First in line: whatever else watches a block's output sees the adapted one.
-    module._forward_hooks.move_to_end(_HOOK_KEY, last=False)  # type: ignore[arg-type]
+    hooks.move_to_end(_HOOK_KEY, last=False)
+
+
+def _remove_hook(module: nn.Module) -> None:
+    hooks: Any = module._forward_hooks
+    del hooks[_HOOK_KEY]
+
+
+def _forget_compiled_code() -> None:
+    """Make ``torch.compile`` look at the hooks again.
+
+    It does not guard on modules without hooks (``skip_nnmodule_hook_guards``), so code compiled
+    before would run on without the adapters. Other models' code goes too and is compiled again.
+    """
+    if "torch._dynamo" in sys.modules:  # else nothing has been compiled
+        torch.compiler.reset()
 
 
 def _lockable(root: nn.Module, backbone: Backbone) -> list[nn.Module]:
     """Return the modules between the model and its tower that open_clip's ``lock`` is called on."""
     parts = backbone.path.split(".") if backbone.path else []
     chain = [root.get_submodule(".".join(parts[:i])) for i in range(len(parts) + 1)]
-    return [module for module in chain if hasattr(module, "lock")]
+    # A wrapper passes attributes on to the module inside, which is in the chain itself.
+    return [m for m in chain if hasattr(m, "lock") and unwrap_part(m) is m]
 
 
-def _lock_base(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+def _lock_base(module: Any, *args: Any, **kwargs: Any) -> None:
     """Stand in for a tower's ``lock``: the base is locked as asked, the adapters go on training."""
     own = [p for m in module.modules() if isinstance(m, HTAdapter) for p in m.parameters()]
     flags = [p.requires_grad for p in own]
-    type(module).lock(module, *args, **kwargs)  # type: ignore[operator]
+    type(module).lock(module, *args, **kwargs)
     for parameter, flag in zip(own, flags, strict=True):
         parameter.requires_grad_(flag)
 
 
-def _unwrap_compiled(model: nn.Module) -> nn.Module:
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
-
-
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside ``torch.compile`` and (distributed) data parallel wrappers."""
-    model = _unwrap_compiled(model)
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return unwrap(model.module) if isinstance(model, wrappers) else model
+    model = unwrap_part(model)
+    return unwrap(model.module) if isinstance(model, _PARALLEL_WRAPPERS) else model
 
 
-def _is_sharded(model: nn.Module) -> bool:
-    return any(hasattr(p, "full_tensor") for p in model.parameters()) or any(
-        type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise ``ValueError`` if the model, or a part, is wrapped for distributed training already."""
+    wrapped = any(
+        isinstance(m, _PARALLEL_WRAPPERS) or type(m).__name__ == "FullyShardedDataParallel"
+        for m in model.modules()
     )
+    if wrapped or any(hasattr(p, "full_tensor") for p in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} is wrapped for distributed training already, which would "
+            "leave new adapters out of the gradient exchange: patch first, then wrap"
+        )
