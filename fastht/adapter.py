@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ class HTAdapter(nn.Module):
         if config.init == "identity":
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
+        self._names = tuple(name for name, _ in self.named_parameters())
 
     def forward(self, x: Tensor, grid_size: tuple[int, int], num_prefix_tokens: int = 1) -> Tensor:
         """Add the adapter's update to ``x``.
@@ -95,7 +97,9 @@ class HTAdapter(nn.Module):
         Raises:
             TypeError, ValueError: ``x`` does not fit; see :func:`fastht.ops.ht_adapter`.
         """
-        params: dict[str, Tensor] = dict(self.named_parameters())
+        # By attribute: in DataParallel's replicas the parameters are plain tensors, which
+        # named_parameters leaves out.
+        params: dict[str, Tensor] = {name: operator.attrgetter(name)(self) for name in self._names}
         if self.filter_grid_size is not None:
             params["spectral_filter"] = resample_spectral_filter(
                 params["spectral_filter"], self.filter_grid_size, grid_size

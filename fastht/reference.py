@@ -40,7 +40,9 @@ def ht_adapter(
     Returns:
         ``[B, N, D]``: ``x`` plus the adapter's update.
     """
-    if not torch.is_autocast_enabled(x.device.type):
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if not autocast:
         params = {name: value.to(x.dtype) for name, value in params.items()}
     p = params
 

@@ -56,7 +56,7 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(pairs, tiny_model, tmp_path):
-    options = ["--epochs", "30", "--lr", "3e-3", "--checkpoint-steps", "2", "--flip"]
+    options = ["--epochs", "12", "--lr", "3e-3", "--checkpoint-steps", "2", "--flip"]
     run(*command(pairs, tiny_model, tmp_path / "whole", *options))
     killed = command(pairs, tiny_model, tmp_path / "killed", *options)
     process = subprocess.Popen(
@@ -67,13 +67,13 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(pairs, tiny_model, tmp
     )
     table = tmp_path / "killed" / "history.csv"
     deadline = time.monotonic() + 120
-    while not (table.exists() and len(table.read_text().splitlines()) > 5):
+    while not (table.exists() and len(table.read_text().splitlines()) > 3):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert len(history(tmp_path / "killed")) < 30
+    assert len(history(tmp_path / "killed")) < 12
     run(*killed, "--resume")
     weights = [
         tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("killed", "whole")
