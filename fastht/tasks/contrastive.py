@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from open_clip import ClipLoss
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from fastht.checkpoint import save_adapter
 from fastht.data import ImageTextDataset, Record
+from fastht.tasks.loading import make_loader, read_batches
 from fastht.tasks.metrics import retrieval_recall, zero_shot_accuracy
 from fastht.tasks.text import TextEmbedder
 
@@ -158,17 +159,16 @@ class ContrastiveTask:
         share = -(-total // world)
         # The last process's share is filled up with copies, which are cut off again below.
         indices = [min(i, total - 1) for i in range(rank * share, (rank + 1) * share)]
-        loader = DataLoader(
-            Subset(data, indices),
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            generator=torch.Generator(),
+        loader = make_loader(
+            Subset(data, indices), workers=self.workers, batch_size=self.batch_size
         )
         training = self.model.training
         self.model.eval()
         parts = []
         hidden = None if accelerator.is_main_process else True  # None: only on a terminal
-        for batch in tqdm(loader, desc="held out", leave=False, disable=hidden):
+        for batch in tqdm(
+            read_batches(loader), total=len(loader), desc="held out", leave=False, disable=hidden
+        ):
             with accelerator.autocast():
                 images = batch["image"].to(accelerator.device)
                 features = self.model.encode_image(images, normalize=True)  # type: ignore[operator]

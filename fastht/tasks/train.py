@@ -25,7 +25,7 @@ from fastht.tasks.contrastive import ContrastiveTask
 from fastht.tasks.plots import plot_curves
 from fastht.tasks.state import ResumeError
 from fastht.tasks.text import TextEmbedder, default_cache_dir
-from fastht.tasks.trainer import STATE_NAME, Trainer, TrainerConfig
+from fastht.tasks.trainer import STATE_NAME, NonFiniteLossError, Trainer, TrainerConfig
 
 ARGUMENTS_NAME = "arguments.json"
 RESULTS_NAME = "results.json"
@@ -146,7 +146,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     progress = trainer.fit()
     seconds = time.monotonic() - started
     if progress.best is None:
-        raise ResumeError(
+        raise NonFiniteLossError(
             "no epoch had a finite held-out loss, so there is no adapter to keep; lower --lr"
         )
     accelerator.wait_for_everyone()

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from fastht.files import write_atomically
+from fastht.tasks.loading import make_loader, read_batches
 from fastht.tasks.sampler import GlobalBatchSampler
 from fastht.tasks.state import (
     Progress,
@@ -181,15 +182,11 @@ class Trainer:
                 reached the weights, and the last state on disk is of before it.
         """
         main = self.accelerator.is_main_process
-        loader = DataLoader(
+        loader = make_loader(
             self.task.train_data,
+            workers=self.config.workers,
             batch_sampler=self.sampler,
-            num_workers=self.config.workers,
-            persistent_workers=False,  # the workers copy the sampler's position when they start
             pin_memory=self.accelerator.device.type == "cuda",
-            # Of its own: starting workers must not draw from the generator that dropout uses, or a
-            # run resumed within an epoch would go on with other numbers.
-            generator=torch.Generator(),
         )
         with contextlib.ExitStack() as stack:
             writer = None
@@ -209,7 +206,7 @@ class Trainer:
         self.module.train()
         self.sampler.set_position(progress.epoch, progress.batch)
         bar = tqdm(
-            loader,
+            read_batches(loader),
             total=len(self.sampler),
             initial=progress.batch,
             desc=f"epoch {progress.epoch + 1}/{config.epochs}",

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -125,6 +126,19 @@ def test_data_without_labels_has_no_zero_shot_row(arguments, pairs):
     results = train(dataclasses.replace(arguments, data=str(table), trainer=quick))
     assert "zero_shot_accuracy" not in results["after"]
     assert results["classes"] == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_in_one_line(arguments, pairs, tmp_path, workers):
+    folder = tmp_path / "pairs"
+    shutil.copytree(pairs.parent, folder)
+    image = folder / "07.png"
+    image.write_bytes(image.read_bytes()[:-100])
+    config = dataclasses.replace(arguments.trainer, workers=workers)
+    changed = dataclasses.replace(arguments, data=str(folder / pairs.name), trainer=config)
+    with pytest.raises(DataError, match=r"07\.png") as caught:
+        train(changed)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
