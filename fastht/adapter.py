@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastht.config import HTConfig
-from fastht.ops import ht_adapter, resolve_backend
+from fastht.ops import BackendUnavailableError, ht_adapter, resolve_backend
 from fastht.reference import KERNEL_SIZES
 from fastht.spectral import resample_spectral_filter
 
@@ -121,6 +121,9 @@ class HTAdapter(nn.Module):
         if config.has_filter:
             parts.append(f"spectral={config.spectral!r}")
         parts.append(f"dropout={config.dropout}")
-        resolved = resolve_backend(self.backend).name
+        try:
+            resolved = resolve_backend(self.backend).name
+        except BackendUnavailableError:  # made on another machine
+            resolved = "not usable here"
         shown = self.backend if self.backend == resolved else f"{self.backend} -> {resolved}"
         return ", ".join([*parts, f"backend={shown!r}"])

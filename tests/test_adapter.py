@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fastht import HTAdapter, HTConfig
+from fastht.ops import registry
 
 GRID = (3, 5)
 
@@ -138,6 +139,15 @@ def test_its_repr_tells_variant_filter_and_backend():
     assert "spectral='full'" in text
     assert "backend='auto -> reference'" in text
     assert "backend='reference'" in repr(HTAdapter(12, backend="reference"))
+
+
+def test_its_repr_does_not_fail_where_its_backend_cannot_run(monkeypatch):
+    missing = []
+    elsewhere = registry.Backend("elsewhere", "", lambda: missing[0] if missing else None, print)
+    monkeypatch.setitem(registry._BACKENDS, "elsewhere", elsewhere)
+    adapter = HTAdapter(12, backend="elsewhere")
+    missing.append("another machine")
+    assert "backend='elsewhere -> not usable here'" in repr(adapter)
 
 
 @pytest.mark.parametrize(
