@@ -40,9 +40,8 @@ def ht_adapter(
     Returns:
         ``[B, N, D]``: ``x`` plus the adapter's update.
     """
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if not autocast:
+    # There is no autocast on the meta device, and PyTorch raises when it is asked about it.
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         params = {name: value.to(x.dtype) for name, value in params.items()}
     p = params
 
@@ -74,6 +73,8 @@ def spectral_filter(s: Tensor, weight: Tensor) -> Tensor:
         ``[B, C, H, W]`` in ``s``'s dtype. bf16 and fp16 maps, for which PyTorch has no FFT on
         every device, are transformed in float32.
     """
+    if s.numel() == 0:  # MKL refuses an empty batch
+        return s * weight.sum()
     wide = s.float() if s.dtype in (torch.float16, torch.bfloat16) else s
     scale = weight[:, None, None] if weight.ndim == 1 else weight
     spectrum = torch.fft.rfft2(wide) * scale.to(wide.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -39,7 +40,9 @@ def test_identity_disable_and_unpatch_are_bitwise_the_base(vit: Vit) -> None:
     model = vit.build()
     image = vit.image()
     with torch.no_grad():  # PyTorch's attention has another kernel where gradients are recorded
-        base = vit.features(model, image)
+        unfrozen = vit.features(model, image)
+        # Freezing alone moves the last bit of some towers in torch 2.8.
+        base = vit.features(copy.deepcopy(model).requires_grad_(False), image)
         before, shown = snapshot(model), repr(model)
 
         fastht.patch(model)
@@ -54,7 +57,7 @@ def test_identity_disable_and_unpatch_are_bitwise_the_base(vit: Vit) -> None:
         assert fastht.unpatch(model) is model
         assert repr(model) == shown
         assert snapshot(model) == before
-        assert torch.equal(vit.features(model, image), base)
+        assert torch.equal(vit.features(model, image), unfrozen)
 
 
 def test_gradients_reach_every_adapter_parameter_and_nothing_else(vit: Vit) -> None:
