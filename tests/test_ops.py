@@ -51,7 +51,7 @@ def test_rule_holds_for_every_variant_and_dtype(backend, dtype, variant, spectra
     broken = compare(operation, *case(variant, spectral, dtype))
     if backend == "reference" and torch.finfo(dtype).bits == 16:
         # In 16 bits the reference is the plain path, the yardstick: its rounded intermediate sums
-        # lose gradients of the gate that cancel, and only its forward is promised.
+        # lose gradients that cancel, and only its forward is promised.
         broken = {name: why for name, why in broken.items() if name == "update"}
     assert broken == {}
 
@@ -96,7 +96,9 @@ TERMS = [name for name, _ in HTAdapter(8, HTConfig(bottleneck_dim=4)).named_para
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("fault", ["zeros", "two per cent", *TERMS])
 def test_rule_sees_a_fault(fault, dtype):
-    assert compare(faulty(fault), *case(dtype=dtype)) != {}
+    # In 16 bits the plain path itself may pass a ceiling: only what the fault adds counts.
+    sound = compare(reference.ht_adapter, *case(dtype=dtype))
+    assert compare(faulty(fault), *case(dtype=dtype)).keys() - sound.keys()
 
 
 @pytest.mark.parametrize("backend", USABLE)

@@ -240,7 +240,6 @@ class Trainer:
             if not math.isfinite(value):
                 self._stop_on_non_finite("loss", value, batch)
             self.accelerator.backward(loss / group)
-        progress.batch += 1
         if last:
             if config.clip_grad_norm:
                 norm = self.accelerator.clip_grad_norm_(self.parameters, config.clip_grad_norm)
@@ -257,6 +256,7 @@ class Trainer:
             if not self.accelerator.optimizer_step_was_skipped:
                 self.scheduler.step()
             progress.step += 1
+        progress.batch += 1
         return value
 
     def _finish_epoch(self, writer: SummaryWriter | None, seconds: float) -> None:

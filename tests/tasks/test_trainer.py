@@ -161,7 +161,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     task = ToyTask()
     task.module.layer.weight.register_hook(lambda g: g * float("inf"))
     before = weights(task)
-    with pytest.raises(NonFiniteLossError, match="gradient's norm is"):
+    with pytest.raises(NonFiniteLossError, match=r"gradient's norm is .* batch 1\."):
         trainer(task, tmp_path).fit()
     for a, b in zip(weights(task), before, strict=True):
         assert torch.equal(a, b)
