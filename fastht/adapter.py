@@ -122,7 +122,7 @@ class HTAdapter(nn.Module):
             parts.append(f"spectral={config.spectral!r}")
         parts.append(f"dropout={config.dropout}")
         try:
-            resolved = resolve_backend(self.backend).name
+            resolved = resolve_backend(self.backend, self.gamma.device, self.gamma.dtype).name
         except BackendUnavailableError:  # made on another machine
             resolved = "not usable here"
         shown = self.backend if self.backend == resolved else f"{self.backend} -> {resolved}"

@@ -5,3 +5,13 @@ import os
 # Before torch is imported, and inherited by the processes that tests start: two test workers with
 # as many threads as cores each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+if not torch.cuda.is_available():
+    # Without a GPU the Triton kernels run in Triton's interpreter, which has to be said before
+    # they are defined.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    import triton_interpreter
+
+    triton_interpreter.mend()

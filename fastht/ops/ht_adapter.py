@@ -37,7 +37,7 @@ def ht_adapter(
     Raises:
         TypeError: ``x`` is not of a floating dtype.
         ValueError: a shape does not fit, or there is no such backend.
-        BackendUnavailableError: the backend cannot run here.
+        BackendUnavailableError: the backend cannot run here, or not on such an ``x``.
     """
     height, width = grid_size
     if x.ndim != 3:
@@ -58,7 +58,7 @@ def ht_adapter(
             f"the spectral filter has shape {tuple(weight.shape)}; a {height}x{width} grid "
             f"needs (C, {height}, {width // 2 + 1})"
         )
-    return resolve_backend(backend).run(
+    return resolve_backend(backend, x.device, x.dtype).run(
         x,
         params,
         grid_size=(height, width),

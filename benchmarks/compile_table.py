@@ -1,0 +1,218 @@
+"""Compile every Triton kernel that fastht ships, without a GPU, and show what the compiler made.
+
+    python -m benchmarks.compile_table                 # the whole table
+    python -m benchmarks.compile_table --arch sm_90 --channels 64 --numbers 16
+
+The launches are those of a real call: the library's own code runs on tensors without storage, and
+each launch is compiled for the wanted chip instead of started. Registers and stack are read from
+the machine code (cuobjdump); a stack other than 0 means spills, and the command then fails. Exit
+status: 0, or 1 where a kernel spills or needs more shared memory than the chip has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from fastht import HTAdapter, HTConfig
+from fastht.ops.call import Call
+from fastht.ops.triton import adapter, configs
+
+WIDTHS = (384, 512, 768, 896, 1024, 1152, 1280, 1408, 1664, 1792)
+CHANNELS = (32, 64, 128)
+# Bytes of shared memory that one program may use (CUDA C programming guide, table of compute
+# capabilities).
+SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
+DTYPES = {
+    "16": (torch.bfloat16, torch.bfloat16, False),
+    "32>16": (torch.float32, torch.bfloat16, False),
+    "tf32": (torch.float32, torch.float32, True),
+    "32": (torch.float32, torch.float32, False),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the compiler made of one kernel."""
+
+    arch: str
+    channels: int
+    numbers: str
+    kernel: str
+    options: str
+    registers: int
+    stack: int
+    shared: int
+    mma: str
+    widths: tuple[int, ...]
+
+    def problem(self) -> str | None:
+        """Return what is wrong with it, if anything."""
+        if self.stack:
+            return f"spills {self.stack} bytes"
+        if self.shared > SHARED_LIMIT[self.arch]:
+            return f"needs {self.shared} bytes of shared memory of {SHARED_LIMIT[self.arch]}"
+        return None
+
+
+class NoDevice:
+    """Stands for the CUDA driver where the only thing wanted of it is the chip's name."""
+
+    def __init__(self, arch: str) -> None:
+        self._target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"the driver's {name!r} was asked for, but there is no device")
+
+
+def launches(width: int, channels: int, numbers: str, spectral: str) -> None:
+    """Run one forward and backward call on tensors without storage."""
+    x_dtype, product_dtype, tf32 = DTYPES[numbers]
+    module = HTAdapter(
+        width,
+        HTConfig(bottleneck_dim=channels, spectral=spectral),
+        grid_size=(14, 14),
+        device="meta",
+    )
+    params = {name: p.detach() for name, p in module.named_parameters()}
+    x = torch.empty(2, 197, width, device="meta", dtype=x_dtype)
+    seed = torch.empty(1, device="meta", dtype=torch.int64)
+    call = Call((14, 14), 1, True, True, 0.1, 1e-5, product_dtype, tf32)
+    _, *saved = adapter.forward(x, params, seed, call, True)
+    adapter.backward(x, x, params, seed, tuple(saved), call, True, True)
+
+
+def compiled(
+    arch: str, channels: int, numbers: str, widths: tuple[int, ...], only: str = ""
+) -> Iterator[Row]:
+    """Compile the kernels of one row of the table (those with ``only`` in their name) once each."""
+    triton.runtime.driver.set_active(NoDevice(arch))
+    configs.architecture = lambda device: arch
+    found: dict[int, tuple[Any, str, dict[str, Any], set[int]]] = {}
+    original = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        if only not in self.__name__:
+            return None
+        kernel = original(self, *args, grid=grid, warmup=True, **kwargs)
+        entry = found.setdefault(id(kernel), (kernel, self.__name__, kwargs, set()))
+        entry[3].add(width)
+        return kernel
+
+    JITFunction.run = compile_only
+    try:
+        for width, spectral in itertools.product(widths, ("channel", "full")):
+            launches(width, channels, numbers, spectral)
+    finally:
+        JITFunction.run = original
+    for kernel, name, kwargs, used in found.values():
+        registers, stack = _resources(kernel.asm["cubin"])
+        options = " ".join(
+            f"{key}={kwargs[key]}"
+            for key in ("BM", "BK", "BD", "BP", "BB", "FILTER", "num_warps", "num_stages")
+            if key in kwargs
+        )
+        yield Row(
+            arch, channels, numbers, name, options, registers, stack,
+            kernel.metadata.shared, _mma(kernel.asm["ptx"]), tuple(sorted(used)),
+        )  # fmt: skip
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    tool = next(
+        path
+        for path in (
+            os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump"),
+            "/usr/local/cuda/bin/cuobjdump",
+            "cuobjdump",
+        )
+        if path == "cuobjdump" or os.path.exists(path)
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
+    match = re.search(r"REG:(\d+) STACK:(\d+)", text.stdout + text.stderr)
+    if match is None:
+        raise RuntimeError(f"cuobjdump said nothing about registers: {text.stdout}")
+    return int(match[1]), int(match[2])
+
+
+def _mma(ptx: str) -> str:
+    for pattern in (r"wgmma\.mma_async", r"tcgen05\.mma", r"mma\.sync"):
+        if re.search(pattern, ptx):
+            return pattern.replace("\\", "").split(".mma_async")[0]
+    return "-"
+
+
+def _job(arguments: tuple[str, int, str, tuple[int, ...]]) -> list[Row]:
+    return list(compiled(*arguments))
+
+
+def main() -> int:
+    """Print the table and say what is wrong with it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", nargs="+", default=list(configs.ARCHITECTURES))
+    parser.add_argument("--channels", nargs="+", type=int, default=list(CHANNELS))
+    parser.add_argument("--numbers", nargs="+", default=list(DTYPES))
+    parser.add_argument("--dim", nargs="+", type=int, default=list(WIDTHS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--problems-only", action="store_true")
+    arguments = parser.parse_args()
+    jobs = [
+        (*job, tuple(arguments.dim))
+        for job in itertools.product(arguments.arch, arguments.channels, arguments.numbers)
+    ]
+    form = "{:7} {:>4} {:>6} {:26} {:44} {:>5} {:>5} {:>7} {:9} {}"
+    print(
+        form.format(
+            "arch", "C", "x>dot", "kernel", "options", "regs", "stack", "shared", "MMA", ""
+        )
+    )
+    bad = count = 0
+    with ProcessPoolExecutor(max_workers=arguments.jobs) as pool:
+        for rows in pool.map(_job, jobs):
+            for row in rows:
+                count += 1
+                problem = row.problem()
+                bad += problem is not None
+                if problem or not arguments.problems_only:
+                    print(
+                        form.format(
+                            row.arch, row.channels, row.numbers, row.kernel, row.options,
+                            row.registers, row.stack, row.shared, row.mma, problem or "",
+                        ),
+                        flush=True,
+                    )  # fmt: skip
+    widths = ", ".join(map(str, arguments.dim))
+    print(f"{count} kernels serve D of {widths}; {bad} with a problem (triton {triton.__version__})")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

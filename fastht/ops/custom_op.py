@@ -1,0 +1,210 @@
+"""The fused operator in PyTorch's dispatcher: schema, shapes, autograd.
+
+Two ops, ``fastht::ht_adapter`` and ``fastht::ht_adapter_backward``. Everything that a call
+depends on is an argument: the precision of the products (so autocast has been applied by
+:func:`run`, the one caller) and the seed of the dropout mask, which is a tensor, so that CUDA
+graphs, ``torch.compile`` and gradient checkpointing draw and repeat it as they do for any other
+random number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastht.ops.call import Call
+from fastht.ops.triton import adapter as fused
+
+_COMMON = ("norm.weight", "norm.bias", "gamma", "gammax", "down.weight", "down.bias")
+_FILTER = ("spectral_filter",)
+_GATE = ("noise_gate.0.weight", "noise_gate.0.bias", "noise_gate.2.weight", "noise_gate.2.bias")
+_REST = (
+    *(f"conv{k}.{name}" for k in (3, 5, 7) for name in ("weight", "bias")),
+    "pointwise.weight",
+    "pointwise.bias",
+    "up.weight",
+    "up.bias",
+)
+
+
+def parameter_names(has_filter: bool, has_gate: bool) -> tuple[str, ...]:
+    """Return the names of the ops' ``params``, in their order."""
+    return (*_COMMON, *(_FILTER if has_filter else ()), *(_GATE if has_gate else ()), *_REST)
+
+
+def run(
+    x: Tensor,
+    params: Mapping[str, Tensor],
+    *,
+    grid_size: tuple[int, int],
+    num_prefix_tokens: int,
+    dropout: float = 0.0,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Apply one HT adapter with the Triton kernels; see :func:`fastht.ops.ht_adapter`.
+
+    Under autocast the matrix products and the bottleneck's maps are in autocast's dtype, and
+    ``out`` keeps x's; elsewhere they are in x's dtype. Sums are in float32 always.
+    """
+    has_filter, has_gate = "spectral_filter" in params, "noise_gate.0.weight" in params
+    device = x.device.type
+    product_dtype = x.dtype
+    if torch.is_autocast_enabled(device):
+        product_dtype = torch.get_autocast_dtype(device)
+    seed = None
+    if dropout > 0.0:
+        seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
+    tensors = [params[name] for name in parameter_names(has_filter, has_gate)]
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors))
+    return torch.ops.fastht.ht_adapter(
+        x, tensors, seed, grid_size[0], grid_size[1], num_prefix_tokens, has_filter, has_gate,
+        dropout, eps, product_dtype, save,
+    )[0]  # fmt: skip
+
+
+def _call(
+    grid_height: int,
+    grid_width: int,
+    num_prefix_tokens: int,
+    has_filter: bool,
+    has_gate: bool,
+    dropout: float,
+    eps: float,
+    product_dtype: torch.dtype,
+) -> Call:
+    return Call(
+        (grid_height, grid_width), num_prefix_tokens, has_filter, has_gate, dropout, eps,
+        product_dtype, torch.get_float32_matmul_precision() != "highest",
+    )  # fmt: skip
+
+
+def _named(tensors: Sequence[Tensor], call: Call) -> dict[str, Tensor]:
+    names = parameter_names(call.has_filter, call.has_gate)
+    return {name: t.contiguous() for name, t in zip(names, tensors, strict=True)}
+
+
+@torch.library.custom_op("fastht::ht_adapter", mutates_args=())
+def ht_adapter(
+    x: Tensor,
+    params: Sequence[Tensor],
+    seed: Tensor | None,
+    grid_height: int,
+    grid_width: int,
+    num_prefix_tokens: int,
+    has_filter: bool,
+    has_gate: bool,
+    dropout: float,
+    eps: float,
+    product_dtype: torch.dtype,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return ``out`` and the tensors that the backward pass needs (u, u_norm, stats, pooled, gate).
+
+    Args:
+        x: ``[B, N, D]``, bf16, fp16 or fp32, any strides.
+        params: the parameters in the order of :func:`parameter_names`.
+        seed: ``[1]`` int64, the key of the dropout mask; ``None`` without dropout.
+        grid_height, grid_width, num_prefix_tokens: the layout of the N tokens.
+        has_filter, has_gate: which variant ``params`` belong to.
+        dropout: probability of zeroing a bottleneck activation.
+        eps: the LayerNorm's epsilon.
+        product_dtype: dtype of the matrix products and of the bottleneck's maps.
+        save: whether a backward pass may follow.
+    """
+    call = _call(
+        grid_height, grid_width, num_prefix_tokens, has_filter, has_gate, dropout, eps,
+        product_dtype,
+    )  # fmt: skip
+    return fused.forward(x, _named(params, call), seed, call, save)
+
+
+@ht_adapter.register_fake
+def _(x: Tensor, params: Sequence[Tensor], seed: Tensor | None, *options: Any) -> Any:
+    *options, save = options
+    call = _call(*options)
+    return torch.empty_like(x), *fused.allocate_saved(x, _named(params, call), call, save)
+
+
+@torch.library.custom_op("fastht::ht_adapter_backward", mutates_args=())
+def ht_adapter_backward(
+    dout: Tensor,
+    x: Tensor,
+    params: Sequence[Tensor],
+    seed: Tensor | None,
+    saved: Sequence[Tensor],
+    grid_height: int,
+    grid_width: int,
+    num_prefix_tokens: int,
+    has_filter: bool,
+    has_gate: bool,
+    dropout: float,
+    eps: float,
+    product_dtype: torch.dtype,
+    need_input: bool,
+    need_params: bool,
+) -> list[Tensor]:
+    """Return the gradients of x and of ``params``, in that order, as far as they are needed."""
+    call = _call(
+        grid_height, grid_width, num_prefix_tokens, has_filter, has_gate, dropout, eps,
+        product_dtype,
+    )  # fmt: skip
+    named = _named(params, call)
+    dx, grads = fused.backward(
+        dout, x, named, seed, tuple(saved), call, need_input, need_params
+    )
+    return [*([] if dx is None else [dx]), *(grads[name] for name in named if need_params)]
+
+
+@ht_adapter_backward.register_fake
+def _(dout: Tensor, x: Tensor, params: Sequence[Tensor], *options: Any) -> list[Tensor]:
+    *_, need_input, need_params = options
+    grads = [torch.empty(p.shape, dtype=p.dtype, device=p.device) for p in params]
+    return [*([torch.empty_like(x)] if need_input else []), *(grads if need_params else [])]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, params, seed, *options, _ = inputs
+    _, *saved = output
+    ctx.mark_non_differentiable(*saved)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, *params, *saved, *([] if seed is None else [seed]))
+    ctx.num_params = len(params)
+    ctx.options = options
+
+
+def _backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    need_input, need_each = ctx.needs_input_grad[:2]
+    need_params = any(need_each)
+    no_options = (None,) * (len(ctx.options) + 1)
+    if dout is None or not (need_input or need_params):
+        return None, [None] * ctx.num_params, None, *no_options
+    x, *rest = ctx.saved_tensors
+    params, rest = rest[: ctx.num_params], rest[ctx.num_params :]
+    saved, seed = rest[:5], rest[5] if len(rest) > 5 else None
+    results = torch.ops.fastht.ht_adapter_backward(
+        dout, x, params, seed, saved, *ctx.options, need_input, need_params
+    )
+    dx = results[0] if need_input else None
+    grads: list[Tensor | None] = [None] * ctx.num_params
+    if need_params:
+        grads = [
+            g if needed else None
+            for g, needed in zip(results[int(need_input) :], need_each, strict=True)
+        ]
+    return dx, grads, None, *no_options
+
+
+ht_adapter.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _no_second_derivative(ctx: Any, *_: Any) -> None:
+    raise RuntimeError(
+        "the fused HT adapter has no second derivative; "
+        'use backend="reference" where gradients of gradients are needed'
+    )
+
+
+ht_adapter_backward.register_autograd(_no_second_derivative)

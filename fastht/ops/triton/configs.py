@@ -1,0 +1,67 @@
+"""Tile sizes of the Triton kernels: one table, looked up, never searched at run time."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TABLE = Path(__file__).with_name("configs.json")
+KERNELS = ("down", "up", "contract", "correlate", "mix_backward", "expand", "analyse")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+CHANNELS = (16, 32, 64, 128)
+NUMBERS = ("16", "32>16", "tf32", "32")
+
+
+def number_class(x_dtype: torch.dtype, product_dtype: torch.dtype, tf32: bool) -> str:
+    """Name how wide x and the products are, as the table does.
+
+    ``"16"``: both 16 bits; ``"32>16"``: float32 x, 16-bit products (autocast); ``"tf32"`` and
+    ``"32"``: float32 products with and without TensorFloat-32.
+    """
+    if product_dtype == torch.float32:
+        return "tf32" if tf32 else "32"
+    return "32>16" if x_dtype == torch.float32 else "16"
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device: torch.device) -> str:
+    """Return the column of the table for a device: the newest that is not newer than it."""
+    if device.type != "cuda":  # the interpreter, or a compilation without a GPU
+        return "sm_90"
+    major, _ = torch.cuda.get_device_capability(device)
+    return "sm_100" if major >= 10 else "sm_90" if major == 9 else "sm_80"
+
+
+@functools.lru_cache(maxsize=None)
+def table() -> tuple[dict[str, Any], ...]:
+    """Return the rows of ``configs.json``, in their order."""
+    return tuple(json.loads(TABLE.read_text()))
+
+
+@functools.lru_cache(maxsize=None)
+def options(kernel: str, arch: str, channels: int, numbers: str, dim: int) -> dict[str, int]:
+    """Return tile sizes, ``num_warps`` and ``num_stages`` for one launch.
+
+    The last row that matches counts: general rows stand first, measured ones after them.
+
+    Args:
+        kernel: one of ``KERNELS``.
+        arch: one of ``ARCHITECTURES``.
+        channels: C padded to a power of two.
+        numbers: one of ``NUMBERS``.
+        dim: features a token, D.
+
+    Raises:
+        LookupError: no row matches.
+    """
+    wanted = {"arch": arch, "channels": channels, "numbers": numbers, "dim": dim}
+    for row in reversed(table()):
+        if row["kernel"] == kernel and all(
+            row[key] == "*" or value in row[key] for key, value in wanted.items()
+        ):
+            return dict(row["options"])
+    raise LookupError(f"no configuration of the Triton kernel {kernel!r} for {wanted}")

@@ -1,0 +1,103 @@
+"""Backward, first launch over the tokens: the gradient enters the bottleneck (eq. 5, 1x1)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
+
+
+@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "threshold"])
+def contract_kernel(
+    dout,
+    u,
+    f,
+    w_up,
+    kernels,
+    point_weight,
+    point_bias,
+    seed,
+    z,  # [B, N, BC] the input of the up-projection, for its weight gradient
+    dv,  # [B, N, BC] gradient of v; of u for prefix tokens
+    d_point,  # [B * num_tiles, BC, BC] partial sums of the 1x1 weight's gradient
+    d_point_bias,  # [B * num_tiles, BC]
+    N,
+    P,
+    H,
+    W,
+    D,
+    num_tiles,
+    stride_gb,
+    stride_gn,
+    stride_gd,
+    threshold,
+    inverse,
+    C: tl.constexpr,
+    BC: tl.constexpr,
+    BM: tl.constexpr,
+    BD: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Contract ``dout`` with the up-projection and go back through dropout, GELU and 1x1.
+
+    ``v`` is computed again from ``u``: 49 multiplications a number against a tensor kept from
+    the forward pass. The features come first so that ``v`` is not alive during their loop.
+    """
+    pid = tl.program_id(0)
+    b = pid // num_tiles
+    tile = pid % num_tiles
+    rows = tile * BM + tl.arange(0, BM)
+    c = tl.arange(0, BC)
+    row_inside = rows < N
+    is_patch = row_inside & (rows >= P)
+    dtype = w_up.dtype.element_ty
+
+    dout_rows = dout + b.to(tl.int64) * stride_gb + rows.to(tl.int64) * stride_gn
+    dz = tl.zeros((BM, BC), tl.float32)
+    for start in range(0, D, BD):
+        d = start + tl.arange(0, BD)
+        inside = row_inside[:, None]
+        if EVEN_D:
+            weight = tl.load(w_up + d[:, None] * BC + c[None, :])
+        else:
+            inside = inside & (d < D)[None, :]
+            weight = tl.load(w_up + d[:, None] * BC + c[None, :], mask=(d < D)[:, None], other=0.0)
+        upstream = tl.load(dout_rows[:, None] + d[None, :] * stride_gd, mask=inside, other=0.0)
+        dz = tl.dot(upstream.to(dtype), weight, dz, input_precision=PRECISION)
+
+    image = b.to(tl.int64) * N * BC
+    offset = rows[:, None] * BC + c[None, :]
+    s = tl.load(u + image + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
+    kernel = kernels + b.to(tl.int64) * 50 * BC
+    v = gated_map(s, f + image, kernel, rows, is_patch, H, W, P, BM, BC)
+    v = v.to(dtype)
+    point = square_weight(point_weight, C, BC, dtype)
+    bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
+    y = v.to(tl.float32) + tl.dot(v, tl.trans(point), input_precision=PRECISION) + bias[None, :]
+    y = tl.where(is_patch[:, None], y, s)
+
+    cdf = normal_cdf(y)
+    density = 0.3989422804014327 * tl.exp(-0.5 * y * y)
+    active = y * cdf
+    dy = dz * (cdf + y * density)
+    if DROPOUT:
+        token = b.to(tl.int64) * N + rows
+        kept = dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
+        active *= kept
+        dy *= kept
+    if WEIGHTS:
+        tl.store(z + image + offset, active.to(dtype), mask=row_inside[:, None])
+    dy_patch = tl.where(is_patch[:, None], dy, 0.0)
+    rounded = dy_patch.to(dtype)
+    through = tl.dot(rounded, point, input_precision=PRECISION)
+    tl.store(dv + image + offset, (dy + through).to(dtype), mask=row_inside[:, None])
+    if WEIGHTS:
+        o, i = tl.arange(0, BC), tl.arange(0, BC)
+        partial = tl.dot(tl.trans(rounded), v, input_precision=PRECISION)
+        at = pid.to(tl.int64) * BC
+        tl.store(d_point + at * BC + o[:, None] * BC + i[None, :], partial)
+        tl.store(d_point_bias + at + c, tl.sum(dy_patch, axis=0))

@@ -1,0 +1,107 @@
+"""Forward, first launch over the tokens: LayerNorm mix and down-projection (eq. 1)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastht.ops.triton.fold import folded_sum
+
+
+@triton.jit(do_not_specialize=["N", "P", "num_tiles"])
+def down_kernel(
+    x,
+    w_skip,
+    w_norm,
+    sums,
+    scale_ptr,
+    u,  # [B, N, BC]
+    u_norm,  # [B, N, BC] the LayerNorm's part of u, divided by the scale
+    stats,  # [B, N, 2] mean and 1 / standard deviation
+    pooled,  # [B, num_tiles, BC] sums of u over the patches of a tile
+    N,
+    P,
+    D,
+    num_tiles,
+    stride_xb,
+    stride_xn,
+    stride_xd,
+    SLICES,
+    eps,
+    BC: tl.constexpr,
+    BM: tl.constexpr,
+    BK: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    SHIFT: tl.constexpr,
+    SAVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Project ``BM`` tokens of one image in a single pass over their features.
+
+    The LayerNorm is not applied but solved for: two products share the tile of x, the row's mean
+    and variance are gathered on the way, and ``u = x @ w_skip + rstd * (x @ w_norm - mean * sum
+    of w_norm) + constant`` (identity 4 of the design).
+    """
+    pid = tl.program_id(0)
+    b = pid // num_tiles
+    tile = pid % num_tiles
+    rows = tile * BM + tl.arange(0, BM)
+    c = tl.arange(0, BC)
+    row_inside = rows < N
+    x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
+    dtype = w_skip.dtype.element_ty
+
+    mean = tl.zeros((BM,), tl.float32)
+    m2 = tl.zeros((BM,), tl.float32)
+    shift = tl.zeros((BM,), tl.float32)
+    acc_skip = tl.zeros((BM, BC), tl.float32)
+    acc_norm = tl.zeros((BM, BC), tl.float32)
+    for start in range(0, D, BK):
+        d = start + tl.arange(0, BK)
+        inside = row_inside[:, None]
+        if not EVEN_D:
+            inside = inside & (d < D)[None, :]
+        raw = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
+        wide = raw.to(tl.float32)
+
+        # Statistics of this tile around its own mean, merged into those of the tiles before it
+        # (Chan et al.): E[x^2] - mean^2 would lose everything where |mean| >> sigma.
+        count = tl.minimum(D - start, BK).to(tl.float32)
+        tile_mean = tl.sum(wide, axis=1) / count
+        deviation = tl.where(inside, wide - tile_mean[:, None], 0.0)
+        delta = tile_mean - mean
+        share = count / (start + count)
+        mean += delta * share
+        m2 += tl.sum(deviation * deviation, axis=1) + delta * delta * (start * share)
+
+        if EVEN_D:
+            skip = tl.load(w_skip + c[:, None] * D + d[None, :])
+            norm = tl.load(w_norm + c[:, None] * D + d[None, :])
+        else:
+            skip = tl.load(w_skip + c[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
+            norm = tl.load(w_norm + c[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
+        acc_skip = tl.dot(raw.to(dtype), tl.trans(skip), acc_skip, input_precision=PRECISION)
+        if SHIFT:
+            # A float32 x loses the LayerNorm's part to its mean when it is rounded for the
+            # product, so a rough mean goes first: that of the first tile, which no single large
+            # feature owns.
+            shift = tl.where(start == 0, tile_mean, shift)
+            raw = (wide - shift[:, None]).to(dtype)
+        acc_norm = tl.dot(raw.to(dtype), tl.trans(norm), acc_norm, input_precision=PRECISION)
+
+    rstd = 1.0 / tl.sqrt(m2 / D + eps)
+    row_sum = folded_sum(sums, 0, SLICES, BC)
+    constant = folded_sum(sums, 1, SLICES, BC)
+    normed = rstd[:, None] * (acc_norm - (mean - shift)[:, None] * row_sum[None, :])
+    value = acc_skip + tl.load(scale_ptr) * normed + constant[None, :]
+
+    token = b.to(tl.int64) * N + rows
+    offset = token[:, None] * BC + c[None, :]
+    tl.store(u + offset, value.to(dtype), mask=row_inside[:, None])
+    if SAVE:
+        tl.store(u_norm + offset, normed.to(dtype), mask=row_inside[:, None])
+        tl.store(stats + token * 2, mean, mask=row_inside)
+        tl.store(stats + token * 2 + 1, rstd, mask=row_inside)
+    is_patch = row_inside & (rows >= P)
+    total = tl.sum(tl.where(is_patch[:, None], value, 0.0), axis=0)
+    tl.store(pooled + pid.to(tl.int64) * BC + c, total)

@@ -1,0 +1,122 @@
+"""Backward, last launch over the tokens: the gradient leaves the bottleneck (eq. 1)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["N", "num_tiles", "total_tiles", "tiles_per_group"])
+def expand_kernel(
+    x,
+    dout,
+    du,
+    z,
+    stats,
+    row_means,
+    w_down,
+    norm_weight,
+    gamma,
+    gammax,
+    dx,
+    d_weights,  # [groups, 3, BC, D]: du^T x, du^T x_hat, z^T dout
+    d_up_bias,  # [groups, D]
+    d_down_bias,  # [groups, BC]
+    N,
+    D,
+    num_tiles,
+    total_tiles,
+    tiles_per_group,
+    slices,
+    stride_xb,
+    stride_xn,
+    stride_xd,
+    stride_gb,
+    stride_gn,
+    stride_gd,
+    stride_db,
+    stride_dn,
+    stride_dd,
+    BC: tl.constexpr,
+    BM: tl.constexpr,
+    BD: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    INPUT: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Write dx, and the sums from which all gradients of width D follow (identity 6).
+
+    A program has a slice of features and a group of token tiles, in order, so x and dout are
+    read once for everything and the partial sums need no atomics. Programs of one group are
+    neighbours: they share du and z in the L2 cache.
+    """
+    pid = tl.program_id(0)
+    group = pid // slices
+    part = pid % slices
+    c = tl.arange(0, BC)
+    d = part * BD + tl.arange(0, BD)
+    d_inside = d < D
+    dtype = w_down.dtype.element_ty
+
+    if INPUT:
+        weight = tl.load(
+            w_down + c[:, None] * D + d[None, :], mask=d_inside[None, :], other=0.0
+        )
+        skip = tl.load(gammax + d, mask=d_inside, other=0.0).to(tl.float32)
+        norm = tl.load(gamma + d, mask=d_inside, other=0.0).to(tl.float32)
+        norm *= tl.load(norm_weight + d, mask=d_inside, other=0.0).to(tl.float32)
+    by_x = tl.zeros((BC, BD), tl.float32)
+    by_norm = tl.zeros((BC, BD), tl.float32)
+    by_out = tl.zeros((BC, BD), tl.float32)
+    sum_out = tl.zeros((BD,), tl.float32)
+    sum_du = tl.zeros((BC,), tl.float32)
+
+    last = tl.minimum((group + 1) * tiles_per_group, total_tiles)
+    for index in range(group * tiles_per_group, last):
+        b = (index // num_tiles).to(tl.int64)
+        rows = (index % num_tiles) * BM + tl.arange(0, BM)
+        row_inside = rows < N
+        inside = row_inside[:, None]
+        if not EVEN_D:
+            inside = inside & d_inside[None, :]
+        long_rows = rows.to(tl.int64)
+        token = b * N + rows
+        x_at = (x + b * stride_xb + long_rows * stride_xn)[:, None] + d[None, :] * stride_xd
+        g_at = (dout + b * stride_gb + long_rows * stride_gn)[:, None] + d[None, :] * stride_gd
+        raw = tl.load(x_at, mask=inside, other=0.0)
+        upstream = tl.load(g_at, mask=inside, other=0.0)
+        narrow = token[:, None] * BC + c[None, :]
+        grad = tl.load(du + narrow, mask=row_inside[:, None], other=0.0)
+        mean = tl.load(stats + token * 2, mask=row_inside, other=0.0)
+        rstd = tl.load(stats + token * 2 + 1, mask=row_inside, other=0.0)
+        x_hat = (raw.to(tl.float32) - mean[:, None]) * rstd[:, None]
+        if INPUT:
+            first = tl.load(row_means + token * 2, mask=row_inside, other=0.0)
+            second = tl.load(row_means + token * 2 + 1, mask=row_inside, other=0.0)
+            dh = tl.dot(grad, weight, input_precision=PRECISION)
+            total = upstream.to(tl.float32) + dh * skip[None, :]
+            total += rstd[:, None] * (
+                dh * norm[None, :] - first[:, None] - x_hat * second[:, None]
+            )
+            d_at = (dx + b * stride_db + long_rows * stride_dn)[:, None] + d[None, :] * stride_dd
+            tl.store(d_at, total.to(dx.dtype.element_ty), mask=inside)
+        if WEIGHTS:
+            active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)
+            across = tl.trans(grad)
+            by_x = tl.dot(across, raw.to(dtype), by_x, input_precision=PRECISION)
+            by_norm = tl.dot(across, x_hat.to(dtype), by_norm, input_precision=PRECISION)
+            by_out = tl.dot(
+                tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION
+            )
+            sum_out += tl.sum(upstream.to(tl.float32), axis=0)
+            sum_du += tl.sum(grad.to(tl.float32), axis=0)
+
+    if WEIGHTS:
+        at = group.to(tl.int64) * 3 * BC * D + c[:, None] * D + d[None, :]
+        tl.store(d_weights + at, by_x, mask=d_inside[None, :])
+        tl.store(d_weights + at + BC * D, by_norm, mask=d_inside[None, :])
+        tl.store(d_weights + at + 2 * BC * D, by_out, mask=d_inside[None, :])
+        tl.store(d_up_bias + group.to(tl.int64) * D + d, sum_out, mask=d_inside)
+        if part == 0:
+            tl.store(d_down_bias + group.to(tl.int64) * BC + c, sum_du)

@@ -1,0 +1,250 @@
+"""Backward: add up the partial sums, in a fixed order, into the parameters' gradients."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastht.ops.triton.gate import channel_filter
+
+
+@triton.jit(do_not_specialize=["groups"])
+def finish_projections_kernel(
+    d_weights,
+    d_up_bias,
+    d_down_bias,
+    norm_weight,
+    norm_bias,
+    gamma,
+    gammax,
+    down_weight,
+    out_norm_weight,
+    out_norm_bias,
+    out_gamma,
+    out_gammax,
+    out_down_weight,
+    out_down_bias,
+    out_up_weight,
+    out_up_bias,
+    D,
+    groups,
+    C: tl.constexpr,
+    BC: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """Finish the gradients of LayerNorm, gammas and both projections for ``BD`` features.
+
+    With ``E = du^T x``, ``F = du^T x_hat`` and ``S = sum of du``, all of them are sums over C
+    or over nothing at all (identity 6 of the design).
+    """
+    pid = tl.program_id(0)
+    c = tl.arange(0, BC)
+    d = pid * BD + tl.arange(0, BD)
+    inside = d < D
+    at = c[:, None] * D + d[None, :]
+    by_x = tl.zeros((BC, BD), tl.float32)
+    by_norm = tl.zeros((BC, BD), tl.float32)
+    by_out = tl.zeros((BC, BD), tl.float32)
+    up_bias = tl.zeros((BD,), tl.float32)
+    total = tl.zeros((BC,), tl.float32)
+    for group in range(groups):
+        start = d_weights + tl.cast(group, tl.int64) * 3 * BC * D
+        by_x += tl.load(start + at, mask=inside[None, :], other=0.0)
+        by_norm += tl.load(start + BC * D + at, mask=inside[None, :], other=0.0)
+        by_out += tl.load(start + 2 * BC * D + at, mask=inside[None, :], other=0.0)
+        up_bias += tl.load(d_up_bias + group * D + d, mask=inside, other=0.0)
+        total += tl.load(d_down_bias + group * BC + c)
+
+    both = (c[:, None] < C) & inside[None, :]
+    weight = tl.load(down_weight + at, mask=both, other=0.0).to(tl.float32)
+    ln_w = tl.load(norm_weight + d, mask=inside, other=0.0).to(tl.float32)
+    ln_b = tl.load(norm_bias + d, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(gamma + d, mask=inside, other=0.0).to(tl.float32)
+    gx = tl.load(gammax + d, mask=inside, other=0.0).to(tl.float32)
+
+    on_skip = tl.sum(weight * by_x, axis=0)
+    on_norm = tl.sum(weight * by_norm, axis=0)
+    on_bias = tl.sum(weight * total[:, None], axis=0)
+    d_down = (g * ln_w)[None, :] * by_norm + gx[None, :] * by_x
+    d_down += (g * ln_b)[None, :] * total[:, None]
+    store(out_down_weight + at, d_down, both)
+    store(out_norm_weight + d, g * on_norm, inside)
+    store(out_norm_bias + d, g * on_bias, inside)
+    store(out_gamma + d, ln_w * on_norm + ln_b * on_bias, inside)
+    store(out_gammax + d, on_skip, inside)
+    store(out_up_weight + d[None, :] * C + c[:, None], by_out, both)
+    store(out_up_bias + d, up_bias, inside)
+    if pid == 0:
+        store(out_down_bias + c, total, c < C)
+
+
+@triton.jit
+def store(pointer, value, mask):
+    """Store in the dtype of the parameter."""
+    tl.store(pointer, value.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["B", "tiles", "chunks"])
+def finish_mix_kernel(
+    correlation,
+    d_point,
+    d_point_bias,
+    gate,
+    records,
+    filter_ptr,
+    out_filter,
+    out_conv3,
+    out_conv3_bias,
+    out_conv5,
+    out_conv5_bias,
+    out_conv7,
+    out_conv7_bias,
+    out_gate_w1,
+    out_gate_b1,
+    out_gate_w2,
+    out_gate_b2,
+    out_point,
+    out_point_bias,
+    B,
+    tiles,
+    chunks,
+    filter_stride,
+    C: tl.constexpr,
+    CQ: tl.constexpr,
+    BC: tl.constexpr,
+    BQ: tl.constexpr,
+    FILTER: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """Finish the gradients of the bottleneck's parameters, a part of them in each program.
+
+    Programs 0 to 48 have a tap of the bank, 49 its biases and a channel filter, 50 the gate, and
+    the others ``BC`` numbers each of the 1x1 weight, the last one its bias.
+    """
+    role = tl.program_id(0)
+    if role < 49:
+        _finish_tap(
+            role, correlation, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
+            B, chunks, C, BC, FILTER,
+        )  # fmt: skip
+    elif role == 49:
+        _finish_bias_and_filter(
+            correlation, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias,
+            out_filter, B, chunks, C, BC, BQ, FILTER,
+        )  # fmt: skip
+    elif role == 50:
+        if GATED:
+            _finish_gate(
+                records, out_gate_w1, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ
+            )
+    else:
+        _finish_point(role - 51, d_point, d_point_bias, out_point, out_point_bias, tiles, C, BC)
+
+
+@triton.jit
+def _correlation_sums(correlation, gate, row, B, chunks, BC: tl.constexpr):
+    """Return the batch's sums of one row of the correlation maps, weighted by each gate value."""
+    c = tl.arange(0, BC)
+    samples = tl.arange(0, 16)
+    sum3 = tl.zeros((16, BC), tl.float32)
+    sum5 = tl.zeros((16, BC), tl.float32)
+    sum7 = tl.zeros((16, BC), tl.float32)
+    for start in range(0, B, 16):
+        b = (start + samples).to(tl.int64)
+        inside = b < B
+        g3 = tl.load(gate + b * 4, mask=inside, other=0.0)
+        g5 = tl.load(gate + b * 4 + 1, mask=inside, other=0.0)
+        g7 = tl.load(gate + b * 4 + 2, mask=inside, other=0.0)
+        for chunk in range(chunks):
+            at = ((b * chunks + chunk) * 50 + row)[:, None] * BC + c[None, :]
+            value = tl.load(correlation + at, mask=inside[:, None], other=0.0)
+            sum3 += g3[:, None] * value
+            sum5 += g5[:, None] * value
+            sum7 += g7[:, None] * value
+    return tl.sum(sum3, axis=0), tl.sum(sum5, axis=0), tl.sum(sum7, axis=0)
+
+
+@triton.jit
+def _finish_tap(
+    tap, correlation, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
+    B, chunks, C: tl.constexpr, BC: tl.constexpr, FILTER: tl.constexpr,
+):  # fmt: skip
+    c = tl.arange(0, BC)
+    sum3, sum5, sum7 = _correlation_sums(correlation, gate, tap, B, chunks, BC)
+    scale = channel_filter(filter_ptr, filter_stride, C, BC, FILTER == "channel")
+    i, j = tap // 7, tap % 7
+    store(out_conv7 + c * 49 + tap, scale * sum7, c < C)
+    in5 = tl.where((i >= 1) & (i < 6) & (j >= 1) & (j < 6), C, 0)
+    store(out_conv5 + c * 25 + (i - 1) * 5 + (j - 1), scale * sum5, c < in5)
+    in3 = tl.where((i >= 2) & (i < 5) & (j >= 2) & (j < 5), C, 0)
+    store(out_conv3 + c * 9 + (i - 2) * 3 + (j - 2), scale * sum3, c < in3)
+
+
+@triton.jit
+def _finish_bias_and_filter(
+    correlation, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias, out_filter,
+    B, chunks, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, FILTER: tl.constexpr,
+):  # fmt: skip
+    c = tl.arange(0, BC)
+    sum3, sum5, sum7 = _correlation_sums(correlation, gate, 49, B, chunks, BC)
+    store(out_conv3_bias + c, sum3, c < C)
+    store(out_conv5_bias + c, sum5, c < C)
+    store(out_conv7_bias + c, sum7, c < C)
+    if FILTER == "channel":
+        total = tl.zeros((16, BC), tl.float32)
+        for start in range(0, B, 16):
+            b = (start + tl.arange(0, 16)).to(tl.int64)
+            record = records + b * (4 + 2 * BQ + 2 * BC)
+            at = record[:, None] + (4 + 2 * BQ + BC) + c[None, :]
+            total += tl.load(at, mask=(b < B)[:, None], other=0.0)
+        store(out_filter + c, tl.sum(total, axis=0), c < C)
+
+
+@triton.jit
+def _finish_gate(
+    records, out_w1, out_b1, out_w2, out_b2, B,
+    C: tl.constexpr, CQ: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr,
+):  # fmt: skip
+    c, q, k = tl.arange(0, BC), tl.arange(0, BQ), tl.arange(0, 4)
+    w1 = tl.zeros((BQ, BC), tl.float32)
+    b1 = tl.zeros((16, BQ), tl.float32)
+    w2 = tl.zeros((4, BQ), tl.float32)
+    b2 = tl.zeros((16, 4), tl.float32)
+    for start in range(0, B, 16):
+        b = (start + tl.arange(0, 16)).to(tl.int64)
+        inside = (b < B)[:, None]
+        record = (records + b * (4 + 2 * BQ + 2 * BC))[:, None]
+        logits = tl.load(record + k[None, :], mask=inside, other=0.0)
+        back = tl.load(record + 4 + q[None, :], mask=inside, other=0.0)
+        hidden = tl.load(record + 4 + BQ + q[None, :], mask=inside, other=0.0)
+        mean = tl.load(record + 4 + 2 * BQ + c[None, :], mask=inside, other=0.0)
+        w1 = tl.dot(tl.trans(back), mean, w1, input_precision="ieee")
+        b1 += back
+        w2 += tl.sum(logits[:, :, None] * hidden[:, None, :], axis=0)
+        b2 += logits
+    store(out_w1 + q[:, None] * C + c[None, :], w1, (q[:, None] < CQ) & (c[None, :] < C))
+    store(out_b1 + q, tl.sum(b1, axis=0), q < CQ)
+    store(out_w2 + k[:, None] * CQ + q[None, :], w2, (k[:, None] < 3) & (q[None, :] < CQ))
+    store(out_b2 + k, tl.sum(b2, axis=0), k < 3)
+
+
+@triton.jit
+def _finish_point(
+    row, d_point, d_point_bias, out_point, out_point_bias, tiles, C: tl.constexpr, BC: tl.constexpr
+):
+    c = tl.arange(0, BC)
+    lane = tl.arange(0, 16)
+    total = tl.zeros((16, BC), tl.float32)
+    for start in range(0, tiles, 16):
+        tile = (start + lane).to(tl.int64)
+        inside = (tile < tiles)[:, None]
+        if row < BC:
+            at = d_point + (tile * BC + row)[:, None] * BC + c[None, :]
+        else:
+            at = d_point_bias + tile[:, None] * BC + c[None, :]
+        total += tl.load(at, mask=inside, other=0.0)
+    total = tl.sum(total, axis=0)
+    if row < BC:
+        store(out_point + row * C + c, total, c < tl.where(row < C, C, 0))
+    else:
+        store(out_point_bias + c, total, c < C)

@@ -1,0 +1,138 @@
+"""The noise gate, and with it each image's own 7x7 kernel (eq. 3 and 4)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def channel_filter(filter_ptr, filter_stride, C: tl.constexpr, BC: tl.constexpr, HAS: tl.constexpr):
+    """Return the filter's value for the mean of each channel: A itself, or its zero frequency."""
+    c = tl.arange(0, BC)
+    if HAS:
+        value = tl.load(filter_ptr + c * filter_stride, mask=c < C, other=0.0).to(tl.float32)
+    else:
+        value = tl.full((BC,), 1.0, tl.float32)
+    return value
+
+
+@triton.jit
+def pooled_mean(pooled_ptr, b, scale, num_tiles, num_pixels, BC: tl.constexpr):
+    """Return the mean of the filtered map over the pixels of image ``b``, ``[BC]``.
+
+    The filter commutes with the mean, which needs nothing but the partial sums of the
+    down-projection (identity 3 of the design).
+    """
+    c = tl.arange(0, BC)
+    total = tl.zeros((BC,), tl.float32)
+    for tile in range(num_tiles):
+        total += tl.load(pooled_ptr + (b * num_tiles + tile) * BC + c)
+    return total * scale / num_pixels
+
+
+@triton.jit
+def hidden_layer(
+    pooled, w1_ptr, b1_ptr, C: tl.constexpr, CQ: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr
+):
+    """Return ``M1 @ pooled + m1``, ``[BQ]``, and M1 as a ``[BQ, BC]`` tile (eq. 3)."""
+    q, c = tl.arange(0, BQ), tl.arange(0, BC)
+    inside = (q[:, None] < CQ) & (c[None, :] < C)
+    w1 = tl.load(w1_ptr + q[:, None] * C + c[None, :], mask=inside, other=0.0).to(tl.float32)
+    b1 = tl.load(b1_ptr + q, mask=q < CQ, other=0.0).to(tl.float32)
+    return tl.sum(w1 * pooled[None, :], axis=1) + b1, w1
+
+
+@triton.jit
+def second_layer(w2_ptr, CQ: tl.constexpr, BQ: tl.constexpr):
+    """Return M2 as a ``[4, BQ]`` tile; the fourth row only makes the size a power of two."""
+    k, q = tl.arange(0, 4), tl.arange(0, BQ)
+    inside = (k[:, None] < 3) & (q[None, :] < CQ)
+    return tl.load(w2_ptr + k[:, None] * CQ + q[None, :], mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def pick(values, k: tl.constexpr):
+    """Return element ``k`` of a vector of four; the others must not leak a NaN into it."""
+    return tl.sum(tl.where(tl.arange(0, 4) == k, values, 0.0), axis=0)
+
+
+@triton.jit
+def gate_weights(
+    pooled,
+    w1_ptr,
+    b1_ptr,
+    w2_ptr,
+    b2_ptr,
+    C: tl.constexpr,
+    CQ: tl.constexpr,
+    BC: tl.constexpr,
+    BQ: tl.constexpr,
+):
+    """Return the softmax over the three convolutions as a vector of four, the last one 0."""
+    hidden, _ = hidden_layer(pooled, w1_ptr, b1_ptr, C, CQ, BC, BQ)
+    hidden = tl.maximum(hidden, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    w2 = second_layer(w2_ptr, CQ, BQ)
+    k = tl.arange(0, 4)
+    logits = tl.sum(w2 * hidden[None, :], axis=1)
+    logits += tl.load(b2_ptr + k, mask=k < 3, other=0.0).to(tl.float32)
+    logits = tl.where(k < 3, logits, float("-inf"))
+    weights = tl.exp(logits - tl.max(logits, axis=0))
+    return weights / tl.sum(weights, axis=0)
+
+
+@triton.jit
+def bank_bias(bank_ptr, k: tl.constexpr, BC: tl.constexpr):
+    """Return the bias of convolution ``k`` of the bank, ``[BC]``."""
+    return tl.load(bank_ptr + (k * 50 + 49) * BC + tl.arange(0, BC))
+
+
+@triton.jit(do_not_specialize=["num_pixels", "pool_tiles"])
+def gate_kernel(
+    pooled,
+    bank,
+    filter_ptr,
+    w1_ptr,
+    b1_ptr,
+    w2_ptr,
+    b2_ptr,
+    gate,  # [B, 4] written in the forward pass, read in the backward pass
+    kernels,  # [B, 50, BC] the gated bank of each image, the last row its bias
+    num_pixels,
+    pool_tiles,
+    filter_stride,
+    C: tl.constexpr,
+    CQ: tl.constexpr,
+    BC: tl.constexpr,
+    BQ: tl.constexpr,
+    FILTER: tl.constexpr,
+    GATED: tl.constexpr,
+    BACKWARD: tl.constexpr,
+):
+    """Fold gate, filter and the three convolutions into one kernel for image ``program_id(0)``.
+
+    Identities 1 and 2 of the design: 49 taps instead of 83, and the channel filter for nothing.
+    """
+    b = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, BC)
+    if BACKWARD:
+        weights = tl.load(gate + b * 4 + tl.arange(0, 4))
+    else:
+        if GATED:
+            dc = channel_filter(filter_ptr, filter_stride, C, BC, FILTER != "none")
+            mean = pooled_mean(pooled, b, dc, pool_tiles, num_pixels, BC)
+            weights = gate_weights(mean, w1_ptr, b1_ptr, w2_ptr, b2_ptr, C, CQ, BC, BQ)
+        else:
+            weights = tl.full((4,), 1.0 / 3.0, tl.float32)
+        tl.store(gate + b * 4 + tl.arange(0, 4), weights)
+    g3, g5, g7 = pick(weights, 0), pick(weights, 1), pick(weights, 2)
+    scale = channel_filter(filter_ptr, filter_stride, C, BC, FILTER == "channel")
+    for start in range(0, 50, 16):
+        row = start + tl.arange(0, 16)
+        at = row[:, None] * BC + c[None, :]
+        inside = (row < 50)[:, None]
+        tile = g3 * tl.load(bank + at, mask=inside, other=0.0)
+        tile += g5 * tl.load(bank + 50 * BC + at, mask=inside, other=0.0)
+        tile += g7 * tl.load(bank + 100 * BC + at, mask=inside, other=0.0)
+        tile = tl.where((row < 49)[:, None], tile * scale[None, :], tile)
+        tl.store(kernels + b * 50 * BC + at, tile, mask=inside)

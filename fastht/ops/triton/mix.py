@@ -1,0 +1,97 @@
+"""What the kernels share between the projections: depthwise bank, 1x1, GELU, dropout mask.
+
+Everything here is a device function. The bottleneck map of one image lies in memory as
+``[N, BC]`` rows, channels contiguous, where ``BC`` is C padded to a power of two; padded channels
+hold zeros, so only the edges (parameters in, gradients out) mask them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+@triton.jit
+def depthwise(
+    image_ptr,
+    kernel_ptr,
+    rows,
+    is_patch,
+    H,
+    W,
+    P,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+    FLIP: tl.constexpr,
+):
+    """Convolve the map of one image with its own 7x7 kernel, for ``BM`` of its tokens.
+
+    ``FLIP`` gives the transposed convolution. The outer loop stays a loop at run time: unrolling
+    all 49 taps spills registers on every architecture.
+
+    Returns ``[BM, BC]`` float32 without the bias; rows that are no patch give 0.
+    """
+    c = tl.arange(0, BC)
+    pixel = rows - P
+    py = pixel // W
+    px = pixel % W
+    acc = tl.zeros((BM, BC), tl.float32)
+    for i in range(7):
+        y = py + (i - 3)
+        row_inside = is_patch & (y >= 0) & (y < H)
+        for j in tl.static_range(7):
+            x = px + (j - 3)
+            inside = row_inside & (x >= 0) & (x < W)
+            token = P + y * W + x
+            value = tl.load(
+                image_ptr + token[:, None] * BC + c[None, :], mask=inside[:, None], other=0.0
+            )
+            if FLIP:
+                tap = 48 - (i * 7 + j)
+            else:
+                tap = i * 7 + j
+            kernel = tl.load(kernel_ptr + tap * BC + c)
+            acc += value.to(tl.float32) * kernel[None, :]
+    return acc
+
+
+@triton.jit
+def gated_map(
+    s, image_ptr, kernel_ptr, rows, is_patch, H, W, P, BM: tl.constexpr, BC: tl.constexpr
+):
+    """Return ``v`` of eq. 4 for ``BM`` tokens; prefix tokens and rows past the end give 0."""
+    v = depthwise(image_ptr, kernel_ptr, rows, is_patch, H, W, P, BM, BC, False)
+    bias = tl.load(kernel_ptr + 49 * BC + tl.arange(0, BC))
+    return tl.where(is_patch[:, None], v + bias[None, :] + s, 0.0)
+
+
+@triton.jit
+def square_weight(weight_ptr, C: tl.constexpr, BC: tl.constexpr, dtype: tl.constexpr):
+    """Return a ``C x C`` weight as a ``[BC, BC]`` tile in the dtype of the products."""
+    o, i = tl.arange(0, BC), tl.arange(0, BC)
+    inside = (o[:, None] < C) & (i[None, :] < C)
+    tile = tl.load(weight_ptr + o[:, None] * C + i[None, :], mask=inside, other=0.0)
+    return tile.to(dtype)
+
+
+@triton.jit
+def normal_cdf(y):
+    """Return the standard normal distribution function: ``gelu(y) = y * normal_cdf(y)``."""
+    return 0.5 * (1.0 + tl.erf(y * 0.7071067811865476))
+
+
+@triton.jit
+def dropout_scale(seed, tokens, threshold, inverse, C: tl.constexpr, BC: tl.constexpr):
+    """Return ``[len(tokens), BC]`` of 0 and ``inverse``, a function of seed and position alone.
+
+    Element ``(t, c)`` takes word ``c % 4`` of Philox-4x32-10 with counter
+    ``t * ceil(C / 4) + c // 4`` (64 bit, ``t`` counting the tokens of the whole batch) and key
+    ``seed``; its upper 24 bits below ``threshold`` drop it. All four words are used, since the
+    generator is the dear part.
+    """
+    quad = tl.arange(0, BC // 4)
+    counter = tokens[:, None] * ((C + 3) // 4) + quad[None, :]
+    w0, w1, w2, w3 = tl.randint4x(seed, counter)
+    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))
+    words = tl.reshape(words, (tokens.shape[0], BC))
+    kept = (words >> 8).to(tl.int32) >= threshold
+    return tl.where(kept, inverse, 0.0)

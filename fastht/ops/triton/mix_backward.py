@@ -1,0 +1,180 @@
+"""Backward through gate and depthwise bank: from the gradient of v to that of u (eq. 3, 4)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastht.ops.triton.fold import folded_sum
+from fastht.ops.triton.gate import (
+    bank_bias,
+    channel_filter,
+    hidden_layer,
+    pick,
+    pooled_mean,
+    second_layer,
+)
+from fastht.ops.triton.mix import depthwise
+
+
+@triton.jit
+def write_row_means(
+    du, u_norm, offset, token, row_inside, row_sum, scale, row_means, D, BC: tl.constexpr
+):
+    """Store the two means over D that the LayerNorm's backward needs, as sums over C.
+
+    ``mean(dh_norm) = du . row_sum / D`` and ``mean(dh_norm * x_hat) = du . u_norm / D``
+    (identity 5 of the design).
+    """
+    saved = tl.load(u_norm + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
+    first = tl.sum(du * row_sum[None, :], axis=1) * (scale / D)
+    second = tl.sum(du * saved, axis=1) * (scale / D)
+    tl.store(row_means + token * 2, first, mask=row_inside)
+    tl.store(row_means + token * 2 + 1, second, mask=row_inside)
+
+
+@triton.jit
+def _gate_gradient(
+    correlation,
+    bank,
+    scale,
+    weights,
+    b,
+    chunks,
+    BC: tl.constexpr,
+):
+    """Return the gradient of the gate's logits, ``[4]``, and that of a channel filter, ``[BC]``.
+
+    Both are sums over the taps of kernel times correlation, one sum for each convolution.
+    """
+    c = tl.arange(0, BC)
+    j = tl.arange(0, 8)
+    sum3 = tl.zeros((BC,), tl.float32)
+    sum5 = tl.zeros((BC,), tl.float32)
+    sum7 = tl.zeros((BC,), tl.float32)
+    bias_sum = tl.zeros((BC,), tl.float32)
+    for chunk in range(chunks):
+        at = correlation + (b * chunks + chunk) * 50 * BC
+        for i in range(7):
+            where = (i * 7 + j)[:, None] * BC + c[None, :]
+            inside = (j < 7)[:, None]
+            g = tl.load(at + where, mask=inside, other=0.0)
+            sum3 += tl.sum(g * tl.load(bank + where, mask=inside, other=0.0), axis=0)
+            sum5 += tl.sum(g * tl.load(bank + 50 * BC + where, mask=inside, other=0.0), axis=0)
+            sum7 += tl.sum(g * tl.load(bank + 100 * BC + where, mask=inside, other=0.0), axis=0)
+        bias_sum += tl.load(at + 49 * BC + c)
+    g3, g5, g7 = pick(weights, 0), pick(weights, 1), pick(weights, 2)
+    d_filter = g3 * sum3 + g5 * sum5 + g7 * sum7
+    d3 = tl.sum(scale * sum3 + bank_bias(bank, 0, BC) * bias_sum, axis=0)
+    d5 = tl.sum(scale * sum5 + bank_bias(bank, 1, BC) * bias_sum, axis=0)
+    d7 = tl.sum(scale * sum7 + bank_bias(bank, 2, BC) * bias_sum, axis=0)
+    k = tl.arange(0, 4)
+    d_gate = tl.where(k == 0, d3, tl.where(k == 1, d5, tl.where(k == 2, d7, 0.0)))
+    return weights * (d_gate - tl.sum(weights * d_gate, axis=0)), d_filter
+
+
+@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "pool_tiles", "chunks"])
+def mix_backward_kernel(
+    dv,
+    u_norm,
+    gate,
+    pooled,
+    correlation,
+    bank,
+    kernels,
+    sums,
+    scale_ptr,
+    filter_ptr,
+    gate_w1,
+    gate_b1,
+    gate_w2,
+    du,  # [B, N, BC] gradient of u; with a full filter that of f, and of u for prefix tokens
+    row_means,  # [B, N, 2]
+    records,  # [B, 4 + 2 * BQ + 2 * BC] of each image, for the gradients of gate and filter:
+    #           d logits | d hidden | hidden after ReLU | pooled mean | d channel filter
+    N,
+    P,
+    H,
+    W,
+    D,
+    num_tiles,
+    pool_tiles,
+    chunks,
+    filter_stride,
+    SLICES,
+    C: tl.constexpr,
+    CQ: tl.constexpr,
+    BC: tl.constexpr,
+    BQ: tl.constexpr,
+    BM: tl.constexpr,
+    FILTER: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """Convolve ``dv`` with the flipped bank, and add the gate's path and the skip.
+
+    The gate's path ends in one number a channel and image, the gradient of a mean over pixels,
+    which every tile of the image works out again from the correlation maps.
+    """
+    pid = tl.program_id(0)
+    b = pid // num_tiles
+    tile = pid % num_tiles
+    rows = tile * BM + tl.arange(0, BM)
+    c = tl.arange(0, BC)
+    row_inside = rows < N
+    is_patch = row_inside & (rows >= P)
+    long_b = b.to(tl.int64)
+
+    scale = channel_filter(filter_ptr, filter_stride, C, BC, FILTER == "channel")
+    weights = tl.load(gate + long_b * 4 + tl.arange(0, 4))
+    constant = tl.zeros((BC,), tl.float32)
+    record = records + long_b * (4 + 2 * BQ + 2 * BC)
+    if GATED or FILTER == "channel":
+        logits, by_filter = _gate_gradient(correlation, bank, scale, weights, long_b, chunks, BC)
+        if GATED:
+            q = tl.arange(0, BQ)
+            dc = channel_filter(filter_ptr, filter_stride, C, BC, FILTER != "none")
+            mean = pooled_mean(pooled, long_b, dc, pool_tiles, H * W, BC)
+            hidden, w1 = hidden_layer(mean, gate_w1, gate_b1, C, CQ, BC, BQ)
+            back = tl.sum(second_layer(gate_w2, CQ, BQ) * logits[:, None], axis=0)
+            back = tl.where(hidden > 0, back, 0.0)
+            d_mean = tl.sum(w1 * back[:, None], axis=0)
+            constant = d_mean * scale / (H * W)
+            if FILTER == "channel":
+                unscaled = pooled_mean(pooled, long_b, 1.0, pool_tiles, H * W, BC)
+                by_filter += d_mean * unscaled
+            if tile == 0:
+                relu = tl.maximum(hidden, 0.0, propagate_nan=tl.PropagateNan.ALL)
+                tl.store(record + tl.arange(0, 4), logits)
+                tl.store(record + 4 + q, back)
+                tl.store(record + 4 + BQ + q, relu)
+                tl.store(record + 4 + 2 * BQ + c, mean)
+        if FILTER == "channel":
+            if tile == 0:
+                tl.store(record + 4 + 2 * BQ + BC + c, by_filter)
+
+    image = long_b * N * BC
+    kernel = kernels + long_b * 50 * BC
+    spread = depthwise(dv + image, kernel, rows, is_patch, H, W, P, BM, BC, True)
+    spread += constant[None, :]
+    offset = image + rows[:, None] * BC + c[None, :]
+    upstream = tl.load(dv + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
+    if FILTER == "full":  # the filter's backward has yet to come, then the skip
+        total = tl.where(is_patch[:, None], spread, upstream)
+        total = total.to(du.dtype.element_ty)
+    else:
+        total = upstream + tl.where(is_patch[:, None], spread, 0.0)
+        total = total.to(du.dtype.element_ty)
+    tl.store(du + offset, total, mask=row_inside[:, None])
+    row_sum = folded_sum(sums, 0, SLICES, BC)
+    write_row_means(
+        total.to(tl.float32),
+        u_norm,
+        offset,
+        long_b * N + rows,
+        row_inside,
+        row_sum,
+        tl.load(scale_ptr),
+        row_means,
+        D,
+        BC,
+    )

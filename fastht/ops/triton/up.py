@@ -1,0 +1,90 @@
+"""Forward, second launch over the tokens: gated convolutions, up-projection (eq. 4, 5)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
+
+
+@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "threshold"])
+def up_kernel(
+    x,
+    u,
+    f,  # the filtered map, laid out as u; u itself unless the filter is a full one
+    w_up,
+    up_bias,
+    kernels,
+    point_weight,
+    point_bias,
+    seed,
+    out,
+    N,
+    P,
+    H,
+    W,
+    D,
+    num_tiles,
+    stride_xb,
+    stride_xn,
+    stride_xd,
+    stride_ob,
+    stride_on,
+    stride_od,
+    threshold,
+    inverse,
+    C: tl.constexpr,
+    BC: tl.constexpr,
+    BM: tl.constexpr,
+    BD: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Finish ``BM`` tokens of one image: the bottleneck in registers, then the features."""
+    pid = tl.program_id(0)
+    b = pid // num_tiles
+    tile = pid % num_tiles
+    rows = tile * BM + tl.arange(0, BM)
+    c = tl.arange(0, BC)
+    row_inside = rows < N
+    is_patch = row_inside & (rows >= P)
+    dtype = w_up.dtype.element_ty
+
+    image = b.to(tl.int64) * N * BC
+    s = tl.load(
+        u + image + rows[:, None] * BC + c[None, :], mask=row_inside[:, None], other=0.0
+    ).to(tl.float32)
+    kernel = kernels + b.to(tl.int64) * 50 * BC
+    v = gated_map(s, f + image, kernel, rows, is_patch, H, W, P, BM, BC)
+    point = square_weight(point_weight, C, BC, dtype)
+    bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
+    y = v + tl.dot(v.to(dtype), tl.trans(point), input_precision=PRECISION) + bias[None, :]
+    y = tl.where(is_patch[:, None], y, s)
+    z = y * normal_cdf(y)
+    if DROPOUT:
+        token = b.to(tl.int64) * N + rows
+        z *= dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
+    z = z.to(dtype)
+
+    x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
+    out_rows = out + b.to(tl.int64) * stride_ob + rows.to(tl.int64) * stride_on
+    for start in range(0, D, BD):
+        d = start + tl.arange(0, BD)
+        inside = row_inside[:, None]
+        if EVEN_D:
+            weight = tl.load(w_up + d[:, None] * BC + c[None, :])
+            shift = tl.load(up_bias + d)
+        else:
+            inside = inside & (d < D)[None, :]
+            weight = tl.load(w_up + d[:, None] * BC + c[None, :], mask=(d < D)[:, None], other=0.0)
+            shift = tl.load(up_bias + d, mask=d < D, other=0.0)
+        residual = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
+        update = tl.dot(z, tl.trans(weight), input_precision=PRECISION)
+        total = residual.to(tl.float32) + (update + shift.to(tl.float32)[None, :])
+        tl.store(
+            out_rows[:, None] + d[None, :] * stride_od,
+            total.to(out.dtype.element_ty),
+            mask=inside,
+        )
