@@ -4,8 +4,9 @@
     python -m benchmarks.compile_table --arch sm_90 --channels 64 --numbers 16
 
 The launches are those of a real call: the library's own code runs on tensors without storage, and
-each launch is compiled for the wanted chip instead of started. Registers and stack are read from
-the machine code (cuobjdump); a stack other than 0 means spills, and the command then fails. Exit
+each launch is compiled for the wanted chip instead of started. Registers, stack and the loads and
+stores of local memory are read from the machine code (cuobjdump). A kernel spills where it has
+such loads or stores; a stack without any is a frame that ptxas reserved and never used. Exit
 status: 0, or 1 where a kernel spills or needs more shared memory than the chip has.
 """
 
@@ -35,8 +36,9 @@ from fastht.ops.triton import adapter, configs
 WIDTHS = (384, 512, 768, 896, 1024, 1152, 1280, 1408, 1664, 1792)
 CHANNELS = (32, 64, 128)
 # Bytes of shared memory that one program may use (CUDA C programming guide, table of compute
-# capabilities).
-SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
+# capabilities); the column sm_80 also serves 8.6 and 8.9, which have the least of all.
+SHARED_LIMIT = {"sm_80": 101_376, "sm_90": 232_448, "sm_100": 232_448}
+OPTIONS = ("BM", "BK", "BD", "BP", "BB", "FILTER", "num_warps", "num_stages", "maxnreg")
 DTYPES = {
     "16": (torch.bfloat16, torch.bfloat16, False),
     "32>16": (torch.float32, torch.bfloat16, False),
@@ -56,13 +58,14 @@ class Row:
     options: str
     registers: int
     stack: int
+    local: int
     shared: int
     mma: str
     widths: tuple[int, ...]
 
     def problem(self) -> str | None:
         """Return what is wrong with it, if anything."""
-        if self.stack:
+        if self.local:
             return f"spills {self.stack} bytes"
         if self.shared > SHARED_LIMIT[self.arch]:
             return f"needs {self.shared} bytes of shared memory of {SHARED_LIMIT[self.arch]}"
@@ -73,13 +76,15 @@ class NoDevice:
     """Stands for the CUDA driver where the only thing wanted of it is the chip's name."""
 
     def __init__(self, arch: str) -> None:
-        self._target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
+        self._number = int(arch.removeprefix("sm_"))
+        self._target = GPUTarget("cuda", self._number, 32)
 
     def get_current_target(self) -> GPUTarget:
         return self._target
 
     def get_current_device(self) -> int:
-        return 0
+        # A JIT function keeps what it compiled by device: one number for all would mix the chips.
+        return self._number
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -117,6 +122,7 @@ def compiled(
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         if only not in self.__name__:
             return None
+        kwargs.setdefault("enable_fp_fusion", True)  # Triton 3.10 changes the default
         kernel = original(self, *args, grid=grid, warmup=True, **kwargs)
         entry = found.setdefault(id(kernel), (kernel, self.__name__, kwargs, set()))
         entry[3].add(width)
@@ -129,19 +135,16 @@ def compiled(
     finally:
         JITFunction.run = original
     for kernel, name, kwargs, used in found.values():
-        registers, stack = _resources(kernel.asm["cubin"])
-        options = " ".join(
-            f"{key}={kwargs[key]}"
-            for key in ("BM", "BK", "BD", "BP", "BB", "FILTER", "num_warps", "num_stages")
-            if key in kwargs
-        )
+        registers, stack, local = _resources(kernel.asm["cubin"])
+        options = " ".join(f"{key}={kwargs[key]}" for key in OPTIONS if key in kwargs)
         yield Row(
-            arch, channels, numbers, name, options, registers, stack,
+            arch, channels, numbers, name, options, registers, stack, local,
             kernel.metadata.shared, _mma(kernel.asm["ptx"]), tuple(sorted(used)),
         )  # fmt: skip
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
+def _resources(cubin: bytes) -> tuple[int, int, int]:
+    """Return registers, bytes of stack, and how many instructions touch local memory."""
     tool = next(
         path
         for path in (
@@ -154,13 +157,14 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run(
-            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        run = subprocess.run(
+            [tool, "-res-usage", "-sass", file.name], capture_output=True, text=True, check=True
         )
-    match = re.search(r"REG:(\d+) STACK:(\d+)", text.stdout + text.stderr)
-    if match is None:
-        raise RuntimeError(f"cuobjdump said nothing about registers: {text.stdout}")
-    return int(match[1]), int(match[2])
+    text = run.stdout + run.stderr
+    match = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if match is None or "EXIT" not in text:
+        raise RuntimeError(f"cuobjdump said nothing about registers or code: {text[:1000]}")
+    return int(match[1]), int(match[2]), len(re.findall(r"\b(?:STL|LDL)\b", text))
 
 
 def _mma(ptx: str) -> str:
@@ -188,10 +192,10 @@ def main() -> int:
         (*job, tuple(arguments.dim))
         for job in itertools.product(arguments.arch, arguments.channels, arguments.numbers)
     ]
-    form = "{:7} {:>4} {:>6} {:26} {:44} {:>5} {:>5} {:>7} {:9} {}"
+    form = "{:7} {:>4} {:>6} {:26} {:44} {:>5} {:>5} {:>5} {:>7} {:11} {}"
     print(
         form.format(
-            "arch", "C", "x>dot", "kernel", "options", "regs", "stack", "shared", "MMA", ""
+            "arch", "C", "x>dot", "kernel", "options", "regs", "stack", "local", "shared", "MMA", ""
         )
     )
     bad = count = 0
@@ -205,12 +209,14 @@ def main() -> int:
                     print(
                         form.format(
                             row.arch, row.channels, row.numbers, row.kernel, row.options,
-                            row.registers, row.stack, row.shared, row.mma, problem or "",
+                            row.registers, row.stack, row.local, row.shared, row.mma,
+                            problem or "",
                         ),
                         flush=True,
                     )  # fmt: skip
     widths = ", ".join(map(str, arguments.dim))
-    print(f"{count} kernels serve D of {widths}; {bad} with a problem (triton {triton.__version__})")
+    version = triton.__version__
+    print(f"{count} kernels serve D of {widths}; {bad} with a problem (triton {version})")
     return 1 if bad else 0
 
 

@@ -4,11 +4,18 @@ Rule: against the float64 reference on the same quantised inputs, a backend's er
 twice that of the plain PyTorch path in the same dtype, for the update ``out - x`` and for every
 gradient, plus a floor of a few rounding steps; and it is under a ceiling, relative to the largest
 reference value, whatever the plain path does.
+
+Both errors are the worst over a few draws of the inputs: that of the plain path is a random
+number itself, and for a gradient of four elements one draw of it says little. The ceiling is for
+the middle draw: a gradient that happens to cancel over the samples of one draw has no small
+relative error in any arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,22 +57,45 @@ def run(
     return results
 
 
-def violations(
-    candidate: Results, plain: Results, exact: Results, x: Tensor, upstream: Tensor
-) -> dict[str, str]:
-    """Return what breaks the rule: quantity -> the error and its bounds."""
-    broken = {}
-    assert candidate.keys() == exact.keys()
-    eps = torch.finfo(x.dtype).eps
-    for name, reference in exact.items():
-        scale = reference.abs().max().item()
+@dataclass(frozen=True)
+class Draw:
+    """The results of a backend, of plain PyTorch and of the float64 reference on one input."""
+
+    candidate: Results
+    plain: Results
+    exact: Results
+    x: Tensor
+    upstream: Tensor
+
+    def errors(self, name: str) -> tuple[float, float]:
+        """Return the relative errors of candidate and plain path in one quantity."""
+        exact = self.exact[name]
+        scale = exact.abs().max().item()
+        error = (self.candidate[name] - exact).abs().max().item()
+        plain = (self.plain[name] - exact).abs().max().item()
         # These two are differences of tensors that were rounded at the residual's size.
-        residual = {"update": x, "dx": upstream}.get(name)
-        rounding = 0.0 if residual is None else eps * residual.abs().max().item()
-        error = (candidate[name] - reference).abs().max().item()
-        plain_error = (plain[name] - reference).abs().max().item()
-        bound = FACTOR * plain_error + FLOOR * eps * scale + rounding
-        ceiling = CEILING[x.dtype][name != "update"] * scale + rounding
-        if not (error <= bound and error <= ceiling):
-            broken[name] = f"error {error:.3g}, bound {bound:.3g}, ceiling {ceiling:.3g}"
+        residual = {"update": self.x, "dx": self.upstream}.get(name)
+        if residual is not None:
+            rounding = torch.finfo(residual.dtype).eps * residual.abs().max().item()
+            error = error if error != error else max(0.0, error - rounding)
+        scale = max(scale, 1e-300)
+        return error / scale, plain / scale
+
+
+def violations(draws: Sequence[Draw], ceilings: bool = True) -> dict[str, str]:
+    """Return what breaks the rule: quantity -> the relative errors and their bounds.
+
+    ``ceilings=False`` is for inputs that lose digits in any arithmetic of their width.
+    """
+    broken = {}
+    dtype = draws[0].x.dtype
+    for name in draws[0].exact:
+        assert all(draw.candidate.keys() == draw.exact.keys() for draw in draws)
+        errors, plain = zip(*(draw.errors(name) for draw in draws), strict=True)
+        bound = FACTOR * max(plain) + FLOOR * torch.finfo(dtype).eps
+        ceiling = CEILING[dtype][name != "update"] if ceilings else float("inf")
+        # Not `max(errors) > bound`: a NaN has to fail.
+        sound = all(error <= bound for error in errors)
+        if not (sound and statistics.median_low(errors) <= ceiling):
+            broken[name] = f"errors {errors}, bound {bound:.3g}, ceiling {ceiling:.3g}"
     return broken

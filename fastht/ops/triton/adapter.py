@@ -309,7 +309,6 @@ def forward(
             call.eps,
             BC=run.padded,
             EVEN_D=run.even(options["BK"]),
-            SHIFT=x.dtype == torch.float32,
             SAVE=save,
             PRECISION=run.precision,
             **options,

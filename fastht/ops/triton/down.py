@@ -32,7 +32,6 @@ def down_kernel(
     BM: tl.constexpr,
     BK: tl.constexpr,
     EVEN_D: tl.constexpr,
-    SHIFT: tl.constexpr,
     SAVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -51,9 +50,21 @@ def down_kernel(
     x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
     dtype = w_skip.dtype.element_ty
 
-    mean = tl.zeros((BM,), tl.float32)
+    # Where |mean| >> sigma, the LayerNorm's part is lost to the mean: in the rounding of a float32
+    # x for the product, or in the sum itself. So a rough mean goes first: that of the first tile,
+    # which no single large feature owns. Rounded as x is, it leaves differences that are exact.
+    d = tl.arange(0, BK)
+    inside = row_inside[:, None] & (d < D)[None, :]
+    first = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
+    first = first.to(tl.float32)
+    count = tl.minimum(D, BK).to(tl.float32)
+    shift = tl.sum(first, axis=1) / count
+    deviation = tl.where(inside, first - shift[:, None], 0.0)
+    apart = shift * shift * count > 4 * tl.sum(deviation * deviation, axis=1)
+    shift = tl.where(apart, shift, 0.0).to(x.dtype.element_ty).to(tl.float32)
+
+    mean = tl.zeros((BM,), tl.float32)  # of x - shift, as is m2
     m2 = tl.zeros((BM,), tl.float32)
-    shift = tl.zeros((BM,), tl.float32)
     acc_skip = tl.zeros((BM, BC), tl.float32)
     acc_norm = tl.zeros((BM, BC), tl.float32)
     for start in range(0, D, BK):
@@ -62,13 +73,13 @@ def down_kernel(
         if not EVEN_D:
             inside = inside & (d < D)[None, :]
         raw = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
-        wide = raw.to(tl.float32)
+        centred = tl.where(inside, raw.to(tl.float32) - shift[:, None], 0.0)
 
         # Statistics of this tile around its own mean, merged into those of the tiles before it
         # (Chan et al.): E[x^2] - mean^2 would lose everything where |mean| >> sigma.
         count = tl.minimum(D - start, BK).to(tl.float32)
-        tile_mean = tl.sum(wide, axis=1) / count
-        deviation = tl.where(inside, wide - tile_mean[:, None], 0.0)
+        tile_mean = tl.sum(centred, axis=1) / count
+        deviation = tl.where(inside, centred - tile_mean[:, None], 0.0)
         delta = tile_mean - mean
         share = count / (start + count)
         mean += delta * share
@@ -81,18 +92,12 @@ def down_kernel(
             skip = tl.load(w_skip + c[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
             norm = tl.load(w_norm + c[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
         acc_skip = tl.dot(raw.to(dtype), tl.trans(skip), acc_skip, input_precision=PRECISION)
-        if SHIFT:
-            # A float32 x loses the LayerNorm's part to its mean when it is rounded for the
-            # product, so a rough mean goes first: that of the first tile, which no single large
-            # feature owns.
-            shift = tl.where(start == 0, tile_mean, shift)
-            raw = (wide - shift[:, None]).to(dtype)
-        acc_norm = tl.dot(raw.to(dtype), tl.trans(norm), acc_norm, input_precision=PRECISION)
+        acc_norm = tl.dot(centred.to(dtype), tl.trans(norm), acc_norm, input_precision=PRECISION)
 
     rstd = 1.0 / tl.sqrt(m2 / D + eps)
     row_sum = folded_sum(sums, 0, SLICES, BC)
     constant = folded_sum(sums, 1, SLICES, BC)
-    normed = rstd[:, None] * (acc_norm - (mean - shift)[:, None] * row_sum[None, :])
+    normed = rstd[:, None] * (acc_norm - mean[:, None] * row_sum[None, :])
     value = acc_skip + tl.load(scale_ptr) * normed + constant[None, :]
 
     token = b.to(tl.int64) * N + rows
@@ -100,7 +105,7 @@ def down_kernel(
     tl.store(u + offset, value.to(dtype), mask=row_inside[:, None])
     if SAVE:
         tl.store(u_norm + offset, normed.to(dtype), mask=row_inside[:, None])
-        tl.store(stats + token * 2, mean, mask=row_inside)
+        tl.store(stats + token * 2, mean + shift, mask=row_inside)
         tl.store(stats + token * 2 + 1, rstd, mask=row_inside)
     is_patch = row_inside & (rows >= P)
     total = tl.sum(tl.where(is_patch[:, None], value, 0.0), axis=0)

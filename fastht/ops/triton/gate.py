@@ -81,12 +81,6 @@ def gate_weights(
     return weights / tl.sum(weights, axis=0)
 
 
-@triton.jit
-def bank_bias(bank_ptr, k: tl.constexpr, BC: tl.constexpr):
-    """Return the bias of convolution ``k`` of the bank, ``[BC]``."""
-    return tl.load(bank_ptr + (k * 50 + 49) * BC + tl.arange(0, BC))
-
-
 @triton.jit(do_not_specialize=["num_pixels", "pool_tiles"])
 def gate_kernel(
     pooled,

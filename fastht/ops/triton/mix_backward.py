@@ -7,7 +7,6 @@ import triton.language as tl
 
 from fastht.ops.triton.fold import folded_sum
 from fastht.ops.triton.gate import (
-    bank_bias,
     channel_filter,
     hidden_layer,
     pick,
@@ -34,43 +33,43 @@ def write_row_means(
 
 
 @triton.jit
-def _gate_gradient(
-    correlation,
-    bank,
-    scale,
-    weights,
-    b,
-    chunks,
-    BC: tl.constexpr,
-):
+def _gate_gradient(correlation, bank, scale, weights, b, chunks, BC: tl.constexpr):
     """Return the gradient of the gate's logits, ``[4]``, and that of a channel filter, ``[BC]``.
 
-    Both are sums over the taps of kernel times correlation, one sum for each convolution.
+    Both are sums over the taps of kernel times correlation. The softmax's gradient subtracts
+    the gated mean of the three convolutions; taking it from the kernels, not from the sums,
+    keeps the digits that would cancel.
     """
     c = tl.arange(0, BC)
     j = tl.arange(0, 8)
-    sum3 = tl.zeros((BC,), tl.float32)
-    sum5 = tl.zeros((BC,), tl.float32)
-    sum7 = tl.zeros((BC,), tl.float32)
-    bias_sum = tl.zeros((BC,), tl.float32)
+    g3, g5, g7 = pick(weights, 0), pick(weights, 1), pick(weights, 2)
+    sum3 = tl.zeros((8, BC), tl.float32)
+    sum5 = tl.zeros((8, BC), tl.float32)
+    sum7 = tl.zeros((8, BC), tl.float32)
+    d_filter = tl.zeros((8, BC), tl.float32)
     for chunk in range(chunks):
         at = correlation + (b * chunks + chunk) * 50 * BC
-        for i in range(7):
-            where = (i * 7 + j)[:, None] * BC + c[None, :]
-            inside = (j < 7)[:, None]
+        for start in range(0, 50, 8):
+            row = start + j
+            where = row[:, None] * BC + c[None, :]
+            inside = (row < 50)[:, None]
             g = tl.load(at + where, mask=inside, other=0.0)
-            sum3 += tl.sum(g * tl.load(bank + where, mask=inside, other=0.0), axis=0)
-            sum5 += tl.sum(g * tl.load(bank + 50 * BC + where, mask=inside, other=0.0), axis=0)
-            sum7 += tl.sum(g * tl.load(bank + 100 * BC + where, mask=inside, other=0.0), axis=0)
-        bias_sum += tl.load(at + 49 * BC + c)
-    g3, g5, g7 = pick(weights, 0), pick(weights, 1), pick(weights, 2)
-    d_filter = g3 * sum3 + g5 * sum5 + g7 * sum7
-    d3 = tl.sum(scale * sum3 + bank_bias(bank, 0, BC) * bias_sum, axis=0)
-    d5 = tl.sum(scale * sum5 + bank_bias(bank, 1, BC) * bias_sum, axis=0)
-    d7 = tl.sum(scale * sum7 + bank_bias(bank, 2, BC) * bias_sum, axis=0)
+            k3 = tl.load(bank + where, mask=inside, other=0.0)
+            k5 = tl.load(bank + 50 * BC + where, mask=inside, other=0.0)
+            k7 = tl.load(bank + 100 * BC + where, mask=inside, other=0.0)
+            mean = g3 * k3 + g5 * k5 + g7 * k7
+            tap = (row < 49)[:, None]
+            d_filter += tl.where(tap, mean * g, 0.0)
+            g = tl.where(tap, g * scale[None, :], g)  # the filter does not scale the biases
+            sum3 += (k3 - mean) * g
+            sum5 += (k5 - mean) * g
+            sum7 += (k7 - mean) * g
     k = tl.arange(0, 4)
+    d3 = tl.sum(tl.sum(sum3, axis=0), axis=0)
+    d5 = tl.sum(tl.sum(sum5, axis=0), axis=0)
+    d7 = tl.sum(tl.sum(sum7, axis=0), axis=0)
     d_gate = tl.where(k == 0, d3, tl.where(k == 1, d5, tl.where(k == 2, d7, 0.0)))
-    return weights * (d_gate - tl.sum(weights * d_gate, axis=0)), d_filter
+    return weights * d_gate, tl.sum(d_filter, axis=0)
 
 
 @triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "pool_tiles", "chunks"])

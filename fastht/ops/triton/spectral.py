@@ -15,7 +15,30 @@ import triton.language as tl
 from fastht.ops.triton.mix_backward import write_row_means
 from fastht.ops.triton.fold import folded_sum
 
-TURN = tl.constexpr(6.283185307179586)
+QUARTER_TURN = tl.constexpr(1.5707963267948966)
+
+
+@triton.jit
+def cos_sin(numerator, period):
+    """Return cosine and sine of ``2 pi * numerator / period`` for integers >= 0.
+
+    The nearest quarter turn is taken off in integers, where that is exact; over the eighth of a
+    turn that remains, Taylor's series to the tenth order is exact in float32. An angle rounded
+    to float32 would cost three bits, and the library's functions bring a local array with them.
+    """
+    m = numerator % period
+    quarter = (8 * m + period) // (2 * period)
+    angle = (4 * m - quarter * period).to(tl.float32) * (QUARTER_TURN / period)
+    q = angle * angle
+    cos = 1.0 + q * (
+        -0.5 + q * (1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800))))
+    )
+    sin = angle * (1.0 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880)))))
+    swapped = quarter % 2 == 1
+    first, second = tl.where(swapped, sin, cos), tl.where(swapped, cos, sin)
+    negative_cos = (quarter % 4 == 1) | (quarter % 4 == 2)
+    negative_sin = (quarter % 4 == 2) | (quarter % 4 == 3)
+    return tl.where(negative_cos, -first, first), tl.where(negative_sin, -second, second)
 
 
 @triton.jit
@@ -28,11 +51,11 @@ def _spectrum(
     real = tl.zeros((HP, BB), tl.float32)
     imag = tl.zeros((HP, BB), tl.float32)
     for w in range(W):
-        angle = ((kx * w) % W).to(tl.float32) * (TURN / W)
+        cos, sin = cos_sin(kx * w, W)
         at = image_ptr + (P + h * W + w)[:, None] * BC + channel[None, :]
         value = tl.load(at, mask=(h < H)[:, None], other=0.0).to(tl.float32)
-        real += value * tl.cos(angle)
-        imag -= value * tl.sin(angle)
+        real += value * cos
+        imag -= value * sin
     up = tl.dot(cos_h, real, input_precision=PRECISION)
     up = tl.dot(sin_h, imag, up, input_precision=PRECISION)
     down = tl.dot(cos_h, imag, input_precision=PRECISION)
@@ -72,10 +95,10 @@ def analyse_kernel(
     half = W // 2 + 1
     h = tl.arange(0, HP)
     inside_h = h < H
-    angle = ((h[:, None] * h[None, :]) % H).to(tl.float32) * (TURN / H)
+    cos_h, sin_h = cos_sin(h[:, None] * h[None, :], H)
     square = inside_h[:, None] & inside_h[None, :]
-    cos_h = tl.where(square, tl.cos(angle), 0.0)
-    sin_h = tl.where(square, tl.sin(angle), 0.0)
+    cos_h = tl.where(square, cos_h, 0.0)
+    sin_h = tl.where(square, sin_h, 0.0)
     # A frequency that is not its own mirror image stands for two in the half plane.
     twice = tl.where((kx == 0) | (kx * 2 == W), 1.0, 2.0) / (H * W)
     at_filter = (channel[None, :] * H + h[:, None]) * half + kx
@@ -137,9 +160,8 @@ def synthesise_kernel(
     imaginary = k >= KP // 2
     kx = tl.where(imaginary, k - KP // 2, k)
     inside = (w < W)[:, None] & (kx < W // 2 + 1)[None, :]
-    angle = ((w[:, None] * kx[None, :]) % W).to(tl.float32) * (TURN / W)
-    matrix = tl.where(imaginary[None, :], -tl.sin(angle), tl.cos(angle))
-    matrix = tl.where(inside, matrix, 0.0)
+    cos, sin = cos_sin(w[:, None] * kx[None, :], W)
+    matrix = tl.where(inside, tl.where(imaginary[None, :], -sin, cos), 0.0)
     lines = tl.load(
         scratch + ((b * H + row) * KP + k)[:, None] * BC + c[None, :],
         mask=(kx < W // 2 + 1)[:, None],

@@ -1,0 +1,295 @@
+"""Time tile sizes of the Triton kernels on this GPU, one kernel at a time, and keep the best.
+
+    python -m benchmarks.tune --dim 768 --channels 64 --numbers 16 --batch 256 --grid 14 --write
+    python -m benchmarks.tune --dry --write --table /tmp/table.json    # without a GPU
+
+The launches are those of a real forward and backward call with the candidate in the place of the
+table's row; then those of the kernel alone are repeated, together with the launch that adds up
+what its tiles leave behind. The winner stays while the next kernel is tuned. ``--write`` puts a
+row into the table for exactly this architecture, width, channels and numbers; run the tests on
+the GPU after it. ``--dry`` takes the same path in Triton's interpreter, tiny: it measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if "--dry" in sys.argv:  # the kernels are defined for the interpreter or for a GPU
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+import triton
+import triton.testing
+
+from benchmarks.compile_table import DTYPES
+from fastht import HTAdapter, HTConfig
+from fastht.ops.call import Call
+from fastht.ops.triton import adapter, configs
+
+Options = dict[str, int]
+SPACE: dict[str, dict[str, tuple[int, ...]]] = {
+    "down": {"BM": (32, 64, 128), "BK": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
+    "up": {"BM": (32, 64, 128), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
+    "contract": {"BM": (32, 64, 128), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3)},
+    "correlate": {"BP": (8, 16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
+    "mix_backward": {"BM": (16, 32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)},
+    "expand": {"BM": (16, 32, 64), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
+    "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
+}
+# The tiles of these decide how much a later launch reads, which therefore counts as well.
+FOLLOWERS = {"down": "gate", "contract": "finish_mix", "expand": "finish_projections"}
+WORTH = 0.98  # what is not clearly faster than the table's row does not replace it
+
+
+@dataclass
+class Problem:
+    """One call of the operator."""
+
+    x: torch.Tensor
+    params: dict[str, torch.Tensor]
+    seed: torch.Tensor
+    call: Call
+
+    @classmethod
+    def make(cls, arguments: argparse.Namespace, device: str, spectral: str) -> Problem:
+        """Make the inputs that the command line describes, with a channel or a full filter."""
+        torch.manual_seed(0)
+        x_dtype, product_dtype, tf32 = DTYPES[arguments.numbers]
+        grid = (arguments.grid, arguments.grid)
+        config = HTConfig(bottleneck_dim=arguments.channels, spectral=spectral)
+        module = HTAdapter(arguments.dim, config, grid_size=grid).to(device)
+        tokens = 1 + arguments.grid**2
+        return cls(
+            torch.randn(arguments.batch, tokens, arguments.dim, device=device).to(x_dtype),
+            {name: p.detach() for name, p in module.named_parameters()},
+            torch.zeros(1, device=device, dtype=torch.int64),
+            Call(grid, 1, True, True, 0.1, 1e-5, product_dtype, tf32),
+        )
+
+    def run(self) -> None:
+        """Call forward and backward."""
+        _, *saved = adapter.forward(self.x, self.params, self.seed, self.call, True)
+        adapter.backward(
+            self.x, self.x, self.params, self.seed, tuple(saved), self.call, True, True
+        )
+
+
+@dataclass
+class Recorder:
+    """Stands in the adapter's module for a kernel, and keeps its launches."""
+
+    kernel: Any
+    launches: list[Callable[[], Any]] = field(default_factory=list)
+    spills: int = 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        """Return what launches the kernel on ``grid``, as the kernel itself does."""
+
+        def launch(*args: Any, **kwargs: Any) -> None:
+            self.launches.append(lambda: self.kernel[grid](*args, **kwargs))
+            compiled = self.launches[-1]()
+            self.spills = max(self.spills, getattr(compiled, "n_spills", 0) or 0)
+
+        return launch
+
+
+@contextlib.contextmanager
+def recorded(names: list[str]) -> Iterator[list[Recorder]]:
+    """Keep the launches of some kernels while the context lasts."""
+    originals = {f"{name}_kernel": getattr(adapter, f"{name}_kernel") for name in names}
+    recorders = {name: Recorder(kernel) for name, kernel in originals.items()}
+    try:
+        for name, recorder in recorders.items():
+            setattr(adapter, name, recorder)
+        yield list(recorders.values())
+    finally:
+        for name, kernel in originals.items():
+            setattr(adapter, name, kernel)
+
+
+@contextlib.contextmanager
+def replaced(chosen: dict[str, Options]) -> Iterator[None]:
+    """Let the options in ``chosen`` count instead of the table's."""
+    original = configs.options
+
+    def options(kernel: str, *wanted: Any) -> Options:
+        return dict(chosen[kernel]) if kernel in chosen else original(kernel, *wanted)
+
+    configs.options = options  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        configs.options = original
+
+
+def candidates(kernel: str, default: Options) -> list[Options]:
+    """Return the default, then the rest of the kernel's space: what differs least comes first."""
+    space = SPACE[kernel]
+    every = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    others = [options for options in every if options != default]
+    others.sort(key=lambda options: sum(options[key] != default.get(key) for key in space))
+    return [default, *others]
+
+
+def measure(problem: Problem, kernel: str, chosen: dict[str, Options], dry: bool) -> float:
+    """Return the median microseconds of a kernel's launches in one call.
+
+    Raises:
+        RuntimeError: the kernel spills registers.
+        Exception: it does not compile, or needs more than the device has.
+    """
+    names = [kernel, *([FOLLOWERS[kernel]] if kernel in FOLLOWERS else [])]
+    with replaced(chosen), recorded(names) as recorders:
+        problem.run()
+    launches = [launch for recorder in recorders for launch in recorder.launches]
+
+    def launch_all() -> None:
+        for launch in launches:
+            launch()
+
+    if dry:
+        start = time.perf_counter()
+        launch_all()
+        return (time.perf_counter() - start) * 1e6
+    torch.cuda.synchronize()
+    if recorders[0].spills:
+        raise RuntimeError(f"spills {4 * recorders[0].spills} bytes")
+    return 1e3 * triton.testing.do_bench(launch_all, warmup=10, rep=50, return_mode="median")
+
+
+def show(options: Options) -> str:
+    """Return options on one line."""
+    return " ".join(f"{key}={value}" for key, value in options.items())
+
+
+def tune(
+    problem: Problem, kernel: str, best: dict[str, Options], deadline: float, dry: bool
+) -> tuple[float, float]:
+    """Time the candidates of a kernel, print them, and put the best one into ``best``.
+
+    Returns:
+        The microseconds of the best candidate and of the table's row; that of a row that does
+        not run is infinite.
+    """
+    default = best[kernel]
+    times: list[tuple[float, Options]] = []
+    todo = candidates(kernel, default)[: 2 if dry else None]
+    for number, options in enumerate(todo):
+        if number and time.monotonic() > deadline:
+            print(f"{kernel:13} {len(todo) - number} candidates not tried: out of time", flush=True)
+            break
+        try:
+            micros, note = measure(problem, kernel, {**best, kernel: options}, dry), ""
+        except Exception as error:  # each compiler stage has its own, and none may stop the rest
+            note = f"skipped: {str(error).splitlines()[0][:100] if str(error) else repr(error)}"
+            micros = float("inf")
+        times.append((micros, options))
+        mark = "table" if number == 0 else ""
+        print(f"{kernel:13} {show(options):44} {micros:10.1f} µs {mark:6}{note}", flush=True)
+    fastest, options = min(times, key=lambda entry: entry[0])
+    before = times[0][0]
+    if fastest >= WORTH * before:
+        return before, before
+    best[kernel] = options
+    return fastest, before
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a table, in the place of those for the same case, one row a line."""
+    keys = ("kernel", "arch", "dim", "channels", "numbers")
+    new = [[row[key] for key in keys] for row in rows]
+    source = path if path.exists() else configs.TABLE
+    kept = [
+        row
+        for row in json.loads(source.read_text(encoding="utf-8"))
+        if [row[key] for key in keys] not in new
+    ]
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in [*kept, *rows])
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line, and end with one line where the wanted thing is impossible."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--numbers", choices=list(DTYPES), default="16")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--grid", type=int, default=14, help="patches along each side")
+    parser.add_argument("--kernels", nargs="+", choices=configs.KERNELS, default=configs.KERNELS)
+    parser.add_argument("--budget-s", type=float, default=600, help="seconds for everything")
+    parser.add_argument("--write", action="store_true", help="put the winners into the table")
+    parser.add_argument("--table", type=Path, default=configs.TABLE)
+    parser.add_argument("--dry", action="store_true", help="tiny, interpreted, without a GPU")
+    arguments = parser.parse_args()
+    if arguments.dry:
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            sys.exit("tune: --dry needs TRITON_INTERPRET=1 before Python starts")
+        if arguments.write and arguments.table.resolve() == configs.TABLE.resolve():
+            sys.exit("tune: --dry measures nothing; give --table, it does not write to the shipped")
+        arguments.dim, arguments.channels, arguments.batch, arguments.grid = 48, 12, 2, 3
+    elif not torch.cuda.is_available():
+        sys.exit("tune: needs a CUDA device (--dry takes the same path without one)")
+    return arguments
+
+
+def main() -> int:
+    """Tune the kernels, print the times, and write the table where asked to."""
+    arguments = parse()
+    device = "cpu" if arguments.dry else "cuda"
+    name = "interpreter, no measurement" if arguments.dry else torch.cuda.get_device_name()
+    arch = configs.architecture(torch.device(device))
+    channels = max(16, triton.next_power_of_2(arguments.channels))
+    case = (arch, channels, arguments.numbers, arguments.dim)
+    versions = f"torch {torch.__version__}, triton {triton.__version__}"
+    print(
+        f"{name}, {versions}: {arch}, C={channels}, {arguments.numbers}, D={arguments.dim}, "
+        f"B={arguments.batch}, {arguments.grid}x{arguments.grid} patches"
+    )
+    problems = {kind: Problem.make(arguments, device, kind) for kind in ("channel", "full")}
+    best = {kernel: configs.options(kernel, *case) for kernel in configs.KERNELS}
+    rows = []
+    start = time.monotonic()
+    for number, kernel in enumerate(arguments.kernels, start=1):
+        problem = problems["full" if kernel == "analyse" else "channel"]
+        deadline = start + arguments.budget_s * number / len(arguments.kernels)
+        before = best[kernel]
+        micros, table = tune(problem, kernel, best, deadline, arguments.dry)
+        if best[kernel] == before:
+            print(f"{kernel:13} keeps {show(before)}")
+            continue
+        print(f"{kernel:13} takes {show(best[kernel])}: {micros:.1f} µs against {table:.1f} µs")
+        chosen = (
+            f"measured: {name}, {versions}, {datetime.date.today()}, B={arguments.batch}, "
+            f"{micros:.1f} µs against {table:.1f} µs with {show(before)}"
+        )
+        rows.append(
+            {
+                "kernel": kernel,
+                "arch": [arch],
+                "dim": [arguments.dim],
+                "channels": [channels],
+                "numbers": [arguments.numbers],
+                "options": best[kernel],
+                "chosen": chosen,
+            }
+        )
+    if arguments.write:
+        write(arguments.table, rows)
+        print(f"{len(rows)} rows written to {arguments.table}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""What the Triton kernels are held to beyond the rule of test_ops: hard inputs, memory, mask."""
+
+import pytest
+import torch
+from numerics import violations
+from test_ops import DEVICE, case, draw, through
+
+from fastht import backends
+from fastht.ops import ht_adapter
+
+pytestmark = [
+    pytest.mark.skipif(not backends()["triton"].usable, reason=backends()["triton"].detail),
+    *([pytest.mark.gpu] if DEVICE == "cuda" else []),
+]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Fill what is allocated with NaN: an element that nobody wrote then fails its test."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3, device=DEVICE).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def one_large_feature(x, index):
+    x = x.clone()
+    x[..., index] = 3000
+    return x
+
+
+INPUTS = {
+    "offset 30": lambda x: x + 30,
+    "offset 1000": lambda x: x + 1000,
+    "feature 0 of 3000": lambda x: one_large_feature(x, 0),
+    "feature 29 of 3000": lambda x: one_large_feature(x, 29),
+}
+WEIGHTS = {
+    "gamma 1": {"gamma": 1.0},
+    "gamma 1e-6": {"gamma": 1e-6},
+    "gammax 0": {"gammax": 0.0},
+    "gamma 1e-6, gammax 1": {"gamma": 1e-6, "gammax": 1.0},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("change", "weights"),
+    [*((change, "gammax 0") for change in INPUTS), *(("none", weights) for weights in WEIGHTS)],
+)
+def test_rule_holds_for_hard_inputs(dtype, change, weights):
+    draws = []
+    for i in range(2):
+        x, params, upstream, options = case(dtype=dtype, draw=i)
+        x = INPUTS.get(change, lambda x: x)(x)
+        for name, value in WEIGHTS[weights].items():
+            params[name] = torch.full_like(params[name], value)
+        draws.append(draw(through("triton"), x, params, upstream, options))
+    assert violations(draws, ceilings=not change.startswith("offset")) == {}
+
+
+@pytest.mark.parametrize("spectral", ["channel", "full"])
+def test_same_bits_run_after_run(spectral):
+    def results():
+        x, params, upstream, options = case(spectral=spectral, dtype=torch.bfloat16)
+        leaves = [x, *params.values()]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        torch.manual_seed(3)
+        out = ht_adapter(x, params, backend="triton", dropout=0.3, **options)
+        return out, *torch.autograd.grad(out, leaves, upstream)
+
+    for one, other in zip(results(), results(), strict=True):
+        assert torch.equal(one, other)
+
+
+def bottleneck_mask(dropout, seed):
+    """Read the mask off the operator: only the biases speak, and z becomes features 0 to C - 1."""
+    x, params, _, options = case("baseline", dim=32, channels=32, prefix=1, grid=(16, 16))
+    params = {name: torch.zeros_like(p) for name, p in params.items()}
+    params["down.bias"] += 1.0
+    params["up.weight"] += torch.eye(32, device=DEVICE)
+    x = torch.zeros_like(x).requires_grad_()
+    params["up.weight"].requires_grad_()
+    params["pointwise.bias"].requires_grad_()
+    torch.manual_seed(seed)
+    out = ht_adapter(x, params, backend="triton", dropout=dropout, **options)
+    out.sum().backward()
+    return out.detach(), params
+
+
+def test_dropout_keeps_its_rate_and_scale():
+    out, _ = bottleneck_mask(0.25, seed=0)
+    value = torch.nn.functional.gelu(torch.tensor(1.0)).item() / 0.75
+    kept = out > value / 2
+    torch.testing.assert_close(out, kept * torch.full_like(out, value))
+    # 16,448 draws: 5 standard deviations are 0.017.
+    assert abs(1 - kept.double().mean().item() - 0.25) < 0.017
+    # No two rows, columns or samples share their mask.
+    assert kept.reshape(-1, 32).unique(dim=0).shape[0] == kept.reshape(-1, 32).shape[0]
+    assert kept.reshape(-1, 32).unique(dim=1).shape[1] == 32
+
+
+def test_dropout_mask_is_the_same_in_the_backward_pass():
+    out, params = bottleneck_mask(0.25, seed=1)
+    # d up.weight[d, c] sums z over the tokens, d pointwise.bias sums mask * gelu'(1) * 1.
+    torch.testing.assert_close(
+        params["up.weight"].grad, out.sum(dim=(0, 1)).expand(32, 32), rtol=1e-5, atol=1e-3
+    )
+    one = torch.tensor(1.0, requires_grad=True)
+    value = torch.nn.functional.gelu(one)
+    (slope,) = torch.autograd.grad(value, one)
+    patches = out[:, 1:].sum(dim=(0, 1)) * (slope / value.detach()).to(DEVICE)
+    torch.testing.assert_close(params["pointwise.bias"].grad, patches, rtol=1e-5, atol=1e-3)
+
+
+def test_dropout_masks_are_those_of_philox():
+    """The mask is defined by seed and position, so that every backend can make it."""
+    x, params, _, options = case("baseline", dim=16, channels=16, prefix=0, grid=(2, 2))
+    params = {name: torch.zeros_like(p) for name, p in params.items()}
+    params["down.bias"] += 1.0
+    params["up.weight"] += torch.eye(16, device=DEVICE)
+    torch.manual_seed(5)
+    seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=DEVICE).item()
+    torch.manual_seed(5)
+    x = torch.zeros_like(x)
+    out = ht_adapter(x, params, backend="triton", dropout=0.5, **options).reshape(-1, 16)
+    for token in range(out.shape[0]):
+        for quad in range(4):
+            words = philox(seed, token * 4 + quad)
+            for lane, word in enumerate(words):
+                assert (out[token, quad * 4 + lane] != 0) == (word >> 8 >= 2**23)
+
+
+def philox(key, counter, mask=2**32 - 1):
+    """Philox-4x32-10 (Salmon et al., SC 2011), by the book."""
+    c = [counter & mask, counter >> 32, 0, 0]
+    k = [key & mask, key >> 32]
+    for _ in range(10):
+        high0, low0 = divmod(0xD2511F53 * c[0], 2**32)
+        high1, low1 = divmod(0xCD9E8D57 * c[2], 2**32)
+        c = [high1 ^ c[1] ^ k[0], low1, high0 ^ c[3] ^ k[1], low0]
+        k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
+    return c
+
+
+@pytest.mark.parametrize("spectral", ["channel", "full"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bad_sample_stays_alone(value, spectral):
+    x, params, upstream, options = case(batch=3, spectral=spectral)
+    clean = ht_adapter(x, params, backend="triton", **options)
+    x[1, 4, 5] = value
+    x.requires_grad_()
+    out = ht_adapter(x, params, backend="triton", **options)
+    expected = ht_adapter(x.detach(), params, backend="reference", **options)
+    for sample in (0, 2):
+        assert torch.equal(out[sample], clean[sample])
+    assert torch.equal(out[1].isfinite(), expected[1].isfinite())
+    (dx,) = torch.autograd.grad(out, x, upstream)
+    assert dx[0].isfinite().all()
+    assert dx[2].isfinite().all()
+    assert not dx[1].isfinite().all()
+
+
+@pytest.mark.parametrize("frozen", ["x", "params", "gamma"])
+def test_only_wanted_gradients_are_computed(frozen):
+    x, params, upstream, options = case()
+    leaves = {"x": x, **params}
+    expected = {}
+    for fixed in (None, frozen):
+        for name, leaf in leaves.items():
+            wanted = fixed != name and not (fixed == "params" and name != "x")
+            leaf.grad = None
+            leaf.requires_grad_(wanted)
+        ht_adapter(x, params, backend="triton", **options).backward(upstream)
+        for name, leaf in leaves.items():
+            if fixed is None:
+                expected[name] = leaf.grad
+            elif leaf.requires_grad:
+                assert torch.equal(leaf.grad, expected[name])
+            else:
+                assert leaf.grad is None
+
+
+def test_layout_of_tokens_is_kept_and_never_copied():
+    x, params, upstream, options = case()
+    plain = ht_adapter(x, params, backend="triton", **options)
+    for strided in (
+        x.transpose(0, 1).contiguous().transpose(0, 1),  # a sequence-first tower
+        x.transpose(1, 2).contiguous().transpose(1, 2),  # features slowest
+        torch.stack([x, x], dim=2)[:, :, 1],
+    ):
+        strided.requires_grad_()
+        out = ht_adapter(strided, params, backend="triton", **options)
+        assert torch.equal(out, plain)
+        out.backward(upstream.transpose(0, 1).contiguous().transpose(0, 1))
+        assert strided.grad.shape == x.shape
+    sequence_first = x.transpose(0, 1).contiguous().transpose(0, 1)
+    out = ht_adapter(sequence_first, params, backend="triton", **options)
+    assert out.stride() == sequence_first.stride()
+
+
+def test_broadcast_upstream_gradient():
+    x, params, _, options = case()
+    x.requires_grad_()
+    out = ht_adapter(x, params, backend="triton", **options)
+    (expected,) = torch.autograd.grad(out, x, torch.ones_like(out), retain_graph=True)
+    (dx,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(dx, expected)
+
+
+def test_float64_is_refused_by_name():
+    x, params, _, options = case(dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="'triton' cannot run here.*not torch.float64"):
+        ht_adapter(x, params, backend="triton", **options)
