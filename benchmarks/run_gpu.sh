@@ -15,7 +15,7 @@
 set -uo pipefail
 
 all="environment tests sanitizer kernels training"
-declare -A share=([environment]=20 [tests]=120 [sanitizer]=120 [kernels]=120 [training]=135)
+declare -A share=([environment]=20 [tests]=110 [sanitizer]=120 [kernels]=130 [training]=135)
 
 fail() { echo "run_gpu.sh: $1" >&2 && exit 2; }
 
@@ -60,13 +60,15 @@ run_tests() {
 }
 
 run_sanitizer() {
-    local seconds=$1 tool sanitizer failed=0 pids=()
+    local seconds=$1 sanitizer tool pid status failed=0 pids=()
+    local cases groups=("bfloat16 channel" "bfloat16 full" "float32 channel" "float32 full")
+    [ "$FASTHT_DRY" = 1 ] && groups=("bfloat16 full" "float32 channel")
     echo "== without a tool"
     # Four processes compile what the tools then find in Triton's cache.
-    for cases in "bfloat16 channel" "bfloat16 full" "float32 channel" "float32 full"; do
+    for cases in "${groups[@]}"; do
         "$PYTHON" -m benchmarks.gpu.small_calls "$cases" >"$scratch/plain $cases" 2>&1 &
         pids+=($!)
-        [ "$FASTHT_DRY" = 1 ] && wait $! # one process at a time
+        [ "$FASTHT_DRY" = 1 ] && wait "${pids[-1]}" # one process at a time
     done
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
     cat "$scratch"/plain*
@@ -74,6 +76,7 @@ run_sanitizer() {
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer) ||
         { echo "compute-sanitizer is not installed: nothing was checked by it" && return 1; }
     local left=$((seconds - SECONDS - 3))
+    [ $left -gt 0 ] || { echo "no time left for the tools" && return 1; }
     pids=()
     for tool in memcheck racecheck initcheck; do
         # Without PyTorch's cache every tensor has an allocation and bounds of its own.
@@ -84,7 +87,7 @@ run_sanitizer() {
     done
     for tool in memcheck racecheck initcheck; do
         wait "${pids[0]}"
-        local status=$?
+        status=$?
         pids=("${pids[@]:1}")
         echo "== $tool" && cat "$scratch/$tool" && echo "== $tool: exit status $status"
         [ $status = 0 ] || failed=1
@@ -106,7 +109,7 @@ phase() {
     timeout -k 5 "$limit" bash -c "$(printf "$command" $((limit - 8)))" >>"$log" 2>&1
     local status=$?
     echo "$name $status $((SECONDS - before)) $limit" >>"$scratch/phases"
-    [ $status = 0 ] || { echo "   failed with status $status; the end of $log:" && tail -n 5 "$log"; }
+    [ $status = 0 ] || { echo "   failed with status $status; the end of $log:" && tail -n 5 "$log" | cut -c 1-300; }
 }
 
 phase environment "$out/run.log" '"$PYTHON" -m benchmarks.gpu.environment "$out/environment.json"'

@@ -71,7 +71,9 @@ def test_rule_holds_for_every_variant_and_dtype(backend, dtype, variant, spectra
     if not takes(backend, dtype):
         pytest.skip(f"{backend} does not take {dtype}")
 
-    broken = compare(through(backend), variant, spectral, dtype, draws=5 if dtype.itemsize > 2 else 2)
+    broken = compare(
+        through(backend), variant, spectral, dtype, draws=3 if dtype.itemsize > 2 else 2
+    )
     if backend == "reference" and torch.finfo(dtype).bits == 16:
         # In 16 bits the reference is the plain path, the yardstick: its rounded intermediate sums
         # lose gradients that cancel, and only its forward is promised.

@@ -212,5 +212,5 @@ def test_broadcast_upstream_gradient():
 
 def test_float64_is_refused_by_name():
     x, params, _, options = case(dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="'triton' cannot run here.*not torch.float64"):
+    with pytest.raises(RuntimeError, match=r"'triton' cannot run here.*not torch.float64"):
         ht_adapter(x, params, backend="triton", **options)

@@ -6,6 +6,7 @@ tiny, in Triton's interpreter. What it writes is marked, for it measures nothing
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -128,7 +129,7 @@ def elapsed_ms(function: Callable[[], Any], repeats: int) -> float:
         function()
         event.record()
     torch.cuda.synchronize()
-    return statistics.median(a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False))
+    return statistics.median(a.elapsed_time(b) for a, b in itertools.pairwise(events))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

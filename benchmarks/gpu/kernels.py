@@ -35,7 +35,7 @@ from benchmarks.gpu.common import (
     tokens,
     write_json,
 )
-from benchmarks.gpu.workers import Reply, Worker
+from benchmarks.gpu.workers import Reply, Worker, failure
 from fastht.ops import ht_adapter
 
 CONTESTANTS = ("fused", "eager", "compiled")
@@ -43,7 +43,7 @@ ROUNDS = 1 if DRY else 3
 CHANNELS = 16 if DRY else 64
 # batch, grid, features a token; one class token each
 SHAPES = (
-    ((4, (4, 5), 32),)
+    ((2, (4, 5), 32),)
     if DRY
     else (
         (256, (14, 14), 768),
@@ -88,7 +88,10 @@ class Contestant:
         self.ready[index] = (lambda: call(x, grid), leaves, dout)
         broken |= self._check_dropout(index, module)
         synchronize()
-        return {"incorrect": broken, "seconds": time.monotonic() - start}
+        if broken:
+            del self.ready[index]  # a wrong result has no time
+            return {"error": f"incorrect: {', '.join(broken)}", "details": broken}
+        return {"seconds": time.monotonic() - start}
 
     def measure(self, index: int) -> Reply:
         """Return the times of a shape in milliseconds."""
@@ -162,7 +165,7 @@ class Contestant:
         shape = (max(2, batch // 4), 1 + grid[0] * grid[1], dim)
         draws = (
             (tokens(*shape, torch.bfloat16, seed), tokens(*shape, torch.bfloat16, seed + 1))
-            for seed in (3, 5, 7)
+            for seed in ((3,) if DRY else (3, 5, 7))
         )
         fused = functools.partial(ht_adapter, backend="triton")
         with poisoned_memory():
@@ -206,11 +209,11 @@ def make_contestant(name: str) -> Contestant:
 
 def measure(workers: dict[str, Worker], end: float, out: Path) -> dict[str, Any]:
     """Prepare and measure everything; ``out`` is written after each round."""
-    preparing_ends = time.monotonic() + 0.6 * (end - time.monotonic())
+    preparing_ends = time.monotonic() + 0.75 * (end - time.monotonic())
     prepared: dict[str, list[Reply]] = {}
     for name, worker in workers.items():
         for index in range(len(SHAPES)):
-            worker.send("prepare", index, preparing_ends - 15)
+            worker.send("prepare", index, preparing_ends - 20)
         if DRY:  # one process at work at a time
             prepared[name] = [worker.receive(preparing_ends) for _ in SHAPES]
     for name, worker in workers.items():
@@ -259,12 +262,10 @@ def summarise(found: dict[str, Any]) -> list[dict[str, Any]]:
         of_shape: dict[str, dict[str, Any]] = {}
         for name, times in entry["times"].items():
             row: dict[str, Any] = {"shape": [batch, 1 + grid[0] * grid[1], dim], "name": name}
-            failed = [r["error"] for r in (entry["prepared"][name], *times) if "error" in r]
-            incorrect = entry["prepared"][name].get("incorrect")
-            if failed:
-                row["error"] = failed[0]
-            elif incorrect:
-                row["error"] = f"incorrect: {incorrect}"
+            error = failure(entry["prepared"][name], times)
+            times = [t for t in times if "error" not in t]
+            if error:
+                row["error"] = error
             else:
                 for part, floor in FLOOR_BYTES.items():
                     values = [t[part] for t in times]

@@ -25,7 +25,18 @@ def figure(value: float | None, form: str = ".3f") -> str:
     """Return a measured number as text, marked if it is none."""
     if value is None:
         return "-"
-    return f"{value:{form}}" + (f" ({DRY_NOTE})" if DRY else "")
+    return marked(f"{value:{form}}")
+
+
+def time_of(found: dict[str, Any]) -> str:
+    """Return a median and the range of the rounds that it is of, in milliseconds."""
+    low, high = found["range_ms"]
+    return marked(f"{found['ms']:.3f} ({low:.3f} to {high:.3f})")
+
+
+def marked(text: str) -> str:
+    """Return a figure with the note that it is none, in a dry run."""
+    return f"{text} ({DRY_NOTE})" if DRY else text
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
@@ -34,9 +45,14 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]
     yield f"| {' | '.join(header)} |"
     yield f"|{'---|' * len(header)}"
     for row in rows:
-        cells = [str(cell).replace("|", "/").replace("\n", " ") for cell in row]
+        cells = [short(str(cell).replace("|", "/")) for cell in row]
         yield f"| {' | '.join(cells)} |"
     yield ""
+
+
+def short(text: str) -> str:
+    """Return the beginning of a long text; the files beside the summary have the rest."""
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def read_phases(path: Path) -> list[dict[str, Any]]:
@@ -84,12 +100,10 @@ def kernel_tables(kernels: dict[str, Any]) -> Iterator[str]:
             rows.append([*cells, row["error"], *["-"] * 8])
             continue
         for part in PARTS:
-            found = row[part]
-            low, high = found["range_ms"]
             cells += [
-                f"{figure(found['ms'])} ({low:.3f} to {high:.3f})",
-                figure(found["floor_gb_per_s"], ".0f"),
-                figure(found["fraction"], ".2f"),
+                time_of(row[part]),
+                figure(row[part]["floor_gb_per_s"], ".0f"),
+                figure(row[part]["fraction"], ".2f"),
             ]
         rows.append(cells)
     yield from table(header, rows)
@@ -124,29 +138,45 @@ def kernel_tables(kernels: dict[str, Any]) -> Iterator[str]:
 def training_table(training: dict[str, Any]) -> Iterator[str]:
     """Show the training steps."""
     yield (
-        f"timm ViT-B/16 at 224 px, batch {training['batch']}, torch.autocast to bfloat16, "
+        f"{training['model']}, batch {training['batch']}, torch.autocast to bfloat16, "
         f"{training['rounds']} rounds; frozen weights float32 unless the row says bf16. Forward, "
-        "cross-entropy, backward, fused AdamW. Logits: the distance to those of HT eager on the "
-        "same base, without dropout and before torch.compile."
+        "cross-entropy, backward, fused AdamW. Logits, gradient: how far the adapters' effect on the "
+        "logits and the first adapter's gradient are from those of HT eager on the same base, "
+        "without dropout and before torch.compile, relative to their norms."
     )
     yield ""
+    lora = {
+        (row["compiled"], row["base"]): row["ms"]
+        for row in training["rows"]
+        if row["method"] == "lora" and "error" not in row
+    }
     rows = []
     for row in training["rows"]:
         if "error" in row:
-            rows.append([row["name"], row["error"], "-", "-", "-"])
+            rows.append([row["name"], row["error"], *["-"] * 5])
             continue
-        low, high = row["range_ms"]
-        peak = row["peak_bytes"]
+        peak, peer = row["peak_bytes"], lora.get((row["compiled"], row["base"]))
         rows.append(
             [
                 row["name"],
-                f"{figure(row['ms'], '.2f')} ({low:.2f} to {high:.2f})",
+                time_of(row),
+                figure(peer and row["ms"] / peer, ".2f"),
                 figure(peak and peak / 2**30, ".2f"),
-                f"{row['trainable']:,}",
-                figure(row.get("logits_difference"), ".1e"),
+                marked(f"{row['trainable']:,}"),
+                figure(row.get("logits_error"), ".1e"),
+                figure(row.get("gradient_error"), ".1e"),
             ]
         )
-    yield from table(("", "ms a step (range)", "peak GiB", "trainable", "logits"), rows)
+    header = (
+        "",
+        "ms a step (range)",
+        "of LoRA's alike",
+        "peak GiB",
+        "trainable",
+        "logits",
+        "gradient",
+    )
+    yield from table(header, rows)
 
 
 def page(out: Path, phases: list[dict[str, Any]], found: dict[str, Any]) -> Iterator[str]:
@@ -156,9 +186,10 @@ def page(out: Path, phases: list[dict[str, Any]], found: dict[str, Any]) -> Iter
     if environment := found["environment"]:
         device = environment["gpu"].get("name", "no GPU")
         smi = environment["gpu"].get("nvidia_smi", {})
+        packages = environment["packages"]
         yield (
             f"{environment['date']}, {device}, driver {smi.get('driver_version')}, "
-            f"torch {environment['packages']['torch']}, triton {environment['packages']['triton']}, "
+            f"torch {packages['torch']}, triton {packages['triton']}, "
             f"fastht {environment['fastht']} at {environment['commit']}"
         )
         yield ""
@@ -168,7 +199,7 @@ def page(out: Path, phases: list[dict[str, Any]], found: dict[str, Any]) -> Iter
         if lines := found[name]:
             yield f"## {name}"
             yield ""
-            yield from (f"- {line}" for line in lines)
+            yield from (f"- {short(line)}" for line in lines[-40:])
             yield ""
     for name, show in (("kernels", kernel_tables), ("training", training_table)):
         if results := found[name]:
@@ -183,8 +214,10 @@ def main() -> int:
     found: dict[str, Any] = {
         name: read_json(out / f"{name}.json") for name in ("environment", "kernels", "training")
     }
-    found["tests"] = last_lines(out / "tests.log", r"^(FAILED|ERROR) |\d (passed|failed|error)|^no ")
-    pattern = r"^case .*INCORRECT|SUMMARY|exit status|compute-sanitizer is not"
+    found["tests"] = last_lines(
+        out / "tests.log", r"^(FAILED|ERROR) |\d (passed|failed|error)|^no "
+    )
+    pattern = r"^case .*INCORRECT|SUMMARY|exit status|compute-sanitizer is not|^no time|^\w+Error"
     found["sanitizer"] = last_lines(out / "sanitizer.log", pattern)
     text = "\n".join(page(out, phases, found))
     (out / "summary.md").write_text(text + "\n")

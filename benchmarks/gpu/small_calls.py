@@ -23,6 +23,7 @@ GRIDS = ((4, 5),) if DRY else ((6, 7), (14, 14))
 WIDTHS = (32,) if DRY else (192, 768)
 CHANNELS = 16 if DRY else 64
 BATCH = 2
+DRAWS = 1 if DRY else 3
 
 
 def fused(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
@@ -36,7 +37,7 @@ def check(dim: int, grid: tuple[int, int], spectral: str, dtype: torch.dtype) ->
     adapter = make_adapter(dim, CHANNELS, grid, "reference", spectral=spectral).cpu()
     params = {name: p.detach() for name, p in adapter.named_parameters()}
     shape = (BATCH, 1 + grid[0] * grid[1], dim)
-    draws = [(torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)) for _ in range(3)]
+    draws = [(torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)) for _ in range(DRAWS)]
     options = {"grid_size": grid, "num_prefix_tokens": 1}
     broken = broken_rule(fused, params, draws, **options)
     x, dout = draws[0]

@@ -6,6 +6,7 @@ the contestants alternate: each keeps its state between two questions.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 import traceback
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 Reply = dict[str, Any]
+OUT_OF_TIME = "out of time"
 
 
 def serve(pipe: Any, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -49,10 +51,8 @@ class Worker:
 
     def send(self, method: str, *parameters: Any) -> None:
         """Ask for a method of the contestant without waiting; the answers come in this order."""
-        try:
+        with contextlib.suppress(OSError):  # it has ended; receive says so
             self._pipe.send((method, parameters))
-        except OSError:  # it has ended; receive says so
-            pass
 
     def receive(self, deadline: float) -> Reply:
         """Return the next answer, or ``{"error": …}``; past ``deadline`` the process is ended.
@@ -66,7 +66,7 @@ class Worker:
             self._process.join(10)
             return {"error": f"its process ended (exit code {self._process.exitcode})"}
         self.close()
-        return {"error": "out of time"}
+        return {"error": OUT_OF_TIME}
 
     def ask(self, deadline: float, method: str, *parameters: Any) -> Reply:
         """Send a question and wait for its answer."""
@@ -79,3 +79,14 @@ class Worker:
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
+
+
+def failure(prepared: Reply, rounds: list[Reply]) -> str | None:
+    """Return why a contestant has no result; rounds for which there was no time do not count."""
+    if "error" in prepared:
+        return prepared["error"]
+    errors = [reply["error"] for reply in rounds if "error" in reply]
+    fatal = [error for error in errors if error != OUT_OF_TIME]
+    if fatal or len(errors) == len(rounds):
+        return [*fatal, OUT_OF_TIME][0]
+    return None

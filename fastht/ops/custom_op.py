@@ -123,8 +123,7 @@ def ht_adapter(
 
 @ht_adapter.register_fake
 def _(x: Tensor, params: Sequence[Tensor], seed: Tensor | None, *options: Any) -> Any:
-    *options, save = options
-    call = _call(*options)
+    call, save = _call(*options[:-1]), options[-1]
     return torch.empty_like(x), *fused.allocate_saved(x, _named(params, call), call, save)
 
 
@@ -152,9 +151,7 @@ def ht_adapter_backward(
         product_dtype,
     )  # fmt: skip
     named = _named(params, call)
-    dx, grads = fused.backward(
-        dout, x, named, seed, tuple(saved), call, need_input, need_params
-    )
+    dx, grads = fused.backward(dout, x, named, seed, saved, call, need_input, need_params)
     return [*([] if dx is None else [dx]), *(grads[name] for name in named if need_params)]
 
 

@@ -8,7 +8,7 @@ they name, one a kernel. Nothing waits for the device, so a CUDA graph can captu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,12 @@ class Launcher:
     def __init__(self, x: Tensor, params: Params, call: Call) -> None:
         self.x, self.params, self.call = x, params, call
         self.batch, self.tokens = x.shape[:2]
-        self.dim = params["gamma"].shape[0]
+        # The parameters' sizes are numbers even where a graph is traced for any batch size.
+        self.dim = int(params["gamma"].shape[0])
         self.height, self.width = call.grid_size
         self.prefix = call.num_prefix_tokens
-        self.channels = params["down.bias"].shape[0]
-        self.hidden = params["noise_gate.0.bias"].shape[0] if call.has_gate else 1
+        self.channels = int(params["down.bias"].shape[0])
+        self.hidden = int(params["noise_gate.0.bias"].shape[0]) if call.has_gate else 1
         self.padded = max(16, triton.next_power_of_2(self.channels))
         self.padded_hidden = max(16, triton.next_power_of_2(self.hidden))
         self.dtype = call.product_dtype
@@ -155,10 +156,8 @@ class Launcher:
         )
         return folded
 
-    def gate(
-        self, pooled: Tensor, gate: Tensor, folded: Folded, backward: bool
-    ) -> Tensor:
-        """Return each image's kernel, ``[B, 50, BC]``; the forward pass fills ``gate`` on the way."""
+    def gate(self, pooled: Tensor, gate: Tensor, folded: Folded, backward: bool) -> Tensor:
+        """Return each image's kernel, ``[B, 50, BC]``; the forward pass fills ``gate`` with it."""
         kernels = self.new(self.batch, 50, self.padded)
         gate_kernel[(self.batch,)](
             pooled,
@@ -185,9 +184,7 @@ class Launcher:
         """Return the threshold on 24 random bits and the scale of what is kept."""
         return round(self.call.dropout * 2**24), 1.0 / (1.0 - self.call.dropout)
 
-    def analyse(
-        self, source: Tensor, other: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def analyse(self, source: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Run the first half of the full filter: the scratch tensor and the partial gradients."""
         half = self.width // 2 + 1
         padded_half = max(16, triton.next_power_of_2(2 * half))
@@ -353,7 +350,7 @@ def backward(
     x: Tensor,
     params: Params,
     seed: Tensor | None,
-    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    saved: Sequence[Tensor],
     call: Call,
     need_input: bool,
     need_weights: bool,
@@ -403,7 +400,9 @@ def backward(
         partial = _expand(run, dout, du, z, stats, row_means, folded, dx, need_weights)
         if need_weights:
             tiles = d_point.shape[0]
-            _finish_mix(run, grads, correlation, d_point, d_point_bias, gate, records, chunks, tiles)
+            _finish_mix(
+                run, grads, correlation, d_point, d_point_bias, gate, records, chunks, tiles
+            )
             _finish_projections(run, grads, *partial)
     return dx, grads
 
@@ -576,7 +575,6 @@ def _finish_mix(
     gate: Tensor,
     records: Tensor,
     chunks: int,
-    tiles: int,
 ) -> None:
     unused = grads["gamma"]
     finish_mix_kernel[(51 + run.padded + 1,)](
@@ -595,7 +593,7 @@ def _finish_mix(
         grads["pointwise.weight"],
         grads["pointwise.bias"],
         run.batch,
-        tiles,
+        d_point.shape[0],
         chunks,
         run.filter_stride,
         C=run.channels,

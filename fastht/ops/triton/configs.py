@@ -27,7 +27,7 @@ def number_class(x_dtype: torch.dtype, product_dtype: torch.dtype, tf32: bool) -
     return "32>16" if x_dtype == torch.float32 else "16"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def architecture(device: torch.device) -> str:
     """Return the column of the table for a device: the newest that is not newer than it."""
     if device.type != "cuda":  # the interpreter, or a compilation without a GPU
@@ -36,13 +36,13 @@ def architecture(device: torch.device) -> str:
     return "sm_100" if major >= 10 else "sm_90" if major == 9 else "sm_80"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def table() -> tuple[dict[str, Any], ...]:
     """Return the rows of ``configs.json``, in their order."""
     return tuple(json.loads(TABLE.read_text()))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def options(kernel: str, arch: str, channels: int, numbers: str, dim: int) -> dict[str, int]:
     """Return tile sizes, ``num_warps`` and ``num_stages`` for one launch.
 

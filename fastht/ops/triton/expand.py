@@ -60,9 +60,7 @@ def expand_kernel(
     dtype = w_down.dtype.element_ty
 
     if INPUT:
-        weight = tl.load(
-            w_down + c[:, None] * D + d[None, :], mask=d_inside[None, :], other=0.0
-        )
+        weight = tl.load(w_down + c[:, None] * D + d[None, :], mask=d_inside[None, :], other=0.0)
         skip = tl.load(gammax + d, mask=d_inside, other=0.0).to(tl.float32)
         norm = tl.load(gamma + d, mask=d_inside, other=0.0).to(tl.float32)
         norm *= tl.load(norm_weight + d, mask=d_inside, other=0.0).to(tl.float32)
@@ -96,9 +94,7 @@ def expand_kernel(
             second = tl.load(row_means + token * 2 + 1, mask=row_inside, other=0.0)
             dh = tl.dot(grad, weight, input_precision=PRECISION)
             total = upstream.to(tl.float32) + dh * skip[None, :]
-            total += rstd[:, None] * (
-                dh * norm[None, :] - first[:, None] - x_hat * second[:, None]
-            )
+            total += rstd[:, None] * (dh * norm[None, :] - first[:, None] - x_hat * second[:, None])
             d_at = (dx + b * stride_db + long_rows * stride_dn)[:, None] + d[None, :] * stride_dd
             tl.store(d_at, total.to(dx.dtype.element_ty), mask=inside)
         if WEIGHTS:
@@ -106,9 +102,7 @@ def expand_kernel(
             across = tl.trans(grad)
             by_x = tl.dot(across, raw.to(dtype), by_x, input_precision=PRECISION)
             by_norm = tl.dot(across, x_hat.to(dtype), by_norm, input_precision=PRECISION)
-            by_out = tl.dot(
-                tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION
-            )
+            by_out = tl.dot(tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION)
             sum_out += tl.sum(upstream.to(tl.float32), axis=0)
             sum_du += tl.sum(grad.to(tl.float32), axis=0)
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.mix_backward import write_row_means
 from fastht.ops.triton.fold import folded_sum
+from fastht.ops.triton.mix_backward import write_row_means
 
 QUARTER_TURN = tl.constexpr(1.5707963267948966)
 
@@ -30,9 +30,7 @@ def cos_sin(numerator, period):
     quarter = (8 * m + period) // (2 * period)
     angle = (4 * m - quarter * period).to(tl.float32) * (QUARTER_TURN / period)
     q = angle * angle
-    cos = 1.0 + q * (
-        -0.5 + q * (1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800))))
-    )
+    cos = 1.0 + q * (-0.5 + q * (1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800)))))
     sin = angle * (1.0 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880)))))
     swapped = quarter % 2 == 1
     first, second = tl.where(swapped, sin, cos), tl.where(swapped, cos, sin)

@@ -1,0 +1,122 @@
+"""The fused operator in PyTorch's machinery: opcheck, compile, autocast, checkpointing."""
+
+import pytest
+import torch
+import torch._dynamo.testing
+from test_ops import DEVICE, case
+from torch.utils.checkpoint import checkpoint
+
+import fastht
+from fastht import HTAdapter, HTConfig, backends
+from fastht.ops import ht_adapter
+
+pytestmark = [
+    pytest.mark.skipif(not backends()["triton"].usable, reason=backends()["triton"].detail),
+    *([pytest.mark.gpu] if DEVICE == "cuda" else []),
+]
+
+
+def op_arguments(variant="hybrid", spectral="channel", dropout=0.0, requires_grad=True):
+    from fastht.ops import custom_op
+
+    x, params, upstream, _ = case(variant, spectral, batch=1, grid=(2, 3), dim=16)
+    has_filter, has_gate = "spectral_filter" in params, "noise_gate.0.weight" in params
+    names = custom_op.parameter_names(has_filter, has_gate)
+    tensors = [params[name].requires_grad_(requires_grad) for name in names]
+    seed = torch.tensor([7], device=DEVICE) if dropout else None
+    common = (2, 3, 1, has_filter, has_gate, dropout, 1e-5, torch.float32)
+    return x.requires_grad_(requires_grad), tensors, seed, common, upstream
+
+
+@pytest.mark.parametrize(
+    ("variant", "spectral", "dropout"),
+    [("hybrid", "channel", 0.1), ("hybrid", "full", 0.0), ("baseline", "channel", 0.0)],
+)
+def test_opcheck(variant, spectral, dropout):
+    x, tensors, seed, common, upstream = op_arguments(variant, spectral, dropout)
+    forward = torch.ops.fastht.ht_adapter.default
+    torch.library.opcheck(forward, (x, tensors, seed, *common, True))
+    with torch.no_grad():
+        _, *saved = forward(x, tensors, seed, *common, True)
+    plain = [t.detach() for t in tensors]
+    torch.library.opcheck(
+        torch.ops.fastht.ht_adapter_backward.default,
+        (upstream, x.detach(), plain, seed, saved, *common, True, True),
+    )
+
+
+def test_compiles_whole_and_not_anew_for_every_batch_size():
+    adapter = HTAdapter(16, HTConfig(bottleneck_dim=8, dropout=0.0), backend="triton")
+    adapter.to(DEVICE)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    torch.compiler.reset()
+    compiled = torch.compile(adapter, fullgraph=True, backend=counter)
+    counts = []
+    for batch in (2, 3, 5, 7):
+        x = torch.randn(batch, 7, 16, device=DEVICE, requires_grad=True)
+        out = compiled(x, (2, 3))
+        expected = adapter(x, (2, 3))
+        torch.testing.assert_close(out, expected)
+        out.sum().backward()
+        assert x.grad.isfinite().all()
+        counts.append(counter.frame_count)
+    assert counts == [1, 2, 2, 2]  # the second batch size makes the graph one for any
+
+
+def test_second_derivative_is_refused():
+    x, params, _, options = case(batch=1, grid=(2, 3), dim=16)
+    x.requires_grad_()
+    out = ht_adapter(x, params, backend="triton", **options)
+    (dx,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"no second derivative.*reference"):
+        dx.sum().backward()
+
+
+def test_checkpointing_repeats_the_mask():
+    x, params, upstream, options = case(batch=1, grid=(2, 3), dim=16)
+    x.requires_grad_()
+
+    def adapt(x):
+        return ht_adapter(x, params, backend="triton", dropout=0.5, **options)
+
+    grads = []
+    for run in (adapt, lambda x: checkpoint(adapt, x, use_reentrant=False)):
+        torch.manual_seed(0)
+        grads.append(torch.autograd.grad(run(x), x, upstream)[0])
+    assert torch.equal(*grads)
+
+
+def test_autocast_keeps_the_residual_and_rounds_the_bottleneck():
+    x, params, upstream, options = case()
+    leaves = [x, *params.values()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        out = ht_adapter(x, params, backend="triton", **options)
+    assert out.dtype == torch.float32
+    assert all(grad.dtype == torch.float32 for grad in torch.autograd.grad(out, leaves, upstream))
+
+
+def test_nothing_is_kept_without_gradients():
+    x, tensors, seed, common, _ = op_arguments(requires_grad=False)
+    _, _, u_norm, stats, *_ = torch.ops.fastht.ht_adapter(x, tensors, seed, *common, False)
+    assert u_norm.numel() == stats.numel() == 0
+    out = torch.ops.fastht.ht_adapter(x, tensors, seed, *common, True)[0]
+    assert torch.equal(out, torch.ops.fastht.ht_adapter(x, tensors, seed, *common, False)[0])
+
+
+def test_backend_is_told_by_the_adapter():
+    assert "backend='triton'" in repr(HTAdapter(16, backend="triton"))
+    on_cpu = HTAdapter(16)
+    assert "backend='auto -> reference'" in repr(on_cpu)
+    assert "triton" in fastht.backends()
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
+def test_without_gpu_and_interpreter_the_reason_is_named(monkeypatch):
+    import triton
+
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    assert backends()["triton"].detail == "torch sees no CUDA GPU"
+    with pytest.raises(fastht.BackendUnavailableError, match="torch sees no CUDA GPU"):
+        HTAdapter(16, backend="triton")
