@@ -6,6 +6,7 @@ tiny, in Triton's interpreter. What it writes is marked, for it measures nothing
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -33,9 +34,10 @@ if DRY:
     triton_interpreter.mend()
 
 # After the lines above: Triton and the tests are not found in the right state before them.
-from numerics import Draw, run, violations  # noqa: E402
+from numerics import FACTOR, FLOOR, Draw, run, violations  # noqa: E402
 
 from fastht import HTAdapter, HTConfig, reference  # noqa: E402
+from fastht.ops import ht_adapter  # noqa: E402
 
 
 def make_adapter(
@@ -73,6 +75,8 @@ def broken_rule(
     operation: Callable[..., Tensor],
     params: dict[str, Tensor],
     draws: Iterable[tuple[Tensor, Tensor]],
+    *,
+    autocast: bool = False,
     **options: Any,
 ) -> dict[str, str]:
     """Return what breaks the tests' correctness rule, of the output and of every gradient.
@@ -85,21 +89,60 @@ def broken_rule(
         operation: is called as ``fastht.reference.ht_adapter``.
         params: the adapter's parameters, of values that all dtypes in use can hold.
         draws: pairs of ``x`` and ``dout``.
+        autocast: compare under autocast to bfloat16, as accurate as which the rule then asks for.
         options: of the call.
     """
     wide = {name: p.double() for name, p in params.items()}
     found = []
     for x, dout in draws:
-        plain = run(reference.ht_adapter, x, params, dout, **options)
         exact = run(reference.ht_adapter, x.double(), wide, dout.double(), **options)
-        candidate = run(operation, x, params, dout, **options)
-        found.append(violations([Draw(candidate, plain, exact, x, dout)]))
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+            plain = run(reference.ht_adapter, x, params, dout, **options)
+            candidate = run(operation, x, params, dout, **options)
+        draw = Draw(candidate, plain, exact, x, dout)
+        found.append(_broken_under_autocast(draw) if autocast else violations([draw]))
     reasons = {name: why for broken in found for name, why in broken.items()}
     return {
         name: why
         for name, why in reasons.items()
         if sum(name in broken for broken in found) > len(found) / 2
     }
+
+
+def check_fused(
+    shape: tuple[int, int, int],
+    channels: int,
+    grid: tuple[int, int],
+    dtype: torch.dtype,
+    *,
+    autocast: bool = False,
+) -> dict[str, str]:
+    """Return how the fused operator breaks the rule on ``[B, N, D]`` tokens, without dropout."""
+    module = make_adapter(shape[2], channels, grid, "triton")
+    params = {name: p.detach() for name, p in module.named_parameters()}
+    seeds = (3,) if DRY else (3, 5, 7)
+    draws = ((tokens(*shape, dtype, s), tokens(*shape, dtype, s + 1)) for s in seeds)
+    fused = functools.partial(ht_adapter, backend="triton")
+    # Fills what is allocated with NaN: an element that nobody writes then shows.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        prefix = shape[1] - grid[0] * grid[1]
+        return broken_rule(
+            fused, params, draws, autocast=autocast, grid_size=grid, num_prefix_tokens=prefix
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _broken_under_autocast(draw: Draw) -> dict[str, str]:
+    """Apply the rule where x's dtype does not say how precise the products are."""
+    broken = {}
+    for name in draw.exact:
+        error, plain = draw.errors(name)
+        bound = FACTOR * plain + FLOOR * torch.finfo(torch.bfloat16).eps
+        if not error <= bound:  # so that NaN fails
+            broken[name] = f"error {error:.3g}, bound {bound:.3g}"
+    return broken
 
 
 def synchronize() -> None:

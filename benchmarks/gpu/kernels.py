@@ -11,12 +11,9 @@ row says so and there is no speedup. Exit status: 0, or 1 where a fused row is m
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,7 @@ from benchmarks.gpu.common import (
     COMPILE,
     DEVICE,
     DRY,
-    broken_rule,
+    check_fused,
     make_adapter,
     median_ms,
     synchronize,
@@ -36,7 +33,6 @@ from benchmarks.gpu.common import (
     write_json,
 )
 from benchmarks.gpu.workers import Reply, Worker, failure
-from fastht.ops import ht_adapter
 
 CONTESTANTS = ("fused", "eager", "compiled")
 ROUNDS = 1 if DRY else 3
@@ -160,16 +156,8 @@ class Contestant:
     def _check(self, index: int) -> dict[str, str]:
         """Hold the operator to the rule, without dropout, on a quarter of the batch."""
         batch, grid, dim = SHAPES[index]
-        module = make_adapter(dim, CHANNELS, grid, self.backend)
-        params = {name: p.detach() for name, p in module.named_parameters()}
         shape = (max(2, batch // 4), 1 + grid[0] * grid[1], dim)
-        draws = (
-            (tokens(*shape, torch.bfloat16, seed), tokens(*shape, torch.bfloat16, seed + 1))
-            for seed in ((3,) if DRY else (3, 5, 7))
-        )
-        fused = functools.partial(ht_adapter, backend="triton")
-        with poisoned_memory():
-            return broken_rule(fused, params, draws, grid_size=grid, num_prefix_tokens=1)
+        return check_fused(shape, CHANNELS, grid, torch.bfloat16)
 
     def _check_dropout(self, index: int, module: torch.nn.Module) -> dict[str, str]:
         """Ask of what is timed that dropout changes the update by about as much as it should.
@@ -189,16 +177,6 @@ class Contestant:
         if not 0.1 < noise < 0.5:
             broken["dropout"] = f"changes the update by {noise:.3g} of its norm"
         return broken
-
-
-@contextlib.contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """Fill what is allocated inside with NaN: an element that nobody writes then shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def make_contestant(name: str) -> Contestant:

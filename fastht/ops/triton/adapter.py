@@ -1,4 +1,4 @@
-"""The whole adapter as Triton launches: four forward, eight backward (two and five more for a
+"""The whole adapter as Triton launches: four forward, seven backward (two and five more for a
 full spectral filter).
 
 The functions here allocate, pick configurations and launch; the arithmetic is in the modules that
@@ -19,7 +19,6 @@ from torch import Tensor
 from fastht.ops.call import Call
 from fastht.ops.triton import configs
 from fastht.ops.triton.contract import contract_kernel
-from fastht.ops.triton.correlate import correlate_kernel
 from fastht.ops.triton.down import down_kernel
 from fastht.ops.triton.expand import expand_kernel
 from fastht.ops.triton.finish import finish_mix_kernel, finish_projections_kernel
@@ -31,7 +30,6 @@ from fastht.ops.triton.up import up_kernel
 
 FOLD_WIDTH = 64  # features a program of the fold kernel
 FINISH_WIDTH = 16  # features a program of the finishing kernel
-CHUNK = 512  # pixels of an image in one correlation map
 EXPAND_PROGRAMS = 264  # about two for each multiprocessor of the largest devices
 FILTER_GROUPS = 16  # groups of images in the filter's gradient
 
@@ -370,27 +368,11 @@ def backward(
         folded = run.fold(backward=True)
         kernels = run.gate(pooled, gate, folded, backward=True)
         f = run.filtered(u)
-        dv, z, d_point, d_point_bias = _contract(
+        dv, z, d_point, d_point_bias, correlation = _contract(
             run, dout, u, f, kernels, folded, seed, need_weights
         )
-        chunks = triton.cdiv(run.height * run.width, CHUNK)
-        correlation = run.new(run.batch, chunks, 50, run.padded)
-        if need_weights or call.has_gate:
-            correlate_kernel[(run.batch * chunks * 7,)](
-                dv,
-                f,
-                correlation,
-                run.tokens,
-                run.prefix,
-                run.height,
-                run.width,
-                chunks,
-                BC=run.padded,
-                CHUNK=CHUNK,
-                **run.options("correlate"),
-            )
         du, row_means, records = _mix_backward(
-            run, dv, u_norm, gate, pooled, correlation, folded, kernels, chunks
+            run, dv, u_norm, gate, pooled, correlation, folded, kernels
         )
         if run.filter_kind == "full":
             scratch, d_filter = run.analyse(du, u if need_weights else None)
@@ -399,10 +381,7 @@ def backward(
                 grads["spectral_filter"] = d_filter.sum(dim=0).to(run.filter.dtype)
         partial = _expand(run, dout, du, z, stats, row_means, folded, dx, need_weights)
         if need_weights:
-            tiles = d_point.shape[0]
-            _finish_mix(
-                run, grads, correlation, d_point, d_point_bias, gate, records, chunks, tiles
-            )
+            _finish_mix(run, grads, correlation, d_point, d_point_bias, gate, records)
             _finish_projections(run, grads, *partial)
     return dx, grads
 
@@ -416,7 +395,7 @@ def _contract(
     folded: Folded,
     seed: Tensor | None,
     weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     options = run.options("contract")
     tiles = run.tiles(options["BM"])
     programs = run.batch * tiles if weights else 0
@@ -424,6 +403,7 @@ def _contract(
     z = run.map() if weights else dv
     d_point = run.new(programs, run.padded, run.padded)
     d_point_bias = run.new(programs, run.padded)
+    correlation = run.new(run.batch, tiles, 50, run.padded)
     threshold, inverse = run.dropout()
     contract_kernel[(run.batch * tiles,)](
         dout,
@@ -438,6 +418,7 @@ def _contract(
         dv,
         d_point,
         d_point_bias,
+        correlation,
         run.tokens,
         run.prefix,
         run.height,
@@ -452,10 +433,11 @@ def _contract(
         EVEN_D=run.even(options["BD"]),
         DROPOUT=seed is not None,
         WEIGHTS=weights,
+        CORRELATE=weights or run.call.has_gate,
         PRECISION=run.precision,
         **options,
     )
-    return dv, z, d_point, d_point_bias
+    return dv, z, d_point, d_point_bias, correlation
 
 
 def _mix_backward(
@@ -467,7 +449,6 @@ def _mix_backward(
     correlation: Tensor,
     folded: Folded,
     kernels: Tensor,
-    chunks: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = run.options("mix_backward")
     tiles = run.tiles(options["BM"])
@@ -496,7 +477,7 @@ def _mix_backward(
         run.dim,
         tiles,
         run.pool_tiles,
-        chunks,
+        correlation.shape[1],
         run.filter_stride,
         folded.slices,
         C=run.channels,
@@ -574,7 +555,6 @@ def _finish_mix(
     d_point_bias: Tensor,
     gate: Tensor,
     records: Tensor,
-    chunks: int,
 ) -> None:
     unused = grads["gamma"]
     finish_mix_kernel[(51 + run.padded + 1,)](
@@ -594,7 +574,7 @@ def _finish_mix(
         grads["pointwise.bias"],
         run.batch,
         d_point.shape[0],
-        chunks,
+        correlation.shape[1],
         run.filter_stride,
         C=run.channels,
         CQ=run.hidden,

@@ -1,10 +1,11 @@
-"""Backward, first launch over the tokens: the gradient enters the bottleneck (eq. 5, 1x1)."""
+"""Backward, first launch over the tokens: the gradient enters the bottleneck (eq. 4, 5)."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
+from fastht.ops.triton.correlate import correlate_tile
 from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
 
 
@@ -22,6 +23,7 @@ def contract_kernel(
     dv,  # [B, N, BC] gradient of v; of u for prefix tokens
     d_point,  # [B * num_tiles, BC, BC] partial sums of the 1x1 weight's gradient
     d_point_bias,  # [B * num_tiles, BC]
+    correlation,  # [B, num_tiles, 50, BC]
     N,
     P,
     H,
@@ -39,10 +41,14 @@ def contract_kernel(
     BD: tl.constexpr,
     EVEN_D: tl.constexpr,
     DROPOUT: tl.constexpr,
+    BP: tl.constexpr,
     WEIGHTS: tl.constexpr,
+    CORRELATE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Contract ``dout`` with the up-projection and go back through dropout, GELU and 1x1.
+
+    Then correlate the result with the map, while both are near.
 
     ``v`` is computed again from ``u``: 49 multiplications a number against a tensor kept from
     the forward pass. The features come first so that ``v`` is not alive during their loop.
@@ -95,6 +101,11 @@ def contract_kernel(
     rounded = dy_patch.to(dtype)
     through = tl.dot(rounded, point, input_precision=PRECISION)
     tl.store(dv + image + offset, (dy + through).to(dtype), mask=row_inside[:, None])
+    if CORRELATE:
+        # dv is read back pixel by pixel, by other threads than have written it.
+        tl.debug_barrier()
+        target = correlation + pid.to(tl.int64) * 50 * BC
+        correlate_tile(dv + image, f + image, target, tile * BM, H, W, P, BM, BC, BP)
     if WEIGHTS:
         o, i = tl.arange(0, BC), tl.arange(0, BC)
         partial = tl.dot(tl.trans(rounded), v, input_precision=PRECISION)

@@ -6,59 +6,53 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["N", "P", "H", "W", "chunks"])
-def correlate_kernel(
+@triton.jit
+def correlate_tile(
     dv,
     f,
-    correlation,  # [B, chunks, 50, BC]
-    N,
-    P,
+    target,
+    first,
     H,
     W,
-    chunks,
+    P,
+    BM: tl.constexpr,
     BC: tl.constexpr,
     BP: tl.constexpr,
-    CHUNK: tl.constexpr,
 ):
-    """Write ``G[tap, c] = sum over pixels of dv[p, c] * f[p + tap, c]`` for one row of taps.
+    """Write ``G[tap, c] = sum over p of dv[p, c] * f[p + tap, c]`` for ``BM`` tokens of an image.
 
-    Identity 7 of the design. A program has one image, one chunk of its pixels and seven taps;
-    the eighth slot of its tile multiplies by 1 and so holds the sum of dv, which is row 49.
-    The sums stay apart per pixel slot until the end, so that the loop has no reduction.
+    Identity 7 of the design. The sums stay apart for each of ``BP`` pixel slots until the end, so
+    that the loop has no reduction; seven taps share a load of dv, and the eighth slot of their
+    tile multiplies by 1, which sums dv itself.
+
+    Args:
+        dv, f: the maps of the image, ``[N, BC]``.
+        target: ``[50, BC]`` float32, the last row the sum of dv.
+        first: the tile's first token.
+        H, W, P: grid and prefix tokens.
+        BM, BC, BP: tokens of the tile, channels, tokens a step.
     """
-    pid = tl.program_id(0)
-    i = pid % 7
-    chunk = (pid // 7) % chunks
-    b = (pid // 7) // chunks
     j = tl.arange(0, 8)
     c = tl.arange(0, BC)
-    image = b.to(tl.int64) * N * BC
-    acc = tl.zeros((8, BP, BC), tl.float32)
-    last = tl.minimum((chunk + 1) * CHUNK, H * W)
-    for start in range(chunk * CHUNK, last, BP):
-        pixel = start + tl.arange(0, BP)
-        in_chunk = pixel < last
-        upstream = tl.load(
-            dv + image + (P + pixel)[:, None] * BC + c[None, :],
-            mask=in_chunk[:, None],
-            other=0.0,
-        ).to(tl.float32)
-        y = pixel // W + (i - 3)
-        x = (pixel % W)[None, :] + (j - 3)[:, None]
-        inside = (in_chunk & (y >= 0) & (y < H))[None, :] & (x >= 0) & (x < W)
-        token = P + y[None, :] * W + x
-        tap = tl.load(
-            f + image + token[:, :, None] * BC + c[None, None, :],
-            mask=(inside & (j < 7)[:, None])[:, :, None],
-            other=0.0,
-        ).to(tl.float32)
-        tap = tl.where((j == 7)[:, None, None], 1.0, tap)
-        acc += upstream[None, :, :] * tap
-    total = tl.sum(acc, axis=1)
-    row = tl.where(j < 7, i * 7 + j, 49)
-    at = (b.to(tl.int64) * chunks + chunk) * 50
-    tl.store(
-        correlation + (at + row)[:, None] * BC + c[None, :],
-        total,
-        mask=(j < tl.where(i == 0, 8, 7))[:, None],
-    )
+    for i in range(7):
+        acc = tl.zeros((8, BP, BC), tl.float32)
+        for start in range(0, BM, BP):
+            pixel = first - P + start + tl.arange(0, BP)
+            in_map = (pixel >= 0) & (pixel < H * W)
+            upstream = tl.load(
+                dv + (P + pixel)[:, None] * BC + c[None, :], mask=in_map[:, None], other=0.0
+            ).to(tl.float32)
+            y = pixel // W + (i - 3)
+            x = (pixel % W)[None, :] + (j - 3)[:, None]
+            inside = (in_map & (y >= 0) & (y < H))[None, :] & (x >= 0) & (x < W)
+            token = P + y[None, :] * W + x
+            tap = tl.load(
+                f + token[:, :, None] * BC + c[None, None, :],
+                mask=(inside & (j < 7)[:, None])[:, :, None],
+                other=0.0,
+            ).to(tl.float32)
+            acc += upstream[None, :, :] * tl.where((j == 7)[:, None, None], 1.0, tap)
+        row = tl.where(j < 7, i * 7 + j, 49)
+        kept = j < tl.where(i == 0, 8, 7)
+        total = tl.sum(acc, axis=1)
+        tl.store(target + row[:, None] * BC + c[None, :], total, mask=kept[:, None])

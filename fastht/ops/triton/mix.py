@@ -46,10 +46,7 @@ def depthwise(
             value = tl.load(
                 image_ptr + token[:, None] * BC + c[None, :], mask=inside[:, None], other=0.0
             )
-            if FLIP:
-                tap = 48 - (i * 7 + j)
-            else:
-                tap = i * 7 + j
+            tap = 48 - (i * 7 + j) if FLIP else i * 7 + j
             kernel = tl.load(kernel_ptr + tap * BC + c)
             acc += value.to(tl.float32) * kernel[None, :]
     return acc
@@ -76,7 +73,7 @@ def square_weight(weight_ptr, C: tl.constexpr, BC: tl.constexpr, dtype: tl.const
 
 @triton.jit
 def normal_cdf(y):
-    """Return the standard normal distribution function: ``gelu(y) = y * normal_cdf(y)``."""
+    """Return the standard normal distribution function, by which GELU multiplies y."""
     return 0.5 * (1.0 + tl.erf(y * 0.7071067811865476))
 
 
