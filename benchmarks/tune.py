@@ -42,7 +42,6 @@ SPACE: dict[str, dict[str, tuple[int, ...]]] = {
     "down": {"BM": (32, 64, 128), "BK": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
     "up": {"BM": (32, 64, 128), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
     "contract": {"BM": (32, 64, 128), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3)},
-    "correlate": {"BP": (8, 16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
     "mix_backward": {"BM": (16, 32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)},
     "expand": {"BM": (16, 32, 64), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
     "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
@@ -134,9 +133,17 @@ def replaced(chosen: dict[str, Options]) -> Iterator[None]:
 
 
 def candidates(kernel: str, default: Options) -> list[Options]:
-    """Return the default, then the rest of the kernel's space: what differs least comes first."""
+    """Return the default, then the rest of the kernel's space: what differs least comes first.
+
+    Options outside of the space stay as they are, except a limit on registers, which was meant
+    for the default alone.
+    """
     space = SPACE[kernel]
-    every = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    fixed = {key: value for key, value in default.items() if key != "maxnreg"}
+    every = [
+        fixed | dict(zip(space, values, strict=True))
+        for values in itertools.product(*space.values())
+    ]
     others = [options for options in every if options != default]
     others.sort(key=lambda options: sum(options[key] != default.get(key) for key in space))
     return [default, *others]

@@ -1,0 +1,74 @@
+"""What each launch of the fused adapter has to move: the bytes of the activations, by hand.
+
+Activations are the tensors with a row for each token. A tensor counts once a launch, since the
+halo of a convolution and the slices of one group of programs come from the cache; everything else
+(parameters, partial sums) does not grow with the batch. :mod:`benchmarks.byte_meter` counts the
+same from what the kernels do.
+
+Sources: sections 2 and 6 of the design. "Wide" is a row of D features, "narrow" one of C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that traffic depends on: tokens of the batch, widths, bytes of a number."""
+
+    tokens: int
+    dim: int
+    channels: int
+    x_bytes: int = 2
+    product_bytes: int = 2
+
+    @property
+    def wide(self) -> int:
+        """Bytes of one D-wide activation."""
+        return self.tokens * self.dim * self.x_bytes
+
+    @property
+    def narrow(self) -> int:
+        """Bytes of one bottleneck map."""
+        return self.tokens * self.channels * self.product_bytes
+
+    @property
+    def pair(self) -> int:
+        """Bytes of two float32 numbers a token."""
+        return self.tokens * 8
+
+
+def forward_floor(shape: Shape) -> int:
+    """Bytes that no forward pass can do without: x in, out out."""
+    return 2 * shape.wide
+
+
+def backward_floor(shape: Shape) -> int:
+    """Bytes that no backward pass can do without: dout and x in, dx out."""
+    return 3 * shape.wide
+
+
+def forward(shape: Shape) -> dict[str, int]:
+    """Bytes of activations that each forward launch moves, by kernel (any channel filter)."""
+    return {
+        "down": shape.wide + 2 * shape.narrow + shape.pair,  # x | u, u_norm | stats
+        "up": 2 * shape.wide + shape.narrow,  # x, out | u
+    }
+
+
+def backward(shape: Shape) -> dict[str, int]:
+    """Bytes of activations that each backward launch moves, by kernel (any channel filter)."""
+    return {
+        "contract": shape.wide + 3 * shape.narrow,  # dout | u, z, dv
+        "mix_backward": 3 * shape.narrow + shape.pair,  # dv, u_norm, du | row means
+        "expand": 3 * shape.wide + 2 * shape.narrow + 2 * shape.pair,  # x, dout, dx | du, z
+    }
+
+
+def saved(shape: Shape) -> int:
+    """Bytes a token that stay alive from forward to backward: x, u, u_norm, mean and 1/sigma.
+
+    Pooled sums, gate and seed, a few hundred numbers an image, come on top.
+    """
+    return (shape.wide + 2 * shape.narrow + shape.pair) // shape.tokens

@@ -1,0 +1,102 @@
+"""What the kernels move and keep, counted in the interpreter, against the model and the goals."""
+
+import pytest
+import torch
+from test_ops import DEVICE, case, through
+
+from benchmarks import byte_model
+from fastht.ops import ht_adapter
+
+pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
+
+ACTIVATIONS = {"x", "out", "dout", "dx", "u", "u_norm", "stats", "z", "dv", "du", "row_means"}
+WIDE = {"x", "out", "dout", "dx"}
+
+
+def counted(launches, kernels, what):
+    return {
+        launch.kernel: sum(
+            getattr(traffic, what)
+            for name, traffic in launch.tensors.items()
+            if name in ACTIVATIONS
+        )
+        for launch in launches
+        if launch.kernel in kernels
+    }
+
+
+@pytest.mark.slow
+def test_traffic_is_that_of_the_model_and_near_the_floor():
+    from benchmarks.byte_meter import metered
+
+    x, params, upstream, options = case(
+        dtype=torch.bfloat16, batch=4, grid=(14, 14), dim=768, channels=64
+    )
+    params = {name: p.float().requires_grad_() for name, p in params.items()}
+    x.requires_grad_()
+    shape = byte_model.Shape(tokens=4 * 197, dim=768, channels=64)
+    with metered() as forward:
+        out = ht_adapter(x, params, backend="triton", dropout=0.1, **options)
+    with metered() as backward:
+        out.backward(upstream)
+
+    for launches, model, floor, goal in (
+        (forward, byte_model.forward(shape), byte_model.forward_floor(shape), 1.75),
+        (backward, byte_model.backward(shape), byte_model.backward_floor(shape), 1.6),
+    ):
+        moved = counted(launches, model, "distinct")
+        assert moved.keys() == model.keys()
+        for kernel, expected in model.items():
+            # Prefix tokens are not convolved, so a map may lack a row an image.
+            assert 0.995 * expected <= moved[kernel] <= expected, kernel
+        assert sum(moved.values()) <= goal * floor
+        # No kernel walks twice over D-wide rows: only `down` looks at its first tile twice.
+        for launch in launches:
+            for name in WIDE & launch.tensors.keys():
+                traffic = launch.tensors[name]
+                twice = 1 + 64 / 768 if launch.kernel == "down" else 1
+                assert traffic.requested <= twice * traffic.distinct, (launch.kernel, name)
+
+
+def test_meter_counts_distinct_and_repeated_elements():
+    import triton
+    import triton.language as tl
+
+    from benchmarks.byte_meter import metered
+
+    @triton.jit
+    def copy_kernel(source, target, n, BLOCK: tl.constexpr):
+        at = tl.arange(0, BLOCK)
+        value = tl.load(source + at, mask=at < n, other=0.0)
+        value += tl.load(source + at, mask=at < n, other=0.0)
+        tl.store(target + at, value, mask=at < n)
+
+    source, target = torch.ones(5), torch.zeros(8)
+    with metered() as launches:
+        copy_kernel[(1,)](source, target, 5, BLOCK=8)
+    (launch,) = launches
+    assert launch.kernel == "copy"
+    assert (launch.tensors["source"].requested, launch.tensors["source"].distinct) == (40, 20)
+    assert (launch.tensors["target"].requested, launch.tensors["target"].distinct) == (20, 20)
+    assert target.tolist() == [2, 2, 2, 2, 2, 0, 0, 0]
+
+
+def test_saved_bytes_a_token():
+    x, params, _, options = case(
+        dtype=torch.bfloat16, batch=4, grid=(14, 14), dim=768, channels=64
+    )
+    params = {name: p.float().requires_grad_() for name, p in params.items()}
+    x.requires_grad_()
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        through("triton")(x, params, dropout=0.1, **options)
+    for parameter in params.values():  # alive anyway
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    tokens = 4 * 197
+    assert byte_model.saved(byte_model.Shape(tokens, 768, 64)) == 2 * 768 + 264
+    assert 2 * 768 + 264 <= sum(kept.values()) / tokens <= 2 * 768 + 272
