@@ -9,7 +9,7 @@
 # in OUT; the exit status is not 0 if a phase failed. OUT holds at most eight files:
 #   environment.json tests.log sanitizer.log kernels.json training.json run.log summary.md
 #   summary.json
-# Runs from the checkout, uninstalled; the interpreter is $PYTHON (python3), and FASTHT_SECONDS (500)
+# Runs from the checkout, uninstalled. The interpreter is $PYTHON (python3); FASTHT_SECONDS (500)
 # bounds the whole. --dry runs every phase on a CPU, tiny and in Triton's interpreter: it shows that
 # the script works and measures nothing.
 set -uo pipefail

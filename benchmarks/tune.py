@@ -222,7 +222,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         for row in json.loads(source.read_text(encoding="utf-8"))
         if [row[key] for key in keys] not in new
     ]
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in [*kept, *rows])
+    lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in [*kept, *rows])
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
