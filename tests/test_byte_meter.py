@@ -65,15 +65,15 @@ def test_meter_counts_distinct_and_repeated_elements():
     from benchmarks.byte_meter import metered
 
     @triton.jit
-    def copy_kernel(source, target, n, BLOCK: tl.constexpr):
-        at = tl.arange(0, BLOCK)
+    def copy_kernel(source, target, n, block: tl.constexpr):
+        at = tl.arange(0, block)
         value = tl.load(source + at, mask=at < n, other=0.0)
         value += tl.load(source + at, mask=at < n, other=0.0)
         tl.store(target + at, value, mask=at < n)
 
     source, target = torch.ones(5), torch.zeros(8)
     with metered() as launches:
-        copy_kernel[(1,)](source, target, 5, BLOCK=8)
+        copy_kernel[(1,)](source, target, 5, block=8)
     (launch,) = launches
     assert launch.kernel == "copy"
     assert (launch.tensors["source"].requested, launch.tensors["source"].distinct) == (40, 20)
@@ -82,9 +82,7 @@ def test_meter_counts_distinct_and_repeated_elements():
 
 
 def test_saved_bytes_a_token():
-    x, params, _, options = case(
-        dtype=torch.bfloat16, batch=4, grid=(14, 14), dim=768, channels=64
-    )
+    x, params, _, options = case(dtype=torch.bfloat16, batch=4, grid=(14, 14), dim=768, channels=64)
     params = {name: p.float().requires_grad_() for name, p in params.items()}
     x.requires_grad_()
     kept = {}
