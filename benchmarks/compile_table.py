@@ -38,7 +38,7 @@ CHANNELS = (32, 64, 128)
 # Bytes of shared memory that one program may use (CUDA C programming guide, table of compute
 # capabilities); the column sm_80 also serves 8.6 and 8.9, which have the least of all.
 SHARED_LIMIT = {"sm_80": 101_376, "sm_90": 232_448, "sm_100": 232_448}
-OPTIONS = ("BM", "BK", "BD", "BP", "BB", "FILTER", "num_warps", "num_stages", "maxnreg")
+OPTIONS = ("BM", "BK", "BD", "BP", "BB", "UNROLL", "FILTER", "num_warps", "num_stages", "maxnreg")
 DTYPES = {
     "16": (torch.bfloat16, torch.bfloat16, False),
     "32>16": (torch.float32, torch.bfloat16, False),

@@ -28,10 +28,16 @@ from fastht.ops.triton.mix_backward import mix_backward_kernel
 from fastht.ops.triton.spectral import analyse_kernel, synthesise_kernel
 from fastht.ops.triton.up import up_kernel
 
-FOLD_WIDTH = 64  # features a program of the fold kernel
+FOLD_TILE = 4096  # weights a program of the fold kernel
 FINISH_WIDTH = 16  # features a program of the finishing kernel
 EXPAND_PROGRAMS = 264  # about two for each multiprocessor of the largest devices
 FILTER_GROUPS = 16  # groups of images in the filter's gradient
+
+# Multiply and add in one instruction: said here, as Triton's own default is about to change.
+FUSED_ARITHMETIC = {"enable_fp_fusion": True}
+# Launches that no size of tile matters to. Left alone, the assembler squeezes some of them into
+# fewer registers than they need.
+SMALL = {"num_warps": 4, "maxnreg": 128, **FUSED_ARITHMETIC}
 
 Params = Mapping[str, Tensor]
 
@@ -44,10 +50,10 @@ class Folded:
     w_norm: Tensor
     w_down: Tensor
     w_up: Tensor
+    w_point: Tensor
     sums: Tensor
     scale: Tensor
     bank: Tensor
-    slices: int
 
 
 class Launcher:
@@ -65,7 +71,12 @@ class Launcher:
         self.padded = max(16, triton.next_power_of_2(self.channels))
         self.padded_hidden = max(16, triton.next_power_of_2(self.hidden))
         self.dtype = call.product_dtype
-        self.precision = "tf32" if call.tf32 else "ieee"
+        self.fold_width = FOLD_TILE // self.padded
+        self.slices = triton.cdiv(self.dim, self.fold_width)
+        # Three TensorFloat-32 products add up to float32's digits. They are taken where float32
+        # arithmetic itself, which unrolls over all channels, has too few registers.
+        exact = "ieee" if self.padded < 128 else "tf32x3"
+        self.precision = "tf32" if call.tf32 else exact
         self.filter = params["spectral_filter"] if call.has_filter else params["gamma"]
         self.filter_kind = "none"
         self.filter_stride = 1
@@ -83,7 +94,8 @@ class Launcher:
 
     def options(self, kernel: str) -> dict[str, int]:
         """Return the configuration of one kernel for this call."""
-        return configs.options(kernel, self._arch, self.padded, self._numbers, self.dim)
+        chosen = configs.options(kernel, self._arch, self.padded, self._numbers, self.dim)
+        return {**chosen, **FUSED_ARITHMETIC}
 
     def even(self, width: int) -> bool:
         """Whether the features fill every tile of ``width``: then the kernels mask no columns."""
@@ -109,7 +121,7 @@ class Launcher:
 
     def fold(self, backward: bool) -> Folded:
         """Fold the parameters; the two passes need different copies of the down-projection."""
-        slices = triton.cdiv(self.dim, FOLD_WIDTH)
+        slices = self.slices
         weights = [self.new(self.padded, self.dim, dtype=self.dtype) for _ in range(2 - backward)]
         w_skip, w_norm, w_down = (weights * 3)[:3] if backward else (*weights, weights[0])
         folded = Folded(
@@ -117,13 +129,13 @@ class Launcher:
             w_norm=w_norm,
             w_down=w_down,
             w_up=self.new(self.dim, self.padded, dtype=self.dtype),
+            w_point=self.new(self.padded, self.padded, dtype=self.dtype),
             sums=self.new(slices, 2, self.padded),
             scale=self.new(1),
             bank=self.new(3, 50, self.padded),
-            slices=slices,
         )
         p = self.params
-        fold_kernel[(slices + 3,)](
+        fold_kernel[(slices + 4,)](
             p["norm.weight"],
             p["norm.bias"],
             p["gamma"],
@@ -137,10 +149,12 @@ class Launcher:
             p["conv5.bias"],
             p["conv7.weight"],
             p["conv7.bias"],
+            p["pointwise.weight"],
             folded.w_skip,
             folded.w_norm,
             folded.w_down,
             folded.w_up,
+            folded.w_point,
             folded.sums,
             folded.scale,
             folded.bank,
@@ -148,9 +162,9 @@ class Launcher:
             slices,
             C=self.channels,
             BC=self.padded,
-            BD=FOLD_WIDTH,
+            BD=self.fold_width,
             BACKWARD=backward,
-            num_warps=4,
+            **SMALL,
         )
         return folded
 
@@ -174,7 +188,7 @@ class Launcher:
             FILTER=self.filter_kind,
             GATED=self.call.has_gate,
             BACKWARD=backward,
-            num_warps=4,
+            **SMALL,
         )
         return kernels
 
@@ -233,13 +247,13 @@ class Launcher:
             self.height,
             self.width,
             self.dim,
-            triton.cdiv(self.dim, FOLD_WIDTH),
+            self.slices,
             BC=self.padded,
             WP=max(16, triton.next_power_of_2(self.width)),
             KP=scratch.shape[2],
             BACKWARD=backward is not None,
             PRECISION=self.precision if self.dtype == torch.float32 else "tf32",
-            num_warps=4,
+            **SMALL,
         )
         return target
 
@@ -300,7 +314,7 @@ def forward(
             run.dim,
             run.pool_tiles,
             *x.stride(),
-            folded.slices,
+            run.slices,
             call.eps,
             BC=run.padded,
             EVEN_D=run.even(options["BK"]),
@@ -319,7 +333,7 @@ def forward(
             folded.w_up,
             params["up.bias"],
             kernels,
-            params["pointwise.weight"],
+            folded.w_point,
             params["pointwise.bias"],
             gate if seed is None else seed,
             out,
@@ -411,7 +425,7 @@ def _contract(
         f,
         folded.w_up,
         kernels,
-        run.params["pointwise.weight"],
+        folded.w_point,
         run.params["pointwise.bias"],
         kernels if seed is None else seed,
         z,
@@ -479,7 +493,7 @@ def _mix_backward(
         run.pool_tiles,
         correlation.shape[1],
         run.filter_stride,
-        folded.slices,
+        run.slices,
         C=run.channels,
         CQ=run.hidden,
         BC=run.padded,
@@ -582,7 +596,7 @@ def _finish_mix(
         BQ=run.padded_hidden,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        num_warps=4,
+        **SMALL,
     )
 
 
@@ -612,5 +626,5 @@ def _finish_projections(
         C=run.channels,
         BC=run.padded,
         BD=FINISH_WIDTH,
-        num_warps=4,
+        **SMALL,
     )

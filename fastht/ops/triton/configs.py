@@ -29,11 +29,12 @@ def number_class(x_dtype: torch.dtype, product_dtype: torch.dtype, tf32: bool) -
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """Return the column of the table for a device: the newest that is not newer than it."""
+    """Return the column of the table for a device."""
     if device.type != "cuda":  # the interpreter, or a compilation without a GPU
         return "sm_90"
     major, _ = torch.cuda.get_device_capability(device)
-    return "sm_100" if major >= 10 else "sm_90" if major == 9 else "sm_80"
+    # 12.x is the consumer Blackwell: the shared memory and the products of sm_80's generation.
+    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")
 
 
 @functools.cache

@@ -16,7 +16,7 @@ def contract_kernel(
     f,
     w_up,
     kernels,
-    point_weight,
+    w_point,
     point_bias,
     seed,
     z,  # [B, N, BC] the input of the up-projection, for its weight gradient
@@ -40,6 +40,7 @@ def contract_kernel(
     BM: tl.constexpr,
     BD: tl.constexpr,
     EVEN_D: tl.constexpr,
+    UNROLL: tl.constexpr,
     DROPOUT: tl.constexpr,
     BP: tl.constexpr,
     WEIGHTS: tl.constexpr,
@@ -79,11 +80,11 @@ def contract_kernel(
     offset = rows[:, None] * BC + c[None, :]
     s = tl.load(u + image + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
     kernel = kernels + b.to(tl.int64) * 50 * BC
-    v = gated_map(s, f + image, kernel, rows, is_patch, H, W, P, BM, BC)
+    v = gated_map(s, f + image, kernel, rows, is_patch, H, W, P, BM, BC, UNROLL)
     v = v.to(dtype)
-    point = square_weight(point_weight, C, BC, dtype)
+    across = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
-    y = v.to(tl.float32) + tl.dot(v, tl.trans(point), input_precision=PRECISION) + bias[None, :]
+    y = v.to(tl.float32) + tl.dot(v, across, input_precision=PRECISION) + bias[None, :]
     y = tl.where(is_patch[:, None], y, s)
 
     cdf = normal_cdf(y)
@@ -99,6 +100,7 @@ def contract_kernel(
         tl.store(z + image + offset, active.to(dtype), mask=row_inside[:, None])
     dy_patch = tl.where(is_patch[:, None], dy, 0.0)
     rounded = dy_patch.to(dtype)
+    point = square_weight(w_point, BC, False)
     through = tl.dot(rounded, point, input_precision=PRECISION)
     tl.store(dv + image + offset, (dy + through).to(dtype), mask=row_inside[:, None])
     if CORRELATE:

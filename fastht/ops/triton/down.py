@@ -8,7 +8,7 @@ import triton.language as tl
 from fastht.ops.triton.fold import folded_sum
 
 
-@triton.jit(do_not_specialize=["N", "P", "num_tiles"])
+@triton.jit(do_not_specialize=["N", "P", "num_tiles", "SLICES"])
 def down_kernel(
     x,
     w_skip,
@@ -53,14 +53,14 @@ def down_kernel(
     # Where |mean| >> sigma, the LayerNorm's part is lost to the mean: in the rounding of a float32
     # x for the product, or in the sum itself. So a rough mean goes first: that of the first tile,
     # which no single large feature owns. Rounded as x is, it leaves differences that are exact.
-    d = tl.arange(0, BK)
-    inside = row_inside[:, None] & (d < D)[None, :]
-    first = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
+    d_first = tl.arange(0, BK)
+    in_first = row_inside[:, None] & (d_first < D)[None, :]
+    first = tl.load(x_rows[:, None] + d_first[None, :] * stride_xd, mask=in_first, other=0.0)
     first = first.to(tl.float32)
-    count = tl.minimum(D, BK).to(tl.float32)
-    shift = tl.sum(first, axis=1) / count
-    deviation = tl.where(inside, first - shift[:, None], 0.0)
-    apart = shift * shift * count > 4 * tl.sum(deviation * deviation, axis=1)
+    first_count = tl.minimum(D, BK).to(tl.float32)
+    shift = tl.sum(first, axis=1) / first_count
+    spread = tl.where(in_first, first - shift[:, None], 0.0)
+    apart = shift * shift * first_count > 4 * tl.sum(spread * spread, axis=1)
     shift = tl.where(apart, shift, 0.0).to(x.dtype.element_ty).to(tl.float32)
 
     mean = tl.zeros((BM,), tl.float32)  # of x - shift, as is m2

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["N", "num_tiles", "total_tiles", "tiles_per_group"])
+@triton.jit(do_not_specialize=["N", "num_tiles", "total_tiles", "tiles_per_group", "slices"])
 def expand_kernel(
     x,
     dout,

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["SLICES"])
 def fold_kernel(
     norm_weight,
     norm_bias,
@@ -21,10 +21,12 @@ def fold_kernel(
     conv5_bias,
     conv7_weight,
     conv7_bias,
+    point_weight,
     w_skip,  # [BC, D] gammax * W1
     w_norm,  # [BC, D] gamma * ln_w * W1 / scale
     w_down,  # [BC, D] W1
     w_up,  # [D, BC] W2
+    w_point,  # [BC, BC] P1
     sums,  # [slices, 2, BC] row sums of w_norm and of W1 * gamma * ln_b
     scale_ptr,  # [1] the scale of w_norm
     bank,  # [3, 50, BC] the kernels as 7x7, tap by tap, then the bias
@@ -37,8 +39,9 @@ def fold_kernel(
 ):
     """Write the folded weights in the dtype of the products, and the bank in float32.
 
-    Program ``i < SLICES`` folds features ``[i * BD, (i + 1) * BD)``; the last three pack the
-    convolutions, whose own layout (channel slowest) would be read 49 times without coalescing.
+    Program ``i < SLICES`` folds features ``[i * BD, (i + 1) * BD)``; three pack the convolutions,
+    whose own layout (channel slowest) would be read 49 times without coalescing; the last casts
+    the 1x1 weight.
     """
     pid = tl.program_id(0)
     if pid == SLICES:
@@ -47,6 +50,12 @@ def fold_kernel(
         _pack_convolution(conv5_weight, conv5_bias, bank, 1, 5, C, BC)
     elif pid == SLICES + 2:
         _pack_convolution(conv7_weight, conv7_bias, bank, 2, 7, C, BC)
+    elif pid == SLICES + 3:
+        o, i = tl.arange(0, BC), tl.arange(0, BC)
+        square = (o[:, None] < C) & (i[None, :] < C)
+        point = tl.load(point_weight + o[:, None] * C + i[None, :], mask=square, other=0.0)
+        point = point.to(w_point.dtype.element_ty)
+        tl.store(w_point + o[:, None] * BC + i[None, :], point)
     else:
         scale = _norm_scale(gamma, norm_weight, D, BD)
         if pid == 0:
@@ -125,7 +134,9 @@ def _pack_convolution(
 def folded_sum(sums, row: tl.constexpr, SLICES, BC: tl.constexpr):
     """Return one row of ``sums``, added up over the slices in their order."""
     c = tl.arange(0, BC)
-    total = tl.zeros((BC,), tl.float32)
-    for i in range(SLICES):
-        total += tl.load(sums + (i * 2 + row) * BC + c)
-    return total
+    total = tl.zeros((16, BC), tl.float32)
+    for start in range(0, SLICES, 16):
+        i = start + tl.arange(0, 16)
+        at = sums + (i * 2 + row)[:, None] * BC + c[None, :]
+        total += tl.load(at, mask=(i < SLICES)[:, None], other=0.0)
+    return tl.sum(total, axis=0)

@@ -23,15 +23,15 @@ def depthwise(
     BM: tl.constexpr,
     BC: tl.constexpr,
     FLIP: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     """Convolve the map of one image with its own 7x7 kernel, for ``BM`` of its tokens.
 
     ``FLIP`` gives the transposed convolution. The outer loop stays a loop at run time: unrolling
-    all 49 taps spills registers on every architecture.
+    all 49 taps spills registers on every architecture, and where 7 do, ``UNROLL`` is off.
 
     Returns ``[BM, BC]`` float32 without the bias; rows that are no patch give 0.
     """
-    c = tl.arange(0, BC)
     pixel = rows - P
     py = pixel // W
     px = pixel % W
@@ -39,36 +39,63 @@ def depthwise(
     for i in range(7):
         y = py + (i - 3)
         row_inside = is_patch & (y >= 0) & (y < H)
-        for j in tl.static_range(7):
-            x = px + (j - 3)
-            inside = row_inside & (x >= 0) & (x < W)
-            token = P + y * W + x
-            value = tl.load(
-                image_ptr + token[:, None] * BC + c[None, :], mask=inside[:, None], other=0.0
-            )
-            tap = 48 - (i * 7 + j) if FLIP else i * 7 + j
-            kernel = tl.load(kernel_ptr + tap * BC + c)
-            acc += value.to(tl.float32) * kernel[None, :]
+        row = P + y * W
+        kernel_row = kernel_ptr + ((6 - i) if FLIP else i) * (7 * BC)
+        if UNROLL:
+            for j in tl.static_range(7):
+                acc = _tap(acc, image_ptr, kernel_row, j, px, row, row_inside, W, BC, FLIP)
+        else:
+            for j in range(7):
+                acc = _tap(acc, image_ptr, kernel_row, j, px, row, row_inside, W, BC, FLIP)
     return acc
 
 
 @triton.jit
+def _tap(
+    acc, image_ptr, kernel_row, j, px, row, row_inside, W, BC: tl.constexpr, FLIP: tl.constexpr
+):
+    """Add column ``j`` of a row of the kernel times the map shifted by it."""
+    c = tl.arange(0, BC)
+    x = px + (j - 3)
+    inside = row_inside & (x >= 0) & (x < W)
+    at = image_ptr + (row + x)[:, None] * BC + c[None, :]
+    value = tl.load(at, mask=inside[:, None], other=0.0).to(tl.float32)
+    kernel = tl.load(kernel_row + ((6 - j) if FLIP else j) * BC + c)
+    return acc + value * kernel[None, :]
+
+
+@triton.jit
 def gated_map(
-    s, image_ptr, kernel_ptr, rows, is_patch, H, W, P, BM: tl.constexpr, BC: tl.constexpr
+    s,
+    image_ptr,
+    kernel_ptr,
+    rows,
+    is_patch,
+    H,
+    W,
+    P,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     """Return ``v`` of eq. 4 for ``BM`` tokens; prefix tokens and rows past the end give 0."""
-    v = depthwise(image_ptr, kernel_ptr, rows, is_patch, H, W, P, BM, BC, False)
+    v = depthwise(image_ptr, kernel_ptr, rows, is_patch, H, W, P, BM, BC, False, UNROLL)
     bias = tl.load(kernel_ptr + 49 * BC + tl.arange(0, BC))
     return tl.where(is_patch[:, None], v + bias[None, :] + s, 0.0)
 
 
 @triton.jit
-def square_weight(weight_ptr, C: tl.constexpr, BC: tl.constexpr, dtype: tl.constexpr):
-    """Return a ``C x C`` weight as a ``[BC, BC]`` tile in the dtype of the products."""
+def square_weight(weight_ptr, BC: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """Return the ``[BC, BC]`` weight of the 1x1 convolution, or its transpose.
+
+    Both are loads of their own: one tile in two roles would be transposed in registers.
+    """
     o, i = tl.arange(0, BC), tl.arange(0, BC)
-    inside = (o[:, None] < C) & (i[None, :] < C)
-    tile = tl.load(weight_ptr + o[:, None] * C + i[None, :], mask=inside, other=0.0)
-    return tile.to(dtype)
+    if TRANSPOSED:
+        tile = tl.load(weight_ptr + o[:, None] + i[None, :] * BC)
+    else:
+        tile = tl.load(weight_ptr + o[:, None] * BC + i[None, :])
+    return tile
 
 
 @triton.jit

@@ -72,7 +72,7 @@ def _gate_gradient(correlation, bank, scale, weights, b, chunks, BC: tl.constexp
     return weights * d_gate, tl.sum(d_filter, axis=0)
 
 
-@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "pool_tiles", "chunks"])
+@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "pool_tiles", "chunks", "SLICES"])
 def mix_backward_kernel(
     dv,
     u_norm,
@@ -106,6 +106,7 @@ def mix_backward_kernel(
     BC: tl.constexpr,
     BQ: tl.constexpr,
     BM: tl.constexpr,
+    UNROLL: tl.constexpr,
     FILTER: tl.constexpr,
     GATED: tl.constexpr,
 ):
@@ -153,7 +154,7 @@ def mix_backward_kernel(
 
     image = long_b * N * BC
     kernel = kernels + long_b * 50 * BC
-    spread = depthwise(dv + image, kernel, rows, is_patch, H, W, P, BM, BC, True)
+    spread = depthwise(dv + image, kernel, rows, is_patch, H, W, P, BM, BC, True, UNROLL)
     spread += constant[None, :]
     offset = image + rows[:, None] * BC + c[None, :]
     upstream = tl.load(dv + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)

@@ -128,7 +128,7 @@ def analyse_kernel(
         tl.store(at, gradient, mask=inside_filter)
 
 
-@triton.jit(do_not_specialize=["N", "P", "H", "W"])
+@triton.jit(do_not_specialize=["N", "P", "H", "W", "SLICES"])
 def synthesise_kernel(
     scratch,
     target,  # [B, N, BC] the filtered map, or du where BACKWARD

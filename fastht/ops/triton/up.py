@@ -16,7 +16,7 @@ def up_kernel(
     w_up,
     up_bias,
     kernels,
-    point_weight,
+    w_point,
     point_bias,
     seed,
     out,
@@ -39,6 +39,7 @@ def up_kernel(
     BM: tl.constexpr,
     BD: tl.constexpr,
     EVEN_D: tl.constexpr,
+    UNROLL: tl.constexpr,
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -57,10 +58,10 @@ def up_kernel(
         u + image + rows[:, None] * BC + c[None, :], mask=row_inside[:, None], other=0.0
     ).to(tl.float32)
     kernel = kernels + b.to(tl.int64) * 50 * BC
-    v = gated_map(s, f + image, kernel, rows, is_patch, H, W, P, BM, BC)
-    point = square_weight(point_weight, C, BC, dtype)
+    v = gated_map(s, f + image, kernel, rows, is_patch, H, W, P, BM, BC, UNROLL)
+    point = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
-    y = v + tl.dot(v.to(dtype), tl.trans(point), input_precision=PRECISION) + bias[None, :]
+    y = v + tl.dot(v.to(dtype), point, input_precision=PRECISION) + bias[None, :]
     y = tl.where(is_patch[:, None], y, s)
     z = y * normal_cdf(y)
     if DROPOUT:
