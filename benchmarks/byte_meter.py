@@ -72,7 +72,8 @@ def metered() -> Iterator[list[Launch]]:
         ranges.clear()
         for name, value in zip(names, arguments, strict=False):
             if hasattr(value, "data_ptr") and value.numel():
-                extent = 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride()))
+                steps = zip(value.shape, value.stride(), strict=True)
+                extent = 1 + sum((size - 1) * stride for size, stride in steps)
                 start, itemsize = value.data_ptr(), value.element_size()
                 if any(start == known for known, _, _ in ranges):
                     continue  # the same tensor under another name

@@ -75,8 +75,8 @@ class Launcher:
         self.slices = triton.cdiv(self.dim, self.fold_width)
         # Three TensorFloat-32 products add up to float32's digits. They are taken where float32
         # arithmetic itself, which unrolls over all channels, has too few registers.
-        exact = "ieee" if self.padded < 128 else "tf32x3"
-        self.precision = "tf32" if call.tf32 else exact
+        self.strict = "tf32" if call.tf32 else "ieee"
+        self.precision = "tf32x3" if self.strict == "ieee" and self.padded >= 128 else self.strict
         self.filter = params["spectral_filter"] if call.has_filter else params["gamma"]
         self.filter_kind = "none"
         self.filter_stride = 1
@@ -164,7 +164,8 @@ class Launcher:
             BC=self.padded,
             BD=self.fold_width,
             BACKWARD=backward,
-            **SMALL,
+            num_warps=4,
+            **FUSED_ARITHMETIC,
         )
         return folded
 
@@ -555,7 +556,7 @@ def _expand(
         EVEN_D=run.even(options["BD"]),
         INPUT=dx is not None,
         WEIGHTS=weights,
-        PRECISION=run.precision,
+        PRECISION=run.strict,
         **options,
     )
     return partial

@@ -100,6 +100,26 @@ def contract_kernel(
         tl.store(z + image + offset, active.to(dtype), mask=row_inside[:, None])
     dy_patch = tl.where(is_patch[:, None], dy, 0.0)
     rounded = dy_patch.to(dtype)
+    if WEIGHTS:
+        at = pid.to(tl.int64) * BC
+        i = tl.arange(0, BC)
+        if BC * dtype.primitive_bitwidth <= 1024:
+            partial = tl.dot(tl.trans(rounded), v, input_precision=PRECISION)
+            tl.store(d_point + at * BC + i[:, None] * BC + i[None, :], partial)
+        else:
+            # The whole square does not fit into registers: it is made in strips, whose rows come
+            # back through the place of dv.
+            tl.store(dv + image + offset, rounded, mask=row_inside[:, None])
+            tl.debug_barrier()
+            for start in range(0, BC, 32):
+                o = start + tl.arange(0, 32)
+                strip = tl.load(
+                    dv + image + rows[None, :] * BC + o[:, None], mask=is_patch[None, :], other=0.0
+                )
+                partial = tl.dot(strip, v, input_precision=PRECISION)
+                tl.store(d_point + at * BC + o[:, None] * BC + i[None, :], partial)
+            tl.debug_barrier()
+        tl.store(d_point_bias + at + i, tl.sum(dy_patch, axis=0))
     point = square_weight(w_point, BC, False)
     through = tl.dot(rounded, point, input_precision=PRECISION)
     tl.store(dv + image + offset, (dy + through).to(dtype), mask=row_inside[:, None])
@@ -108,9 +128,3 @@ def contract_kernel(
         tl.debug_barrier()
         target = correlation + pid.to(tl.int64) * 50 * BC
         correlate_tile(dv + image, f + image, target, tile * BM, H, W, P, BM, BC, BP)
-    if WEIGHTS:
-        o, i = tl.arange(0, BC), tl.arange(0, BC)
-        partial = tl.dot(tl.trans(rounded), v, input_precision=PRECISION)
-        at = pid.to(tl.int64) * BC
-        tl.store(d_point + at * BC + o[:, None] * BC + i[None, :], partial)
-        tl.store(d_point_bias + at + c, tl.sum(dy_patch, axis=0))

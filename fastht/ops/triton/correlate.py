@@ -25,12 +25,9 @@ def correlate_tile(
     that the loop has no reduction; seven taps share a load of dv, and the eighth slot of their
     tile multiplies by 1, which sums dv itself.
 
-    Args:
-        dv, f: the maps of the image, ``[N, BC]``.
-        target: ``[50, BC]`` float32, the last row the sum of dv.
-        first: the tile's first token.
-        H, W, P: grid and prefix tokens.
-        BM, BC, BP: tokens of the tile, channels, tokens a step.
+    ``dv`` and ``f`` are the image's maps, ``[N, BC]``; ``target`` is ``[50, BC]`` float32 and
+    gets the sum of dv as its last row; ``first`` is the tile's first token; ``BP`` tokens are
+    taken a step.
     """
     j = tl.arange(0, 8)
     c = tl.arange(0, BC)

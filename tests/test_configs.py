@@ -1,0 +1,95 @@
+"""The table of tile sizes: complete, readable, looked up by a stated order; and it compiles."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+from fastht.ops.triton import configs  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_launch_has_a_row():
+    for kernel, arch, channels, numbers in itertools.product(
+        configs.KERNELS, configs.ARCHITECTURES, configs.CHANNELS, configs.NUMBERS
+    ):
+        options = configs.options(kernel, arch, channels, numbers, 768)
+        assert options["num_warps"] in (4, 8, 16)
+
+
+def test_every_row_is_whole_and_says_how_it_was_chosen():
+    for row in configs.table():
+        assert row.keys() == {"kernel", "arch", "dim", "channels", "numbers", "options", "chosen"}
+        assert row["kernel"] in configs.KERNELS
+        assert row["chosen"]
+
+
+def test_the_last_row_that_matches_counts(monkeypatch):
+    general = {"kernel": "up", "arch": "*", "dim": "*", "channels": "*", "numbers": "*"}
+    rows = (
+        general | {"options": {"BM": 1}},
+        general | {"arch": ["sm_90"], "dim": [768], "options": {"BM": 2}},
+    )
+    monkeypatch.setattr(configs, "table", lambda: rows)
+    configs.options.cache_clear()
+    try:
+        assert configs.options("up", "sm_90", 64, "16", 768) == {"BM": 2}
+        assert configs.options("up", "sm_90", 64, "16", 1024) == {"BM": 1}
+        assert configs.options("up", "sm_80", 64, "16", 768) == {"BM": 1}
+        with pytest.raises(LookupError, match="no configuration of the Triton kernel 'down'"):
+            configs.options("down", "sm_80", 64, "16", 768)
+    finally:
+        configs.options.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("capability", "column"),
+    [((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90"), ((10, 0), "sm_100")],
+)
+def test_a_device_finds_its_column(monkeypatch, capability, column):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    configs.architecture.cache_clear()
+    try:
+        assert configs.architecture(torch.device("cuda")) == column
+    finally:
+        configs.architecture.cache_clear()
+
+
+def run(*arguments):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_shipped_kernels_compile_for_hopper_without_spills():
+    done = run(
+        "benchmarks.compile_table",
+        *("--arch", "sm_90", "--channels", "64", "--numbers", "16", "--dim", "768"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {line.split()[3]: line for line in done.stdout.splitlines() if "_kernel " in line}
+    assert {"down_kernel", "up_kernel", "contract_kernel", "expand_kernel"} <= rows.keys()
+    # The products with x and dout are those of the tensor cores' fastest path.
+    assert all("wgmma" in rows[name] for name in ("down_kernel", "up_kernel", "contract_kernel"))
+    assert "serve D of 768; 0 with a problem" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_tuning_without_a_gpu_says_so():
+    done = run("benchmarks.tune")
+    assert done.returncode != 0
+    assert "GPU" in done.stderr
+    assert "Traceback" not in done.stderr
