@@ -36,6 +36,7 @@ from benchmarks.compile_table import DTYPES
 from fastht import HTAdapter, HTConfig
 from fastht.ops.call import Call
 from fastht.ops.triton import adapter, configs
+from fastht.ops.triton import launch as launcher
 
 Options = dict[str, int]
 SPACE: dict[str, dict[str, tuple[int, ...]]] = {
@@ -86,7 +87,7 @@ class Problem:
 
 @dataclass
 class Recorder:
-    """Stands in the adapter's module for a kernel, and keeps its launches."""
+    """Stands for a kernel in the module that launches it, and keeps its launches."""
 
     kernel: Any
     launches: list[Callable[[], Any]] = field(default_factory=list)
@@ -106,15 +107,19 @@ class Recorder:
 @contextlib.contextmanager
 def recorded(names: list[str]) -> Iterator[list[Recorder]]:
     """Keep the launches of some kernels while the context lasts."""
-    originals = {f"{name}_kernel": getattr(adapter, f"{name}_kernel") for name in names}
+    homes = {
+        f"{name}_kernel": adapter if hasattr(adapter, f"{name}_kernel") else launcher
+        for name in names
+    }
+    originals = {name: getattr(home, name) for name, home in homes.items()}
     recorders = {name: Recorder(kernel) for name, kernel in originals.items()}
     try:
         for name, recorder in recorders.items():
-            setattr(adapter, name, recorder)
+            setattr(homes[name], name, recorder)
         yield list(recorders.values())
     finally:
         for name, kernel in originals.items():
-            setattr(adapter, name, kernel)
+            setattr(homes[name], name, kernel)
 
 
 @contextlib.contextmanager
@@ -247,7 +252,7 @@ def parse() -> argparse.Namespace:
             sys.exit("tune: --dry measures nothing; give --table, it does not write to the shipped")
         arguments.dim, arguments.channels, arguments.batch, arguments.grid = 48, 12, 2, 3
     elif not torch.cuda.is_available():
-        sys.exit("tune: needs a CUDA device (--dry takes the same path without one)")
+        sys.exit("tune: needs a GPU that CUDA sees (--dry takes the same path without one)")
     return arguments
 
 

@@ -143,7 +143,9 @@ def test_its_repr_tells_variant_filter_and_backend():
 
 def test_its_repr_does_not_fail_where_its_backend_cannot_run(monkeypatch):
     missing = []
-    elsewhere = registry.Backend("elsewhere", "", lambda: missing[0] if missing else None, print)
+    elsewhere = registry.Backend(
+        "elsewhere", "", lambda: missing[0] if missing else None, lambda *_: None, None, print
+    )
     monkeypatch.setitem(registry._BACKENDS, "elsewhere", elsewhere)
     adapter = HTAdapter(12, backend="elsewhere")
     missing.append("another machine")

@@ -85,7 +85,7 @@ def test_rule_holds_for_every_variant_and_dtype(backend, dtype, variant, spectra
 @pytest.mark.parametrize(
     "shape",
     [
-        {"grid": (1, 1), "draws": 5},
+        {"grid": (1, 1), "batch": 8, "draws": 3},
         {"grid": (1, 9), "prefix": 0},
         {"grid": (13, 4), "prefix": 5},
         {"batch": 1, "dim": 192, "channels": 64},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,8 +48,6 @@ class Backend:
 
 
 def _triton_missing() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (it comes with torch on Linux)"
     if _interpreting():
         return None
     if not torch.cuda.is_available():
@@ -62,6 +61,10 @@ def _triton_missing() -> str | None:
     ]
     if len(old) == torch.cuda.device_count():
         return f"it needs compute capability 8.0 or newer, and this is {', '.join(old)}"
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"triton cannot be imported ({error}); it comes with torch on Linux"
     return None
 
 
@@ -76,8 +79,12 @@ def _triton_refuses(device: str, dtype: torch.dtype) -> str | None:
 
 def _interpreting() -> bool:
     """Whether kernels made now run in Triton's interpreter (``TRITON_INTERPRET=1``), for tests."""
-    import triton
-
+    if "triton" not in sys.modules and not os.environ.get("TRITON_INTERPRET"):
+        return False  # without importing it: that takes longer than fastht itself
+    try:
+        import triton
+    except ImportError:
+        return False
     return bool(triton.knobs.runtime.interpret)
 
 
@@ -148,9 +155,6 @@ def resolve_backend(
     return _BACKENDS[_resolve(name, None if device is None else torch.device(device).type, dtype)]
 
 
-# What a machine has does not change while a graph is in use, and how it is found out (imports,
-# driver calls) cannot be traced.
-@torch.compiler.assume_constant_result
 def _resolve(name: str, device: str | None, dtype: torch.dtype) -> str:
     if name == "auto":
         return next(
@@ -167,3 +171,9 @@ def _resolve(name: str, device: str | None, dtype: torch.dtype) -> str:
     if missing is not None:
         raise BackendUnavailableError(f"backend {name!r} cannot run here: {missing}")
     return name
+
+
+# What a machine has does not change while a graph is in use, and how it is found out (imports,
+# driver calls) cannot be traced. torch.compiler.assume_constant_result does just this, but
+# imports dynamo, which takes longer than all of fastht.
+_resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
