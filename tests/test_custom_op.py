@@ -1,5 +1,8 @@
 """The fused operator in PyTorch's machinery: opcheck, compile, autocast, checkpointing."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -95,6 +98,28 @@ def test_autocast_keeps_the_residual_and_rounds_the_bottleneck():
         out = ht_adapter(x, params, backend="triton", **options)
     assert out.dtype == torch.float32
     assert all(grad.dtype == torch.float32 for grad in torch.autograd.grad(out, leaves, upstream))
+
+
+SETTINGS = {
+    "nothing": ("", False),
+    "high": ("torch.set_float32_matmul_precision('high')", True),
+    "highest": ("torch.set_float32_matmul_precision('highest')", False),
+    "allow_tf32": ("torch.backends.cuda.matmul.allow_tf32 = True", True),
+    "fp32_precision": ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", True),
+    "fp32_precision ieee": ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", False),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_tensor_float_32_only_where_pytorch_allows_it(setting):
+    statement, expected = SETTINGS[setting]
+    if "fp32_precision" in statement and not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("a setting of torch 2.9 and newer")
+    # In a process of its own: the settings are global, and old and new ones do not mix.
+    code = f"import torch\nfrom fastht.ops import custom_op\n{statement}\n"
+    code += "print(custom_op.tensor_float_32())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(expected)
 
 
 def test_nothing_is_kept_without_gradients():

@@ -145,6 +145,7 @@ def philox(key, counter, mask=2**32 - 1):
     return c
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("spectral", ["channel", "full"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_bad_sample_stays_alone(value, spectral):

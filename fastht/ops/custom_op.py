@@ -65,6 +65,15 @@ def run(
     )[0]  # fmt: skip
 
 
+def tensor_float_32() -> bool:
+    """Whether PyTorch's settings allow TensorFloat-32 in float32 products on CUDA."""
+    # torch >= 2.9; there the older question raises once the newer setting has been used.
+    precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if precision is None:
+        return torch.get_float32_matmul_precision() != "highest"
+    return precision == "tf32"
+
+
 def _call(
     grid_height: int,
     grid_width: int,
@@ -77,7 +86,7 @@ def _call(
 ) -> Call:
     return Call(
         (grid_height, grid_width), num_prefix_tokens, has_filter, has_gate, dropout, eps,
-        product_dtype, torch.get_float32_matmul_precision() != "highest",
+        product_dtype, tensor_float_32(),
     )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def backward(
     run = Launcher(x, params, call)
     u, u_norm, stats, pooled, gate = saved
     dx = torch.empty_like(x) if need_input else None
-    # Empty batches and parameters that nothing writes have gradients of zero.
+    # The kernels write every gradient; without tokens none of them runs.
     grads = {
         name: (torch.empty if x.numel() else torch.zeros)(p.shape, dtype=p.dtype, device=p.device)
         for name, p in (params.items() if need_weights else ())
@@ -208,7 +208,7 @@ def _contract(
         EVEN_D=run.even(options["BD"]),
         DROPOUT=seed is not None,
         WEIGHTS=weights,
-        CORRELATE=weights or run.call.has_gate,
+        CORRELATE=weights or run.call.has_gate or run.filter_kind == "channel",
         PRECISION=run.precision,
         **options,
     )

@@ -136,7 +136,7 @@ def mix_backward_kernel(
             mean = pooled_mean(pooled, long_b, dc, pool_tiles, H * W, BC)
             hidden, w1 = hidden_layer(mean, gate_w1, gate_b1, C, CQ, BC, BQ)
             back = tl.sum(second_layer(gate_w2, CQ, BQ) * logits[:, None], axis=0)
-            back = tl.where(hidden > 0, back, 0.0)
+            back = tl.where(hidden <= 0, 0.0, back)  # a NaN goes through, as in PyTorch
             d_mean = tl.sum(w1 * back[:, None], axis=0)
             constant = d_mean * scale / (H * W)
             if FILTER == "channel":
@@ -160,10 +160,9 @@ def mix_backward_kernel(
     upstream = tl.load(dv + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
     if FILTER == "full":  # the filter's backward has yet to come, then the skip
         total = tl.where(is_patch[:, None], spread, upstream)
-        total = total.to(du.dtype.element_ty)
     else:
         total = upstream + tl.where(is_patch[:, None], spread, 0.0)
-        total = total.to(du.dtype.element_ty)
+    total = total.to(du.dtype.element_ty)
     tl.store(du + offset, total, mask=row_inside[:, None])
     row_sum = folded_sum(sums, 0, SLICES, BC)
     write_row_means(
