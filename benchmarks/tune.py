@@ -245,6 +245,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, default=configs.TABLE)
     parser.add_argument("--dry", action="store_true", help="tiny, interpreted, without a GPU")
     arguments = parser.parse_args()
+    if arguments.write and arguments.table.exists():  # before minutes are spent on it
+        try:
+            table = json.loads(arguments.table.read_text(encoding="utf-8"))
+            whole = all({"kernel", "options", "chosen"} <= row.keys() for row in table)
+        except (ValueError, AttributeError, TypeError):
+            whole = False
+        if not whole:
+            sys.exit(f"tune: {arguments.table} is no table of tile sizes; name another file")
     if arguments.dry:
         if os.environ.get("TRITON_INTERPRET") != "1":
             sys.exit("tune: --dry needs TRITON_INTERPRET=1 before Python starts")

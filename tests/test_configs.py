@@ -93,3 +93,13 @@ def test_tuning_without_a_gpu_says_so():
     assert done.returncode != 0
     assert "GPU" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tuning_leaves_a_foreign_file_alone(tmp_path):
+    foreign = tmp_path / "results.json"
+    foreign.write_text('{"rows": []}')
+    done = run("benchmarks.tune", "--dry", "--write", "--table", str(foreign))
+    assert done.returncode != 0
+    assert "results.json is no table of tile sizes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert foreign.read_text() == '{"rows": []}'

@@ -89,6 +89,8 @@ def test_rule_holds_for_every_variant_and_dtype(backend, dtype, variant, spectra
         {"grid": (1, 9), "prefix": 0},
         {"grid": (13, 4), "prefix": 5},
         {"batch": 1, "dim": 192, "channels": 64},
+        {"batch": 1, "dim": 40, "channels": 128, "grid": (4, 5)},
+        {"dim": 37, "channels": 21, "grid": (3, 8)},
         {"grid": (37, 37), "batch": 1, "dim": 32, "channels": 4},
     ],
 )
