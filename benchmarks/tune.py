@@ -1,7 +1,7 @@
 """Time tile sizes of the Triton kernels on this GPU, one kernel at a time, and keep the best.
 
     python -m benchmarks.tune --dim 768 --channels 64 --numbers 16 --batch 256 --grid 14 --write
-    python -m benchmarks.tune --dry --write --table /tmp/table.json    # without a GPU
+    python -m benchmarks.tune --dry --write --table mine.json    # without a GPU
 
 The launches are those of a real forward and backward call with the candidate in the place of the
 table's row; then those of the kernel alone are repeated, together with the launch that adds up
