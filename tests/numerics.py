@@ -82,13 +82,16 @@ class Draw:
         return error / scale, plain / scale
 
 
-def violations(draws: Sequence[Draw], ceilings: bool = True) -> dict[str, str]:
+def violations(
+    draws: Sequence[Draw], ceilings: bool = True, precision: torch.dtype | None = None
+) -> dict[str, str]:
     """Return what breaks the rule: quantity -> the relative errors and their bounds.
 
-    ``ceilings=False`` is for inputs that lose digits in any arithmetic of their width.
+    ``ceilings=False`` is for inputs that lose digits in any arithmetic of their width;
+    ``precision`` is the dtype of the products where that is not x's, as under autocast.
     """
     broken = {}
-    dtype = draws[0].x.dtype
+    dtype = precision or draws[0].x.dtype
     for name in draws[0].exact:
         assert all(draw.candidate.keys() == draw.exact.keys() for draw in draws)
         errors, plain = zip(*(draw.errors(name) for draw in draws), strict=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from numerics import violations
+from numerics import Draw, run, violations
 from test_ops import DEVICE, case, draw, through
 
 from fastht import backends
@@ -58,6 +58,60 @@ def test_rule_holds_for_hard_inputs(dtype, change, weights):
             params[name] = torch.full_like(params[name], value)
         draws.append(draw(through("triton"), x, params, upstream, options))
     assert violations(draws, ceilings=not change.startswith("offset")) == {}
+
+
+def under_autocast(operation):
+    def cast(x, params, **options):
+        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=x.dtype != torch.float64):
+            return operation(x, params, **options)
+
+    return cast
+
+
+@pytest.mark.parametrize("change", ["none", "offset 30", "offset 1000"])
+def test_rule_holds_for_float32_tokens_under_autocast(change):
+    draws = []
+    for i in range(2):
+        # Six samples: over two of them the gate's gradients cancel in one of these draws.
+        x, params, upstream, options = case(draw=i, batch=6)
+        if change != "none":  # what only the LayerNorm's part can bear
+            x = INPUTS[change](x)
+            params["gammax"] = torch.zeros_like(params["gammax"])
+        exact = draw(through("reference"), x, params, upstream, options).exact
+        fused = run(under_autocast(through("triton")), x, params, upstream, **options)
+        plain = run(under_autocast(through("reference")), x, params, upstream, **options)
+        draws.append(Draw(fused, plain, exact, x, upstream))
+    assert violations(draws, ceilings=False, precision=torch.bfloat16) == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rule_holds_for_16_bit_tokens_with_float32_parameters(dtype):
+    draws = []
+    for i in range(2):
+        x, params, upstream, options = case(draw=i)
+        x, upstream = x.to(dtype), upstream.to(dtype)
+        draws.append(draw(through("triton"), x, params, upstream, options))
+    assert violations(draws) == {}
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="tests/test_gpu.py has a real tensor of that size")
+def test_strides_beyond_32_bits(monkeypatch):
+    from triton.runtime.interpreter import GridExecutor
+
+    # The interpreter would copy the whole storage onto itself; only two samples of it exist.
+    monkeypatch.setattr(GridExecutor, "_restore_args_dev", lambda *_: None)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    x, params, upstream, options = case(dtype=torch.bfloat16)
+    apart = 2**31 + 64
+    storage = torch.empty(apart + x[0].numel(), dtype=torch.bfloat16)
+    far = storage.as_strided(x.shape, (apart, x.shape[2], 1)).copy_(x)
+    results = []
+    for tokens in (x, far):
+        tokens = tokens.detach().requires_grad_()
+        out = ht_adapter(tokens, params, backend="triton", **options)
+        results.append((out.detach(), *torch.autograd.grad(out, tokens, upstream)))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("spectral", ["channel", "full"])
