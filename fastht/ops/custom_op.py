@@ -9,6 +9,7 @@ random number.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor
 
 from fastht.ops.call import Call
-from fastht.ops.triton import adapter as fused
+
+# Each has allocate_saved, forward and backward of the same signatures.
+_IMPLEMENTATIONS = {"triton": "fastht.ops.triton.adapter", "cpu": "fastht.ops.cpu"}
 
 _COMMON = ("norm.weight", "norm.bias", "gamma", "gammax", "down.weight", "down.bias")
 _FILTER = ("spectral_filter",)
@@ -36,6 +39,7 @@ def parameter_names(has_filter: bool, has_gate: bool) -> tuple[str, ...]:
 
 
 def run(
+    backend: str,
     x: Tensor,
     params: Mapping[str, Tensor],
     *,
@@ -44,9 +48,9 @@ def run(
     dropout: float = 0.0,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Apply one HT adapter with the Triton kernels; see :func:`fastht.ops.ht_adapter`.
+    """Apply one HT adapter with the fused kernels of ``backend``, ``"triton"`` or ``"cpu"``.
 
-    Under autocast the matrix products and the bottleneck's maps are in autocast's dtype, and
+    Arguments and result are those of :func:`fastht.ops.ht_adapter`. Under autocast the products and the bottleneck's maps are in autocast's dtype, and
     ``out`` keeps x's; elsewhere they are in x's dtype. Sums are in float32 always.
     """
     has_filter, has_gate = "spectral_filter" in params, "noise_gate.0.weight" in params
@@ -61,7 +65,7 @@ def run(
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors))
     return torch.ops.fastht.ht_adapter(
         x, tensors, seed, grid_size[0], grid_size[1], num_prefix_tokens, has_filter, has_gate,
-        dropout, eps, product_dtype, save,
+        dropout, eps, product_dtype, backend, save,
     )[0]  # fmt: skip
 
 
@@ -72,6 +76,10 @@ def tensor_float_32() -> bool:
     if precision is None:
         return torch.get_float32_matmul_precision() != "highest"
     return precision == "tf32"
+
+
+def _implementation(backend: str) -> Any:
+    return importlib.import_module(_IMPLEMENTATIONS[backend])
 
 
 def _call(
@@ -108,6 +116,7 @@ def ht_adapter(
     dropout: float,
     eps: float,
     product_dtype: torch.dtype,
+    backend: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return ``out`` and the tensors that the backward pass needs (u, u_norm, stats, pooled, gate).
@@ -121,19 +130,22 @@ def ht_adapter(
         dropout: probability of zeroing a bottleneck activation.
         eps: the LayerNorm's epsilon.
         product_dtype: dtype of the matrix products and of the bottleneck's maps.
+        backend: whose kernels, ``"triton"`` or ``"cpu"``.
         save: whether a backward pass may follow.
     """
     call = _call(
         grid_height, grid_width, num_prefix_tokens, has_filter, has_gate, dropout, eps,
         product_dtype,
     )  # fmt: skip
-    return fused.forward(x, _named(params, call), seed, call, save)
+    return _implementation(backend).forward(x, _named(params, call), seed, call, save)
 
 
 @ht_adapter.register_fake
 def _(x: Tensor, params: Sequence[Tensor], seed: Tensor | None, *options: Any) -> Any:
-    call, save = _call(*options[:-1]), options[-1]
-    return torch.empty_like(x), *fused.allocate_saved(x, _named(params, call), call, save)
+    *options, backend, save = options
+    call = _call(*options)
+    saved = _implementation(backend).allocate_saved(x, _named(params, call), call, save)
+    return torch.empty_like(x), *saved
 
 
 @torch.library.custom_op("fastht::ht_adapter_backward", mutates_args=())
@@ -151,6 +163,7 @@ def ht_adapter_backward(
     dropout: float,
     eps: float,
     product_dtype: torch.dtype,
+    backend: str,
     need_input: bool,
     need_params: bool,
 ) -> list[Tensor]:
@@ -160,7 +173,9 @@ def ht_adapter_backward(
         product_dtype,
     )  # fmt: skip
     named = _named(params, call)
-    dx, grads = fused.backward(dout, x, named, seed, saved, call, need_input, need_params)
+    dx, grads = _implementation(backend).backward(
+        dout, x, named, seed, saved, call, need_input, need_params
+    )
     return [*([] if dx is None else [dx]), *(grads[name] for name in named if need_params)]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastht import reference
+from fastht.ops import cpu
 
 
 class BackendUnavailableError(RuntimeError):
@@ -88,10 +89,24 @@ def _interpreting() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def _run_triton(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
-    from fastht.ops.custom_op import run  # Triton is imported when it is first needed
+def _cpu_refuses(device: str, dtype: torch.dtype) -> str | None:
+    if dtype not in (torch.bfloat16, torch.float32):
+        return f"it takes bfloat16 and float32 tokens, not {dtype}"
+    if device != "cpu":
+        return f"it takes CPU tensors, and x is on {device!r}"
+    return None
 
-    return run(x, params, **options)  # type: ignore[arg-type]
+
+def _run_triton(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
+    from fastht.ops.custom_op import run  # not before it is needed: it registers the ops
+
+    return run("triton", x, params, **options)  # type: ignore[arg-type]
+
+
+def _run_cpu(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
+    from fastht.ops.custom_op import run
+
+    return run("cpu", x, params, **options)  # type: ignore[arg-type]
 
 
 # The order is the order in which ``auto`` prefers them.
@@ -105,6 +120,14 @@ _BACKENDS = {
             refuses=_triton_refuses,
             automatic=("cuda",),
             run=_run_triton,
+        ),
+        Backend(
+            name="cpu",
+            detail="fused native kernels for CPUs; bfloat16, float32",
+            missing=cpu.missing,
+            refuses=_cpu_refuses,
+            automatic=("cpu",),
+            run=_run_cpu,
         ),
         Backend(
             name="reference",

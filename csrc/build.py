@@ -1,0 +1,156 @@
+"""Compiles the native code: the extension for ``setup.py``, the test program for ``check.sh``.
+
+Every source is compiled once, for any CPU of the architecture, except ``cpu/path.cpp``: it holds
+the kernels and is compiled once for each instruction-set path, of which ``cpu/paths.cpp`` takes one
+at run time. ninja compiles only what changed since the last time.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parent
+
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
+AVX512 += ["-mprefer-vector-width=512"]
+PATHS = {
+    "portable": [],
+    "avx2": AVX2,
+    "avx512": AVX512,
+    "avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "amx_bf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+}
+FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+FLAGS += ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", f"-I{CSRC}"]
+MODES = {  # what is built, and its flags for the compiler and the linker
+    "extension": ["-O3"],
+    "plain": ["-O3"],
+    "sanitize": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-O1", "-g", "-fsanitize=thread"],
+    "valgrind": ["-O1", "-g"],
+}
+
+
+def find_compiler() -> tuple[list[str], str]:
+    """Return the C++ compiler's command and the machine it compiles for, as ``x86_64-linux-gnu``.
+
+    It is ``$CXX``, or the first of c++, g++ and clang++ that runs.
+
+    Raises:
+        LookupError: There is none, or the system is Windows.
+        SystemExit: ``$CXX`` names one that does not run.
+    """
+    if sys.platform == "win32":
+        raise LookupError("they are built on Linux and macOS only")
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+        if shutil.which(command[0]):  # macOS has a c++ that runs only with the developer tools
+            asked = subprocess.run([*command, "-dumpmachine"], capture_output=True, text=True)
+            if asked.returncode == 0:
+                return command, asked.stdout.strip()
+    if named:
+        raise SystemExit(f"fastht: the compiler that CXX names does not run: {shlex.join(named)}")
+    raise LookupError("no C++ compiler was found (c++, g++ or clang++; $CXX names another)")
+
+
+def build(directory: Path, mode: str = "extension") -> Path:
+    """Compile what ``mode`` names in ``directory`` and return the file.
+
+    Raises:
+        subprocess.CalledProcessError: It does not compile; the compiler has said why.
+    """
+    from ninja import BIN_DIR
+
+    compiler, machine = find_compiler()
+    product = directory / ("_native.so" if mode == "extension" else "test_cpu")
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_rules(directory / "build.ninja", product.name, compiler, machine, mode)
+    ninja = shutil.which("ninja", path=BIN_DIR) or "ninja"
+    subprocess.run([ninja], cwd=directory, check=True)
+    return product
+
+
+def _write_rules(file: Path, product: str, compiler: list[str], machine: str, mode: str) -> None:
+    from ninja.ninja_syntax import Writer, escape
+
+    def shell(*words: str) -> str:
+        return escape(shlex.join(words))
+
+    paths = _usable_paths(compiler, machine)
+    flags = [*FLAGS, *MODES[mode], *(f"-DFASTHT_HAS_{name.upper()}" for name in paths)]
+    if os.environ.get("FASTHT_WERROR") == "1":
+        flags.append("-Werror")
+    libraries = ["-pthread", "-ldl"] if "linux" in machine else ["-pthread"]
+    if mode == "extension":
+        main, main_flags = "bindings.cpp", _python_flags()
+        libraries += ["-shared", *(["-undefined", "dynamic_lookup"] if "darwin" in machine else [])]
+    else:
+        main, main_flags = "tests/test_cpu.cpp", []
+
+    with file.open("w", encoding="utf-8") as out:
+        ninja = Writer(out)
+        ninja.rule(
+            "compile",
+            f"{shell(*compiler, *flags)} $flags -MMD -MF $out.d -c $in -o $out",
+            description="compile $out",
+            depfile="$out.d",
+            deps="gcc",
+        )
+        ninja.rule(
+            "link",
+            f"{shell(*compiler, *MODES[mode])} $in -o $out {shell(*libraries)}",
+            description="link $out",
+        )
+
+        def compiled(source: Path, name: str, *flags: str) -> str:
+            ninja.build(f"{name}.o", "compile", str(source), variables={"flags": shell(*flags)})
+            return f"{name}.o"
+
+        objects = [compiled(CSRC / main, Path(main).stem, *main_flags)]
+        for source in sorted(CSRC.glob("cpu/*.cpp")):
+            if source.name != "path.cpp":
+                objects.append(compiled(source, source.stem))
+        # The linker keeps the first copy of an inline function that several objects hold: the one
+        # of the widest instructions comes last.
+        for name, path_flags in paths.items():
+            source = CSRC / "cpu" / "path.cpp"
+            objects.append(compiled(source, f"path_{name}", *path_flags, f"-DFASTHT_PATH={name}"))
+        ninja.build(product, "link", objects)
+
+
+def _usable_paths(compiler: list[str], machine: str) -> dict[str, list[str]]:
+    if not machine.startswith("x86_64"):
+        return {"portable": []}
+
+    def accepted(flags: list[str]) -> bool:
+        command = [*compiler, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    usable = {name: flags for name, flags in PATHS.items() if accepted(flags)}
+    if left_out := ", ".join(name for name in PATHS if name not in usable):
+        print(f"fastht: left out, as {shlex.join(compiler)} does not know their flags: {left_out}")
+    return usable
+
+
+def _python_flags() -> list[str]:
+    import pybind11
+
+    folders = [pybind11.get_include(), *map(sysconfig.get_path, ("include", "platinclude"))]
+    # As system folders: nothing in them is warned of.
+    return [word for folder in dict.fromkeys(folders) for word in ("-isystem", folder)]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in MODES:
+        raise SystemExit(f"usage: build.py {{{','.join(MODES)}}} DIRECTORY")
+    try:
+        build(Path(sys.argv[2]), sys.argv[1])
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(error.returncode) from None
