@@ -59,41 +59,63 @@ FASTHT_INLINE Gelu gelu(Vec y) {
   return {y * phi, phi + y * density * 0.398942280f};
 }
 
+// The halves of a * b, lane by lane.
+struct Product {
+  VecBits low, high;
+};
+
+FASTHT_INLINE Product multiply_wide(VecBits a, uint32_t b) {
+  typedef uint64_t Pairs __attribute__((vector_size(kLanes * 4)));
+  const Pairs lanes = (Pairs)a;
+#if defined(__AVX512F__)
+  // Masked with every lane: GCC 12 warns of its own header at the plain form.
+  const __m512i factor = _mm512_set1_epi64(b);
+  const Pairs even = (Pairs)_mm512_maskz_mul_epu32(0xff, (__m512i)lanes, factor);
+  const Pairs odd = (Pairs)_mm512_maskz_mul_epu32(0xff, (__m512i)(lanes >> 32), factor);
+#elif defined(__AVX2__)
+  const Pairs even = (Pairs)_mm256_mul_epu32((__m256i)lanes, _mm256_set1_epi64x(b));
+  const Pairs odd = (Pairs)_mm256_mul_epu32((__m256i)(lanes >> 32), _mm256_set1_epi64x(b));
+#else
+  const Pairs even = (lanes & 0xffffffffu) * b, odd = (lanes >> 32) * b;
+#endif
+  const Pairs low_half = Pairs{} + 0xffffffffu;
+  return {(VecBits)((even & low_half) | odd << 32), (VecBits)(even >> 32 | (odd & ~low_half))};
+}
+
 // Factors of the dropout mask for one token: 0 or the scale, by channel.
 //
 // Channel c of token t (counted over the whole batch) takes word c % 4 of Philox-4x32-10 at counter
 // t * ceil(C / 4) + c / 4 with the seed as its key: the definition that every backend shares.
 void dropout_factors(const Problem& call, int64_t token, float* factors) {
-  constexpr uint32_t multiplier0 = 0xD2511F53u, multiplier1 = 0xCD9E8D57u;
-  constexpr uint32_t weyl0 = 0x9E3779B9u, weyl1 = 0xBB67AE85u;
-  constexpr int block = 16;  // counters at a time: one or more whole vectors
   const int64_t quads = ceil_div(call.channels, 4);
-  const uint64_t start = static_cast<uint64_t>(token) * quads;
-  for (int64_t q0 = 0; q0 < quads; q0 += block) {
-    uint32_t words[4][block];
-    for (int i = 0; i < block; ++i) {
-      const uint64_t counter = start + q0 + i;
-      words[0][i] = static_cast<uint32_t>(counter);
-      words[1][i] = static_cast<uint32_t>(counter >> 32);
-      words[2][i] = words[3][i] = 0;
+  for (int64_t q0 = 0; q0 < quads; q0 += kLanes) {
+    const uint64_t start = static_cast<uint64_t>(token) * quads + q0;
+    uint32_t counters[4][kLanes] = {};
+    for (int i = 0; i < kLanes; ++i) {
+      counters[0][i] = static_cast<uint32_t>(start + i);
+      counters[1][i] = static_cast<uint32_t>((start + i) >> 32);
     }
+    VecBits words[4];
+    __builtin_memcpy(words, counters, sizeof words);
     uint32_t key0 = static_cast<uint32_t>(call.seed);
     uint32_t key1 = static_cast<uint32_t>(call.seed >> 32);
-    for (int round = 0; round < 10; ++round, key0 += weyl0, key1 += weyl1) {
-      for (int i = 0; i < block; ++i) {
-        const uint64_t product0 = uint64_t{words[0][i]} * multiplier0;
-        const uint64_t product1 = uint64_t{words[2][i]} * multiplier1;
-        words[0][i] = static_cast<uint32_t>(product1 >> 32) ^ words[1][i] ^ key0;
-        words[2][i] = static_cast<uint32_t>(product0 >> 32) ^ words[3][i] ^ key1;
-        words[1][i] = static_cast<uint32_t>(product1);
-        words[3][i] = static_cast<uint32_t>(product0);
-      }
+    for (int round = 0; round < 10; ++round) {
+      const Product first = multiply_wide(words[0], 0xD2511F53u);
+      const Product second = multiply_wide(words[2], 0xCD9E8D57u);
+      words[0] = second.high ^ words[1] ^ key0;
+      words[1] = second.low;
+      words[2] = first.high ^ words[3] ^ key1;
+      words[3] = first.low;
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
     }
-    const int64_t count = min<int64_t>(block, quads - q0);
+    float kept[4][kLanes];
+    for (int w = 0; w < 4; ++w)
+      store(kept[w], select((words[w] >> 8) < call.dropout_threshold, Vec{},
+                            broadcast(call.dropout_scale)));
+    const int64_t count = min<int64_t>(kLanes, quads - q0);
     for (int64_t i = 0; i < count; ++i)
-      for (int w = 0; w < 4; ++w)
-        factors[(q0 + i) * 4 + w] =
-            (words[w][i] >> 8) < call.dropout_threshold ? 0.0f : call.dropout_scale;
+      for (int w = 0; w < 4; ++w) factors[(q0 + i) * 4 + w] = kept[w][i];
   }
 }
 

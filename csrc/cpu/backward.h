@@ -306,10 +306,11 @@ class Backward {
         operand_row(slot.du + (token + r) * s.narrow, s.narrow, worker.rows + r * s.depth, s.depth);
       gemm(rows, s.wide, s.depth, worker.rows, s.depth, folded_.down_backward, worker.strip, s.wide,
            false);
-      mix_backward_rows(rows, s.dim, worker.strip, s.wide, row(call_.x, image, token),
-                        call_.x.token_stride, row(call_.dout, image, token),
-                        call_.dout.token_stride, stats(image, token), folded_.mix(), sums,
-                        need_input ? row(call_.dx, image, token) : nullptr, call_.dx.token_stride);
+      mix_backward<T>({worker.strip, row(call_.x, image, token), row(call_.dout, image, token),
+                       need_input ? row(call_.dx, image, token) : nullptr, s.wide,
+                       call_.x.token_stride, call_.dout.token_stride, call_.dx.token_stride,
+                       stats(image, token)},
+                      rows, s.dim, folded_.mix(), sums);
     });
   }
 
@@ -347,25 +348,24 @@ class Backward {
         for (int64_t p = 0; p < s.parts; ++p) total += load(slot.columns + (p * 3 + i) * s.wide + j);
         store(to, total);
       }
+    const int64_t valid = min(width, s.dim - n0);
     for (int64_t t0 = 0; t0 < s.tokens; t0 += kTokenBlock) {
       const int64_t count = min(kTokenBlock, s.tokens - t0), depth = padded_depth(count);
       const bool accumulate = !first || t0 > 0;
-      pack_tokens(worker.right, width, count, depth, [&](int64_t t, int64_t j) {
-        return load(row(call_.dout, image, t0 + t) + n0 + j, s.dim - n0 - j);
-      });
-      float* up_bias = columns + 3 * s.wide + n0;
-      for (int64_t j = 0; j < width; j += kLanes) {
-        Vec total = load(up_bias + j);
-        for (int64_t t = 0; t < count; ++t)
-          total += load(row(call_.dout, image, t0 + t) + n0 + j, s.dim - n0 - j);
-        store(up_bias + j, total);
-      }
+      const T* dout = row(call_.dout, image, t0) + n0;
+      const T* x = row(call_.x, image, t0) + n0;
+      add_rows(dout, call_.dout.token_stride, count, valid, columns + 3 * s.wide + n0);
+      pack_tokens(worker.right, width, valid, count, depth,
+                  [&](int64_t t, int64_t j, auto extent) {
+                    return load(dout + t * call_.dout.token_stride + j, extent);
+                  });
       gemm_panel(s.narrow, width, depth, slot.z_left + t0, token_depth(), worker.right,
                  sums_.up(group) + n0 * s.narrow, width, accumulate);
-      pack_tokens(worker.right, width, count, depth, [&](int64_t t, int64_t j) {
-        const Vec x = load(row(call_.x, image, t0 + t) + n0 + j, s.dim - n0 - j);
-        return mixed(x, *stats(image, t0 + t), mix, n0 + j);
-      });
+      pack_tokens(worker.right, width, valid, count, depth,
+                  [&](int64_t t, int64_t j, auto extent) {
+                    return mixed(load(x + t * call_.x.token_stride + j, extent),
+                                 stats(image, t0)[t], mix, n0 + j);
+                  });
       gemm_panel(s.narrow, width, depth, slot.du_left + t0, token_depth(), worker.right,
                  sums_.down(group) + n0 * s.narrow, width, accumulate);
     }
@@ -381,7 +381,7 @@ class Backward {
       const int64_t width = panel_width(s.narrow, n0 / kPanel);
       for (int64_t t0 = 0; t0 < patches; t0 += kTokenBlock) {
         const int64_t count = min(kTokenBlock, patches - t0), depth = padded_depth(count);
-        pack_tokens(worker.right, width, count, depth, [&](int64_t t, int64_t j) {
+        pack_tokens(worker.right, width, width, count, depth, [&](int64_t t, int64_t j, auto) {
           return load(v + (t0 + t) * s.narrow + n0 + j);
         });
         gemm_panel(s.narrow, width, depth, slot.dy_left + t0, token_depth(), worker.right,

@@ -226,9 +226,10 @@ class Forward {
         const float* update = worker.strip + r * s.wide;
         const T* x = x_row(image, first + r0 + r);
         T* out = out_row(image, first + r0 + r);
-        for (int64_t j = 0; j < s.dim; j += kLanes)
-          store(out + j, load(x + j, s.dim - j) + load(update + j) + load(folded_.up_bias + j),
-                s.dim - j);
+        each_vector(s.dim, [&](int64_t j, auto extent) {
+          const Vec change = load(update + j) + load(folded_.up_bias + j);
+          store(out + j, load(x + j, extent) + change, extent);
+        });
       }
     });
   }

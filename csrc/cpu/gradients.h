@@ -50,15 +50,9 @@ class GradientSums {
 
   void add_tokens(int64_t group, const float* dy, int64_t patches, const float* du,
                   int64_t tokens) {
-    const auto add = [this](float* to, const float* rows, int64_t count) {
-      for (int64_t c = 0; c < shape_.narrow; c += kLanes) {
-        Vec total{};
-        for (int64_t t = 0; t < count; ++t) total += load(rows + t * shape_.narrow + c);
-        store(to + c, load(to + c) + total);
-      }
-    };
-    add(sets_[group].pointwise_bias, dy, patches);
-    add(sets_[group].down_bias, du, tokens);
+    const int64_t narrow = shape_.narrow;
+    add_rows(dy, narrow, patches, narrow, sets_[group].pointwise_bias);
+    add_rows(du, narrow, tokens, narrow, sets_[group].down_bias);
   }
 
   void add_bank(const Folded& folded, int64_t group, const float* gate, const float* correlation,

@@ -85,23 +85,40 @@ FASTHT_INLINE void operand_row(const float* row, int64_t columns, Operand* a, in
 // A row of tokens as a row of A; zeros from dim to `padded`.
 template <class T>
 FASTHT_INLINE void copy_row(const T* row, int64_t dim, int64_t padded, Operand* a) {
-  int64_t j = 0;
-  for (; j + kLanes <= dim; j += kLanes) store(a + j, load(row + j));
-  for (; j < padded; j += kLanes) store(a + j, load(row + j, dim - j), padded - j);
+  each_vector(dim, [&](int64_t j, auto extent) { store(a + j, load(row + j, extent), extent); });
+  zero(a + dim, (padded - dim) * sizeof(Operand));
 }
 
-// Right factor of a product that sums over tokens: B[t, j] = value(t, j) for one panel, whole
-// vectors of columns at a time; zeros from `count` to the padded depth.
+// Adds `count` rows of `columns` to one row of sums.
+template <class T>
+void add_rows(const T* rows, int64_t stride, int64_t count, int64_t columns, float* sums) {
+  each_vector(columns, [&](int64_t j, auto extent) {
+    Vec totals[4] = {};  // as many as hide the latency of an addition
+    int64_t t = 0;
+    for (; t + 4 <= count; t += 4)
+      for (int64_t i = 0; i < 4; ++i) totals[i] += load(rows + (t + i) * stride + j, extent);
+    for (; t < count; ++t) totals[0] += load(rows + t * stride + j, extent);
+    store(sums + j, load(sums + j) + ((totals[0] + totals[1]) + (totals[2] + totals[3])));
+  });
+}
+
+// Right factor of a product that sums over tokens: B[t, j] = value(t, j, extent) for one panel of
+// which `valid` columns exist; zeros from `count` to the padded depth.
 template <class Value>
-FASTHT_INLINE void pack_tokens(Operand* b, int64_t width, int64_t count, int64_t depth,
-                               Value&& value) {
+FASTHT_INLINE void pack_tokens(Operand* b, int64_t width, int64_t valid, int64_t count,
+                               int64_t depth, Value&& value) {
+  const int64_t whole = valid / kLanes * kLanes;
   int64_t t = 0;
-  for (; t + 2 <= count; t += 2)
-    for (int64_t j = 0; j < width; j += kLanes)
-      store_rows(b + t * width, width, j, value(t, j), value(t + 1, j));
+  for (; t + 2 <= count; t += 2) {
+    Operand* to = b + t * width;
+    for (int64_t j = 0; j < whole; j += kLanes)
+      store_rows(to, width, j, value(t, j, Whole{}), value(t + 1, j, Whole{}));
+    for (int64_t j = whole; j < width; j += kLanes)
+      store_rows(to, width, j, value(t, j, Last{valid - j}), value(t + 1, j, Last{valid - j}));
+  }
   for (; t < count; t += 2)
     for (int64_t j = 0; j < width; j += kLanes)
-      store_rows(b + t * width, width, j, value(t, j), Vec{});
+      store_rows(b + t * width, width, j, value(t, j, Last{valid - j}), Vec{});
   if (t < depth) zero(b + t * width, (depth - t) * width * sizeof(Operand));
 }
 

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -116,14 +116,52 @@ FASTHT_INLINE void store(T* p, Vec v, int64_t n) {
   __builtin_memcpy(p, buffer, n > 0 ? n * sizeof(T) : 0);
 }
 
-// Adds the lanes in a fixed order.
-FASTHT_INLINE float sum(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+// Where a loop over columns stands: at a whole vector, or at the last `count` columns.
+struct Whole {};
+struct Last {
+  int64_t count;
+};
+
+template <class T>
+FASTHT_INLINE Vec load(const T* p, Whole) {
+  return load(p);
 }
+template <class T>
+FASTHT_INLINE Vec load(const T* p, Last last) {
+  return load(p, last.count);
+}
+template <class T>
+FASTHT_INLINE void store(T* p, Vec v, Whole) {
+  store(p, v);
+}
+template <class T>
+FASTHT_INLINE void store(T* p, Vec v, Last last) {
+  store(p, v, last.count);
+}
+
+// Calls body(j, extent) for the columns [0, count), a vector at a time.
+template <class Body>
+FASTHT_INLINE void each_vector(int64_t count, Body&& body) {
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) body(j, Whole{});
+  if (j < count) body(j, Last{count - j});
+}
+
+// Adds the lanes in a fixed order.
+template <int Lanes>
+FASTHT_INLINE float sum_lanes(const float* lanes) {
+  if constexpr (Lanes == 1) {
+    return lanes[0];
+  } else {
+    typedef float Half __attribute__((vector_size(Lanes * 2), may_alias));
+    Half low, high;
+    __builtin_memcpy(&low, lanes, sizeof low);
+    __builtin_memcpy(&high, lanes + Lanes / 2, sizeof high);
+    low += high;
+    return sum_lanes<Lanes / 2>(reinterpret_cast<const float*>(&low));
+  }
+}
+FASTHT_INLINE float sum(Vec v) { return sum_lanes<kLanes>(reinterpret_cast<const float*>(&v)); }
 
 FASTHT_INLINE void zero(void* p, int64_t bytes) { __builtin_memset(p, 0, bytes); }
 
