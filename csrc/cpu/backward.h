@@ -44,7 +44,7 @@ class Backward {
       slot.gate.logits = memory.take<float>(3);
       slot.gate.hidden = memory.take<float>(call_.hidden);
       slot.gate.values = memory.take<float>(call_.hidden);
-      slot.columns = memory.take<float>(shape_.parts * 3 * shape_.wide);
+      slot.columns = memory.take<float>(shape_.parts * 4 * shape_.wide);
       Operand** const lefts[] = {&slot.z_left, &slot.du_left, &slot.dy_left};
       for (Operand** left : lefts) *left = memory.take<Operand>(weights ? narrow * token_depth() : 0);
       for (float*& s : slot.spectra) s = memory.take<float>(spectrum);
@@ -108,7 +108,7 @@ class Backward {
     float *kernel, *flipped, *correlation;
     float *bias, *total;
     GateGradient gate;
-    float* columns;                     // [parts][3][wide], see ColumnSums
+    float* columns;                     // [parts][4][wide]: ColumnSums, sum of dout
     Operand *z_left, *du_left, *dy_left;  // [narrow][token_depth]
     float* spectra[4];                  // of s, two for work, and of the gradient of f
   };
@@ -134,6 +134,11 @@ class Backward {
 
   static T* row(const Tokens& tokens, int64_t image, int64_t token) {
     return static_cast<T*>(tokens.data) + image * tokens.batch_stride + token * tokens.token_stride;
+  }
+  // A panel of as many tokens as the product is deep, a cache line of each row with every tile.
+  static Ahead panel_ahead(const T* panel, int64_t token_stride) {
+    return {reinterpret_cast<const char*>(panel), token_stride * static_cast<int64_t>(sizeof(T)),
+            64};
   }
   const RowStats* stats(int64_t image, int64_t token) const {
     return reinterpret_cast<const RowStats*>(call_.saved.stats) + image * shape_.tokens + token;
@@ -188,7 +193,9 @@ class Backward {
       __builtin_memcpy(slot.v + (first + plain) * s.narrow, worker.v,
                        patches * s.narrow * sizeof(float));
 
-    contract(worker, image, first, count);
+    float* sums = call_.need_params ? slot.columns + (part * 4 + 3) * s.wide : nullptr;
+    if (sums != nullptr) zero(sums, s.wide * sizeof(float));
+    contract(worker, image, first, count, sums);
     for (int64_t t = 0; t < count; ++t) {
       const float* y = worker.y + t * s.narrow;
       float* dz = worker.dz + t * s.narrow;
@@ -222,25 +229,25 @@ class Backward {
     }
   }
 
-  // dz = dout W2 for `count` tokens, into worker.dz.
-  void contract(Worker& worker, int64_t image, int64_t first, int64_t count) {
+  // dz = dout W2 for `count` tokens, into worker.dz; adds their dout to `sums`.
+  void contract(Worker& worker, int64_t image, int64_t first, int64_t count, float* sums) {
     const Shape& s = shape_;
     const int64_t depth = padded_depth(s.dim);
     by_tile_rows(count, [&](int64_t r0, int64_t rows) {
       const T* from = row(call_.dout, image, first + r0);
-      float* to = worker.dz + r0 * s.narrow;
-      if constexpr (kPairs) {
-        const int64_t lda = padded_depth(s.wide);
-        for (int64_t r = 0; r < rows; ++r)
-          copy_row(from + r * call_.dout.token_stride, s.dim, lda, worker.rows + r * lda);
-        gemm(rows, s.narrow, depth, worker.rows, lda, folded_.up_backward, to, s.narrow, false);
-      } else if constexpr (sizeof(T) == sizeof(Operand)) {
-        gemm(rows, s.narrow, depth, from, call_.dout.token_stride, folded_.up_backward, to,
-             s.narrow, false);
+      const int64_t stride = call_.dout.token_stride, lda = padded_depth(s.wide);
+      if (sums != nullptr) add_rows(from, stride, rows, s.dim, sums);
+      const auto product = [&](const Operand* a, int64_t a_stride) {
+        gemm(rows, s.narrow, depth, a, a_stride, folded_.up_backward,
+             worker.dz + r0 * s.narrow, s.narrow, false,
+             rows_ahead(row(call_.dout, image, first + r0 + rows), depth));
+      };
+      if constexpr (sizeof(T) == sizeof(Operand) && !kPairs) {
+        product(from, stride);
       } else {
         for (int64_t r = 0; r < rows; ++r)
-          copy_row(from + r * call_.dout.token_stride, s.dim, s.wide, worker.rows + r * s.wide);
-        gemm(rows, s.narrow, depth, worker.rows, s.wide, folded_.up_backward, to, s.narrow, false);
+          copy_row(from + r * stride, s.dim, lda, worker.rows + r * lda);
+        product(worker.rows, lda);
       }
     });
   }
@@ -297,7 +304,7 @@ class Backward {
     const int64_t first = s.first_token(part), count = s.last_token(part) - first;
     const bool need_input = call_.dx.data != nullptr;
     if (!need_input && !call_.need_params) return;
-    float* columns = slot.columns + part * 3 * s.wide;
+    float* columns = slot.columns + part * 4 * s.wide;
     zero(columns, 3 * s.wide * sizeof(float));
     const ColumnSums sums{columns, columns + s.wide, columns + 2 * s.wide};
     by_tile_rows(count, [&](int64_t r0, int64_t rows) {
@@ -305,7 +312,7 @@ class Backward {
       for (int64_t r = 0; r < rows; ++r)
         operand_row(slot.du + (token + r) * s.narrow, s.narrow, worker.rows + r * s.depth, s.depth);
       gemm(rows, s.wide, s.depth, worker.rows, s.depth, folded_.down_backward, worker.strip, s.wide,
-           false);
+           false, rows_ahead(row(call_.x, image, token), s.depth));
       mix_backward<T>({worker.strip, row(call_.x, image, token), row(call_.dout, image, token),
                        need_input ? row(call_.dx, image, token) : nullptr, s.wide,
                        call_.x.token_stride, call_.dout.token_stride, call_.dx.token_stride,
@@ -342,10 +349,10 @@ class Backward {
     if (first)
       for (int64_t i = 0; i < 4; ++i) zero(columns + i * s.wide + n0, width * sizeof(float));
     for (int64_t j = n0; j < n0 + width; j += kLanes)
-      for (int64_t i = 0; i < 3; ++i) {
+      for (int64_t i = 0; i < 4; ++i) {
         float* to = columns + i * s.wide + j;
         Vec total = load(to);
-        for (int64_t p = 0; p < s.parts; ++p) total += load(slot.columns + (p * 3 + i) * s.wide + j);
+        for (int64_t p = 0; p < s.parts; ++p) total += load(slot.columns + (p * 4 + i) * s.wide + j);
         store(to, total);
       }
     const int64_t valid = min(width, s.dim - n0);
@@ -354,20 +361,21 @@ class Backward {
       const bool accumulate = !first || t0 > 0;
       const T* dout = row(call_.dout, image, t0) + n0;
       const T* x = row(call_.x, image, t0) + n0;
-      add_rows(dout, call_.dout.token_stride, count, valid, columns + 3 * s.wide + n0);
       pack_tokens(worker.right, width, valid, count, depth,
                   [&](int64_t t, int64_t j, auto extent) {
                     return load(dout + t * call_.dout.token_stride + j, extent);
                   });
       gemm_panel(s.narrow, width, depth, slot.z_left + t0, token_depth(), worker.right,
-                 sums_.up(group) + n0 * s.narrow, width, accumulate);
+                 sums_.up(group) + n0 * s.narrow, width, accumulate,
+                 panel_ahead(x, call_.x.token_stride));
       pack_tokens(worker.right, width, valid, count, depth,
                   [&](int64_t t, int64_t j, auto extent) {
                     return mixed(load(x + t * call_.x.token_stride + j, extent),
                                  stats(image, t0)[t], mix, n0 + j);
                   });
       gemm_panel(s.narrow, width, depth, slot.du_left + t0, token_depth(), worker.right,
-                 sums_.down(group) + n0 * s.narrow, width, accumulate);
+                 sums_.down(group) + n0 * s.narrow, width, accumulate,
+                 panel_ahead(dout + kPanel, call_.dout.token_stride));
     }
   }
 

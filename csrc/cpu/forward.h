@@ -134,7 +134,8 @@ class Forward {
           to[1] = stats.rstd;
         }
       }
-      gemm(rows, s.narrow, depth, worker.rows, lda, folded_.down, worker.strip, s.narrow, false);
+      gemm(rows, s.narrow, depth, worker.rows, lda, folded_.down, worker.strip, s.narrow, false,
+           rows_ahead(x_row(image, first + r0 + rows), depth));
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t token = first + r0 + r, patch = token - s.prefix;
         const float* from = worker.strip + r * s.narrow;
@@ -221,7 +222,7 @@ class Forward {
     }
     by_tile_rows(count, [&](int64_t r0, int64_t rows) {
       gemm(rows, s.wide, s.depth, worker.operand + r0 * s.depth, s.depth, folded_.up, worker.strip,
-           s.wide, false);
+           s.wide, false, rows_ahead(out_row(image, first + r0), s.depth));
       for (int64_t r = 0; r < rows; ++r) {
         const float* update = worker.strip + r * s.wide;
         const T* x = x_row(image, first + r0 + r);

@@ -44,6 +44,25 @@ FASTHT_INLINE int64_t padded_rows(int64_t m) { return round_up(m, kRowPad); }
 // Columns of accumulators that, with six rows, fill the registers.
 constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
 
+// What to bring into the cache while a product runs, as the code around it reads rows that the
+// hardware does not foresee. Nothing is read: an address may lie anywhere.
+struct Ahead {
+  const char* at = nullptr;
+  int64_t step = 0;  // bytes from one k to the next
+  int64_t tile = 0;  // bytes from one tile of C to the next
+
+  FASTHT_INLINE void fetch(int64_t k) const { __builtin_prefetch(at + k * step); }
+  FASTHT_INLINE void next_tile() { at += tile; }
+};
+
+// The rows of tokens that the next kTileRows rows of a product of depth or width `dim` will need,
+// where rows follow one another in memory.
+template <class T>
+FASTHT_INLINE Ahead rows_ahead(const T* rows, int64_t depth) {
+  const int64_t step = kTileRows * sizeof(T);
+  return {reinterpret_cast<const char*>(rows), step, depth * step};
+}
+
 template <class T>
 struct Step;  // one step of a dot product along k, for a whole vector of columns
 
@@ -77,13 +96,14 @@ struct Step<BFloat16> {
 
 template <class T, int Rows, int Vectors>
 __attribute__((noinline)) void tile(int64_t depth, const T* a, int64_t lda, const T* b, int64_t ldb,
-                                    float* c, int64_t ldc, bool accumulate) {
+                                    float* c, int64_t ldc, bool accumulate, const Ahead& ahead) {
   constexpr int step = Step<T>::depth;
   Vec sums[Rows][Vectors];
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < Vectors; ++v)
       sums[r][v] = accumulate ? load(c + r * ldc + v * kLanes) : Vec{};
   for (int64_t k = 0; k < depth; k += step) {
+    ahead.fetch(k);
     decltype(Step<T>::columns(b)) columns[Vectors];
     for (int v = 0; v < Vectors; ++v) columns[v] = Step<T>::columns(b + k * ldb + v * step * kLanes);
 #pragma GCC unroll 6
@@ -100,15 +120,15 @@ __attribute__((noinline)) void tile(int64_t depth, const T* a, int64_t lda, cons
 
 template <class T, int Vectors>
 FASTHT_INLINE void row_tiles(int64_t rows, int64_t depth, const T* a, int64_t lda, const T* b,
-                             int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  for (; rows >= 6; rows -= 6, a += 6 * lda, c += 6 * ldc)
-    tile<T, 6, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate);
+                             int64_t ldb, float* c, int64_t ldc, bool accumulate, Ahead& ahead) {
+  for (; rows >= 6; rows -= 6, a += 6 * lda, c += 6 * ldc, ahead.next_tile())
+    tile<T, 6, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
   switch (rows) {
-    case 5: return tile<T, 5, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate);
-    case 4: return tile<T, 4, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate);
-    case 3: return tile<T, 3, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate);
-    case 2: return tile<T, 2, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate);
-    case 1: return tile<T, 1, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate);
+    case 5: return tile<T, 5, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+    case 4: return tile<T, 4, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+    case 3: return tile<T, 3, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+    case 2: return tile<T, 2, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+    case 1: return tile<T, 1, Vectors>(depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
     default: return;
   }
 }
@@ -116,16 +136,24 @@ FASTHT_INLINE void row_tiles(int64_t rows, int64_t depth, const T* a, int64_t ld
 // The product with columns of B that lie `ldb` apart (64 in a packed panel).
 template <class T>
 void gemm_columns(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t lda, const T* b,
-                  int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+                  int64_t ldb, float* c, int64_t ldc, bool accumulate, Ahead ahead = {}) {
   constexpr int64_t width = kTileVectors * kLanes;
   for (int64_t n = 0; n < columns; n += width) {
     const T* from = b + n * Step<T>::depth;
     float* to = c + n;
     switch (min(columns - n, width) / kLanes) {
-      case 1: row_tiles<T, 1>(rows, depth, a, lda, from, ldb, to, ldc, accumulate); break;
-      case 2: row_tiles<T, 2>(rows, depth, a, lda, from, ldb, to, ldc, accumulate); break;
-      case 3: row_tiles<T, min(3, kTileVectors)>(rows, depth, a, lda, from, ldb, to, ldc, accumulate); break;
-      default: row_tiles<T, kTileVectors>(rows, depth, a, lda, from, ldb, to, ldc, accumulate);
+      case 1:
+        row_tiles<T, 1>(rows, depth, a, lda, from, ldb, to, ldc, accumulate, ahead);
+        break;
+      case 2:
+        row_tiles<T, 2>(rows, depth, a, lda, from, ldb, to, ldc, accumulate, ahead);
+        break;
+      case 3:
+        row_tiles<T, min(3, kTileVectors)>(rows, depth, a, lda, from, ldb, to, ldc, accumulate,
+                                           ahead);
+        break;
+      default:
+        row_tiles<T, kTileVectors>(rows, depth, a, lda, from, ldb, to, ldc, accumulate, ahead);
     }
   }
 }
@@ -150,7 +178,7 @@ FASTHT_INLINE void finish_products() { _tile_release(); }
 // 16 rows and one panel. `ldb` and `ldc` in elements; one row of a B tile is a pair along k.
 FASTHT_INLINE void amx_block(int64_t width, int64_t depth, const BFloat16* a, int64_t lda,
                              const BFloat16* b, int64_t ldb, float* c, int64_t ldc,
-                             bool accumulate) {
+                             bool accumulate, const Ahead& ahead) {
   const int64_t b_bytes = ldb * 2 * sizeof(BFloat16), c_bytes = ldc * sizeof(float);
   const int64_t a_bytes = lda * sizeof(BFloat16);
 #define FASTHT_EACH(do_column) \
@@ -168,6 +196,7 @@ FASTHT_INLINE void amx_block(int64_t width, int64_t depth, const BFloat16* a, in
     FASTHT_EACH(FASTHT_ZERO)
   }
   for (int64_t k = 0; k < depth; k += 32) {
+    for (int64_t i = 0; i < 32; i += 2) ahead.fetch(k + i);
     _tile_loadd(4, a + k, a_bytes);
     FASTHT_EACH(FASTHT_DOT)
   }
@@ -181,9 +210,9 @@ FASTHT_INLINE void amx_block(int64_t width, int64_t depth, const BFloat16* a, in
 
 FASTHT_INLINE void gemm_panel(int64_t rows, int64_t width, int64_t depth, const BFloat16* a,
                               int64_t lda, const BFloat16* b, float* c, int64_t ldc,
-                              bool accumulate) {
-  for (int64_t m = 0; m < rows; m += 16)
-    amx_block(width, depth, a + m * lda, lda, b, width, c + m * ldc, ldc, accumulate);
+                              bool accumulate, Ahead ahead = {}) {
+  for (int64_t m = 0; m < rows; m += 16, ahead.next_tile())
+    amx_block(width, depth, a + m * lda, lda, b, width, c + m * ldc, ldc, accumulate, ahead);
 }
 
 #else
@@ -193,8 +222,8 @@ FASTHT_INLINE void finish_products() {}
 
 FASTHT_INLINE void gemm_panel(int64_t rows, int64_t width, int64_t depth, const Operand* a,
                               int64_t lda, const Operand* b, float* c, int64_t ldc,
-                              bool accumulate) {
-  gemm_columns(rows, width, depth, a, lda, b, width, c, ldc, accumulate);
+                              bool accumulate, const Ahead& ahead = {}) {
+  gemm_columns(rows, width, depth, a, lda, b, width, c, ldc, accumulate, ahead);
 }
 
 #endif
@@ -205,10 +234,11 @@ FASTHT_INLINE int64_t panel_width(int64_t columns, int64_t panel) {
 
 // C[rows, columns] (+)= A · B with B packed; `depth` padded, `columns` a multiple of 16.
 FASTHT_INLINE void gemm(int64_t rows, int64_t columns, int64_t depth, const Operand* a, int64_t lda,
-                        const Operand* b, float* c, int64_t ldc, bool accumulate) {
-  for (int64_t n = 0; n < columns; n += kPanel) {
+                        const Operand* b, float* c, int64_t ldc, bool accumulate,
+                        Ahead ahead = {}) {
+  for (int64_t n = 0; n < columns; n += kPanel, ahead.next_tile()) {
     const int64_t width = min(columns - n, kPanel);
-    gemm_panel(rows, width, depth, a, lda, b + n * depth, c + n, ldc, accumulate);
+    gemm_panel(rows, width, depth, a, lda, b + n * depth, c + n, ldc, accumulate, ahead);
   }
 }
 
