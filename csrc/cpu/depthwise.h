@@ -80,8 +80,9 @@ void correlate(const float* map, const float* gradient, int64_t height, int64_t 
   const float* inner = gradient + kReach * map_row + kReach * channels;
   const int64_t runs = ceil_div(width, kMaxRun);
   for (int64_t tap_y = 0; tap_y < kKernel; ++tap_y) {
-    Vec sums[kKernel] = {};
+    Vec totals[kKernel] = {};
     for (int64_t y = 0; y < height; ++y) {
+      Vec sums[kKernel] = {};  // of one row: short sums keep rounding errors small
       for (int64_t i = 0, x = 0; i < runs; ++i) {
         const int64_t run = (width - x) / (runs - i);
         const float* from = map + (y + tap_y) * map_row + x * channels;
@@ -98,13 +99,17 @@ void correlate(const float* map, const float* gradient, int64_t height, int64_t 
         }
         x += run;
       }
+      for (int64_t x = 0; x < kKernel; ++x) totals[x] += sums[x];
     }
     for (int64_t x = 0; x < kKernel; ++x)
-      store(correlation + (tap_y * kKernel + x) * channels, sums[x]);
+      store(correlation + (tap_y * kKernel + x) * channels, totals[x]);
   }
   Vec plain{};
-  for (int64_t y = 0; y < height; ++y)
-    for (int64_t x = 0; x < width; ++x) plain += load(inner + y * map_row + x * channels);
+  for (int64_t y = 0; y < height; ++y) {
+    Vec of_row{};
+    for (int64_t x = 0; x < width; ++x) of_row += load(inner + y * map_row + x * channels);
+    plain += of_row;
+  }
   store(total, plain);
 }
 

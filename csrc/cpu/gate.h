@@ -22,21 +22,21 @@ void noise_gate(const Problem& call, const Folded& folded, const float* pooled, 
     for (int k = 0; k < 3; ++k) gate[k] = 1.0f / 3.0f;
     return;
   }
-  float logits[3];
+  double logits[3];
   for (int k = 0; k < 3; ++k) logits[k] = folded.gate_bias2[k];
   for (int64_t i = 0; i < q; ++i) {
     const float* weights = folded.gate_weight0 + i * c;
-    float value = 0.0f;
-    for (int64_t j = 0; j < c; ++j) value += weights[j] * (folded.filter_mean[j] * pooled[j]);
-    value += folded.gate_bias0[i];
-    value = value < 0.0f ? 0.0f : value;  // NaN stays
-    if (hidden != nullptr) hidden[i] = value;
+    double value = folded.gate_bias0[i];
+    for (int64_t j = 0; j < c; ++j)
+      value += static_cast<double>(weights[j]) * (folded.filter_mean[j] * pooled[j]);
+    value = value < 0.0 ? 0.0 : value;  // NaN stays
+    if (hidden != nullptr) hidden[i] = static_cast<float>(value);
     for (int k = 0; k < 3; ++k) logits[k] += folded.gate_weight2[k * q + i] * value;
   }
-  float largest = max(logits[0], max(logits[1], logits[2]));
-  float total = 0.0f;
-  for (int k = 0; k < 3; ++k) total += gate[k] = __builtin_expf(logits[k] - largest);
-  for (int k = 0; k < 3; ++k) gate[k] /= total;
+  const double largest = max(logits[0], max(logits[1], logits[2]));
+  double powers[3], total = 0.0;
+  for (int k = 0; k < 3; ++k) total += powers[k] = __builtin_exp(logits[k] - largest);
+  for (int k = 0; k < 3; ++k) gate[k] = static_cast<float>(powers[k] / total);
 }
 
 // kernel = sum_k g_k K_k, 49 taps of each channel, and bias = sum_k g_k b_k. With a channel filter
@@ -92,22 +92,23 @@ void noise_gate_backward(const Problem& call, const Shape& shape, const Folded& 
   zero(to.mean, narrow * sizeof(float));
   if (!call.has_gate()) return;
   const bool scaled = call.has_filter() && !call.full_filter();
-  float by_gate[3], mean_gradient = 0.0f;
+  // Of terms that largely cancel, as the three convolutions are much alike: in float64.
+  double by_gate[3] = {}, mean_gradient = 0.0;
   for (int i = 0; i < 3; ++i) {
-    Vec sums{};
-    for (int64_t j = 0; j < narrow; j += kLanes) {
-      Vec taps{};
+    for (int64_t j = 0; j < c; ++j) {
+      double taps = 0.0;
       for (int64_t tap = 0; tap < Fold::side(i) * Fold::side(i); ++tap)
-        taps += load(folded.taps[i] + tap * narrow + j) * load(correlation + tap_at(i, tap) * narrow + j);
-      if (scaled) taps *= load(folded.filter + j);
-      sums += taps + load(folded.bank_bias[i] + j) * load(total + j);
+        taps += static_cast<double>(folded.taps[i][tap * narrow + j]) *
+                correlation[tap_at(i, tap) * narrow + j];
+      by_gate[i] += taps * (scaled ? folded.filter[j] : 1.0f) +
+                    static_cast<double>(folded.bank_bias[i][j]) * total[j];
     }
-    by_gate[i] = sum(sums);
     mean_gradient += gate[i] * by_gate[i];
   }
   float recomputed[3];
   noise_gate(call, folded, pooled, to.values, recomputed);
-  for (int i = 0; i < 3; ++i) to.logits[i] = gate[i] * (by_gate[i] - mean_gradient);
+  for (int i = 0; i < 3; ++i)
+    to.logits[i] = static_cast<float>(gate[i] * (by_gate[i] - mean_gradient));
   for (int64_t i = 0; i < q; ++i) {
     float gradient = 0.0f;
     for (int k = 0; k < 3; ++k) gradient += folded.gate_weight2[k * q + i] * to.logits[k];

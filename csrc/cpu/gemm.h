@@ -4,8 +4,9 @@
 // last may be 16, 32 or 48 wide. bf16 factors are stored in pairs along K, as the dot instructions
 // read them: B[k / 2][column][k % 2].
 //
-// Every element of C is one sum over k in ascending order, however the rows are cut into tiles, so
-// results do not depend on how work is split among threads.
+// Every element of C is one sum over k in ascending order, added to C as a whole, however the rows
+// are cut into tiles: results do not depend on how work is split among threads, and a long sum made
+// of several products is one of blocks, which keeps its rounding errors small.
 #pragma once
 
 #include "cpu/vec.h"
@@ -98,10 +99,7 @@ template <class T, int Rows, int Vectors>
 __attribute__((noinline)) void tile(int64_t depth, const T* a, int64_t lda, const T* b, int64_t ldb,
                                     float* c, int64_t ldc, bool accumulate, const Ahead& ahead) {
   constexpr int step = Step<T>::depth;
-  Vec sums[Rows][Vectors];
-  for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v)
-      sums[r][v] = accumulate ? load(c + r * ldc + v * kLanes) : Vec{};
+  Vec sums[Rows][Vectors] = {};
   for (int64_t k = 0; k < depth; k += step) {
     ahead.fetch(k);
     decltype(Step<T>::columns(b)) columns[Vectors];
@@ -115,7 +113,10 @@ __attribute__((noinline)) void tile(int64_t depth, const T* a, int64_t lda, cons
     }
   }
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v) store(c + r * ldc + v * kLanes, sums[r][v]);
+    for (int v = 0; v < Vectors; ++v) {
+      float* to = c + r * ldc + v * kLanes;
+      store(to, accumulate ? load(to) + sums[r][v] : sums[r][v]);
+    }
 }
 
 template <class T, int Vectors>

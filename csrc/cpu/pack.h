@@ -92,14 +92,17 @@ FASTHT_INLINE void copy_row(const T* row, int64_t dim, int64_t padded, Operand* 
 // Adds `count` rows of `columns` to one row of sums.
 template <class T>
 void add_rows(const T* rows, int64_t stride, int64_t count, int64_t columns, float* sums) {
-  each_vector(columns, [&](int64_t j, auto extent) {
-    Vec totals[4] = {};  // as many as hide the latency of an addition
-    int64_t t = 0;
-    for (; t + 4 <= count; t += 4)
-      for (int64_t i = 0; i < 4; ++i) totals[i] += load(rows + (t + i) * stride + j, extent);
-    for (; t < count; ++t) totals[0] += load(rows + t * stride + j, extent);
-    store(sums + j, load(sums + j) + ((totals[0] + totals[1]) + (totals[2] + totals[3])));
-  });
+  constexpr int64_t block = 64;  // short sums keep rounding errors small
+  for (int64_t t0 = 0; t0 < count; t0 += block, rows += block * stride)
+    each_vector(columns, [&](int64_t j, auto extent) {
+      Vec totals[4] = {};  // as many as hide the latency of an addition
+      const int64_t end = min(count - t0, block);
+      int64_t t = 0;
+      for (; t + 4 <= end; t += 4)
+        for (int64_t i = 0; i < 4; ++i) totals[i] += load(rows + (t + i) * stride + j, extent);
+      for (; t < end; ++t) totals[0] += load(rows + t * stride + j, extent);
+      store(sums + j, load(sums + j) + ((totals[0] + totals[1]) + (totals[2] + totals[3])));
+    });
 }
 
 // Right factor of a product that sums over tokens: B[t, j] = value(t, j, extent) for one panel of
