@@ -1,12 +1,16 @@
 """Settings that every test runs under."""
 
+import contextlib
 import os
 
 # Before torch is imported, and inherited by the processes that tests start: two test workers with
 # as many threads as cores each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
+
+from fastht.ops import cpu
 
 if torch.cuda.is_available():
     # PyTorch lets convolutions round to TensorFloat-32, and plain PyTorch is the yardstick here.
@@ -18,3 +22,11 @@ else:
     import triton_interpreter
 
     triton_interpreter.mend()
+
+
+@pytest.fixture
+def backend(request):
+    """Name the backend of an engine (see engines.py), its instruction-set path being forced."""
+    name, _, path = request.param.partition("/")
+    with cpu.forced_path(path) if path else contextlib.nullcontext():
+        yield name

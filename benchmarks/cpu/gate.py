@@ -42,7 +42,7 @@ def check(shape: Shape, dtype: str, backend: str) -> None:
         dout,
     )
     for name in draw.exact:
-        error, plain = draw.errors(name)
+        error, plain = (value / draw.scale(name) for value in draw.errors(name))
         refuse(error, max(TOLERANCE[dtype], 2 * plain), f"{name} of {shape.tokens} {dtype}")
 
 

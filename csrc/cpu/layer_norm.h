@@ -18,28 +18,38 @@ struct RowStats {
   float mean, rstd;
 };
 
-// Sum over the columns of what `term`, one function for vectors and for single columns, makes of
-// them.
-template <class T, class Term>
-FASTHT_INLINE float sum_row(const T* x, int64_t dim, Term&& term) {
-  constexpr int64_t chains = 4;  // as many sums as hide the latency of an addition
-  Vec totals[chains] = {};
-  int64_t j = 0;
-  for (; j + chains * kLanes <= dim; j += chains * kLanes)
-    for (int64_t i = 0; i < chains; ++i) totals[i] += term(load(x + j + i * kLanes));
-  for (; j + kLanes <= dim; j += kLanes) totals[0] += term(load(x + j));
-  float last = 0.0f;
-  for (; j < dim; ++j) last += term(to_float(x[j]));
-  return sum((totals[0] + totals[1]) + (totals[2] + totals[3])) + last;
-}
-
+// In two passes. The second one sums deviations from the first one's mean, which are exact where
+// the row's offset is large: their squares lose no digits, and their own sum mends the mean.
 template <class T>
 RowStats row_stats(const T* x, int64_t dim, float eps) {
-  const float mean = sum_row(x, dim, [](auto v) { return v; }) / static_cast<float>(dim);
-  // Of the deviations: the mean of squares less the square of the mean loses every digit where a
-  // row's offset is large.
-  const float squares = sum_row(x, dim, [mean](auto v) { return (v - mean) * (v - mean); });
-  return {mean, 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps)};
+  constexpr int64_t chains = 4;  // as many sums as hide the latency of an addition
+  const float count = static_cast<float>(dim);
+  Vec totals[chains] = {};
+  float rest = 0.0f;
+  int64_t j = 0;
+  for (; j + chains * kLanes <= dim; j += chains * kLanes)
+    for (int64_t i = 0; i < chains; ++i) totals[i] += load(x + j + i * kLanes);
+  for (; j < dim; ++j) rest += to_float(x[j]);
+  const float first = (sum((totals[0] + totals[1]) + (totals[2] + totals[3])) + rest) / count;
+
+  Vec deviations[chains] = {}, squares[chains] = {};
+  float rest_of_squares = rest = 0.0f;
+  for (j = 0; j + chains * kLanes <= dim; j += chains * kLanes)
+    for (int64_t i = 0; i < chains; ++i) {
+      const Vec deviation = load(x + j + i * kLanes) - first;
+      deviations[i] += deviation;
+      squares[i] += deviation * deviation;
+    }
+  for (; j < dim; ++j) {
+    const float deviation = to_float(x[j]) - first;
+    rest += deviation;
+    rest_of_squares += deviation * deviation;
+  }
+  const float shift =
+      (sum((deviations[0] + deviations[1]) + (deviations[2] + deviations[3])) + rest) / count;
+  const float square =
+      (sum((squares[0] + squares[1]) + (squares[2] + squares[3])) + rest_of_squares) / count;
+  return {first + shift, 1.0f / __builtin_sqrtf(square - shift * shift + eps)};
 }
 
 FASTHT_INLINE Vec mixed(Vec x, RowStats stats, const MixVectors& mix, int64_t j) {

@@ -1,17 +1,15 @@
-"""What the Triton kernels are held to beyond the rule of test_ops: hard inputs, memory, mask."""
+"""What fused kernels are held to beyond the rule of test_ops: hard inputs, memory, mask."""
 
 import pytest
 import torch
+from engines import DEVICE, FUSED, WIDE_FUSED, takes
 from numerics import Draw, run, violations
-from test_ops import DEVICE, case, draw, through
+from test_ops import case, draw, through
 
-from fastht import backends
 from fastht.ops import ht_adapter
 
-pytestmark = [
-    pytest.mark.skipif(not backends()["triton"].usable, reason=backends()["triton"].detail),
-    *([pytest.mark.gpu] if DEVICE == "cuda" else []),
-]
+fused = pytest.mark.parametrize("backend", WIDE_FUSED, indirect=True)
+fused_or_rounding = pytest.mark.parametrize("backend", FUSED, indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -44,19 +42,22 @@ WEIGHTS = {
 }
 
 
+@fused_or_rounding
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("change", "weights"),
     [*((change, "gammax 0") for change in INPUTS), *(("none", weights) for weights in WEIGHTS)],
 )
-def test_rule_holds_for_hard_inputs(dtype, change, weights):
+def test_rule_holds_for_hard_inputs(backend, dtype, change, weights):
+    if not takes(backend, dtype):
+        pytest.skip(f"{backend} does not take {dtype}")
     draws = []
     for i in range(2):
         x, params, upstream, options = case(dtype=dtype, draw=i)
         x = INPUTS.get(change, lambda x: x)(x)
         for name, value in WEIGHTS[weights].items():
             params[name] = torch.full_like(params[name], value)
-        draws.append(draw(through("triton"), x, params, upstream, options))
+        draws.append(draw(through(backend), x, params, upstream, options))
     assert violations(draws, ceilings=not change.startswith("offset")) == {}
 
 
@@ -68,8 +69,9 @@ def under_autocast(operation):
     return cast
 
 
+@fused_or_rounding
 @pytest.mark.parametrize("change", ["none", "offset 30", "offset 1000"])
-def test_rule_holds_for_float32_tokens_under_autocast(change):
+def test_rule_holds_for_float32_tokens_under_autocast(backend, change):
     draws = []
     for i in range(2):
         # Six samples: over two of them the gate's gradients cancel in one of these draws.
@@ -78,28 +80,33 @@ def test_rule_holds_for_float32_tokens_under_autocast(change):
             x = INPUTS[change](x)
             params["gammax"] = torch.zeros_like(params["gammax"])
         exact = draw(through("reference"), x, params, upstream, options).exact
-        fused = run(under_autocast(through("triton")), x, params, upstream, **options)
+        fused = run(under_autocast(through(backend)), x, params, upstream, **options)
         plain = run(under_autocast(through("reference")), x, params, upstream, **options)
         draws.append(Draw(fused, plain, exact, x, upstream))
     assert violations(draws, ceilings=False, precision=torch.bfloat16) == {}
 
 
+@fused_or_rounding
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_rule_holds_for_16_bit_tokens_with_float32_parameters(dtype):
+def test_rule_holds_for_16_bit_tokens_with_float32_parameters(backend, dtype):
+    if not takes(backend, dtype):
+        pytest.skip(f"{backend} does not take {dtype}")
     draws = []
     for i in range(2):
         x, params, upstream, options = case(draw=i)
         x, upstream = x.to(dtype), upstream.to(dtype)
-        draws.append(draw(through("triton"), x, params, upstream, options))
+        draws.append(draw(through(backend), x, params, upstream, options))
     assert violations(draws) == {}
 
 
+@fused
 @pytest.mark.skipif(DEVICE == "cuda", reason="tests/test_gpu.py has a real tensor of that size")
-def test_strides_beyond_32_bits(monkeypatch):
-    from triton.runtime.interpreter import GridExecutor
+def test_strides_beyond_32_bits(backend, monkeypatch):
+    if backend == "triton":
+        from triton.runtime.interpreter import GridExecutor
 
-    # The interpreter would copy the whole storage onto itself; only two samples of it exist.
-    monkeypatch.setattr(GridExecutor, "_restore_args_dev", lambda *_: None)
+        # The interpreter would copy the whole storage onto itself; only two samples of it exist.
+        monkeypatch.setattr(GridExecutor, "_restore_args_dev", lambda *_: None)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     x, params, upstream, options = case(dtype=torch.bfloat16)
     apart = 2**31 + 64
@@ -108,28 +115,29 @@ def test_strides_beyond_32_bits(monkeypatch):
     results = []
     for tokens in (x, far):
         tokens = tokens.detach().requires_grad_()
-        out = ht_adapter(tokens, params, backend="triton", **options)
+        out = ht_adapter(tokens, params, backend=backend, **options)
         results.append((out.detach(), *torch.autograd.grad(out, tokens, upstream)))
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
 
 
+@fused_or_rounding
 @pytest.mark.parametrize("spectral", ["channel", "full"])
-def test_same_bits_run_after_run(spectral):
+def test_same_bits_run_after_run(backend, spectral):
     def results():
         x, params, upstream, options = case(spectral=spectral, dtype=torch.bfloat16)
         leaves = [x, *params.values()]
         for leaf in leaves:
             leaf.requires_grad_()
         torch.manual_seed(3)
-        out = ht_adapter(x, params, backend="triton", dropout=0.3, **options)
+        out = ht_adapter(x, params, backend=backend, dropout=0.3, **options)
         return out, *torch.autograd.grad(out, leaves, upstream)
 
     for one, other in zip(results(), results(), strict=True):
         assert torch.equal(one, other)
 
 
-def bottleneck_mask(dropout, seed):
+def bottleneck_mask(backend, dropout, seed):
     """Read the mask off the operator: only the biases speak, and z becomes features 0 to C - 1."""
     x, params, _, options = case("baseline", dim=32, channels=32, prefix=1, grid=(16, 16))
     params = {name: torch.zeros_like(p) for name, p in params.items()}
@@ -139,13 +147,14 @@ def bottleneck_mask(dropout, seed):
     params["up.weight"].requires_grad_()
     params["pointwise.bias"].requires_grad_()
     torch.manual_seed(seed)
-    out = ht_adapter(x, params, backend="triton", dropout=dropout, **options)
+    out = ht_adapter(x, params, backend=backend, dropout=dropout, **options)
     out.sum().backward()
     return out.detach(), params
 
 
-def test_dropout_keeps_its_rate_and_scale():
-    out, _ = bottleneck_mask(0.25, seed=0)
+@fused
+def test_dropout_keeps_its_rate_and_scale(backend):
+    out, _ = bottleneck_mask(backend, 0.25, seed=0)
     value = torch.nn.functional.gelu(torch.tensor(1.0)).item() / 0.75
     kept = out > value / 2
     torch.testing.assert_close(out, kept * torch.full_like(out, value))
@@ -156,8 +165,9 @@ def test_dropout_keeps_its_rate_and_scale():
     assert kept.reshape(-1, 32).unique(dim=1).shape[1] == 32
 
 
-def test_dropout_mask_is_the_same_in_the_backward_pass():
-    out, params = bottleneck_mask(0.25, seed=1)
+@fused
+def test_dropout_mask_is_the_same_in_the_backward_pass(backend):
+    out, params = bottleneck_mask(backend, 0.25, seed=1)
     # d up.weight[d, c] sums z over the tokens, d pointwise.bias sums mask * gelu'(1) * 1.
     torch.testing.assert_close(
         params["up.weight"].grad, out.sum(dim=(0, 1)).expand(32, 32), rtol=1e-5, atol=1e-3
@@ -169,7 +179,8 @@ def test_dropout_mask_is_the_same_in_the_backward_pass():
     torch.testing.assert_close(params["pointwise.bias"].grad, patches, rtol=1e-5, atol=1e-3)
 
 
-def test_dropout_masks_are_those_of_philox():
+@fused
+def test_dropout_masks_are_those_of_philox(backend):
     """The mask is defined by seed and position, so that every backend can make it."""
     x, params, _, options = case("baseline", dim=16, channels=16, prefix=0, grid=(2, 2))
     params = {name: torch.zeros_like(p) for name, p in params.items()}
@@ -179,7 +190,7 @@ def test_dropout_masks_are_those_of_philox():
     seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=DEVICE).item()
     torch.manual_seed(5)
     x = torch.zeros_like(x)
-    out = ht_adapter(x, params, backend="triton", dropout=0.5, **options).reshape(-1, 16)
+    out = ht_adapter(x, params, backend=backend, dropout=0.5, **options).reshape(-1, 16)
     for token in range(out.shape[0]):
         for quad in range(4):
             words = philox(seed, token * 4 + quad)
@@ -199,15 +210,17 @@ def philox(key, counter, mask=2**32 - 1):
     return c
 
 
+@fused_or_rounding
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("spectral", ["channel", "full"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_sample_stays_alone(value, spectral):
-    x, params, upstream, options = case(batch=3, spectral=spectral)
-    clean = ht_adapter(x, params, backend="triton", **options)
+def test_a_bad_sample_stays_alone(backend, value, spectral):
+    dtype = torch.float32 if takes(backend, torch.float32) else torch.bfloat16
+    x, params, upstream, options = case(batch=3, spectral=spectral, dtype=dtype)
+    clean = ht_adapter(x, params, backend=backend, **options)
     x[1, 4, 5] = value
     x.requires_grad_()
-    out = ht_adapter(x, params, backend="triton", **options)
+    out = ht_adapter(x, params, backend=backend, **options)
     expected = ht_adapter(x.detach(), params, backend="reference", **options)
     for sample in (0, 2):
         assert torch.equal(out[sample], clean[sample])
@@ -218,8 +231,9 @@ def test_a_bad_sample_stays_alone(value, spectral):
     assert not dx[1].isfinite().all()
 
 
+@fused
 @pytest.mark.parametrize("frozen", ["x", "params", "gamma"])
-def test_only_wanted_gradients_are_computed(frozen):
+def test_only_wanted_gradients_are_computed(backend, frozen):
     x, params, upstream, options = case()
     leaves = {"x": x, **params}
     expected = {}
@@ -228,7 +242,7 @@ def test_only_wanted_gradients_are_computed(frozen):
             wanted = fixed != name and not (fixed == "params" and name != "x")
             leaf.grad = None
             leaf.requires_grad_(wanted)
-        ht_adapter(x, params, backend="triton", **options).backward(upstream)
+        ht_adapter(x, params, backend=backend, **options).backward(upstream)
         for name, leaf in leaves.items():
             if fixed is None:
                 expected[name] = leaf.grad
@@ -238,34 +252,37 @@ def test_only_wanted_gradients_are_computed(frozen):
                 assert leaf.grad is None
 
 
-def test_layout_of_tokens_is_kept_and_never_copied():
+@fused
+def test_layout_of_tokens_is_kept_and_never_copied(backend):
     x, params, upstream, options = case()
-    plain = ht_adapter(x, params, backend="triton", **options)
+    plain = ht_adapter(x, params, backend=backend, **options)
     for strided in (
         x.transpose(0, 1).contiguous().transpose(0, 1),  # a sequence-first tower
         x.transpose(1, 2).contiguous().transpose(1, 2),  # features slowest
         torch.stack([x, x], dim=2)[:, :, 1],
     ):
         strided.requires_grad_()
-        out = ht_adapter(strided, params, backend="triton", **options)
+        out = ht_adapter(strided, params, backend=backend, **options)
         assert torch.equal(out, plain)
         out.backward(upstream.transpose(0, 1).contiguous().transpose(0, 1))
         assert strided.grad.shape == x.shape
     sequence_first = x.transpose(0, 1).contiguous().transpose(0, 1)
-    out = ht_adapter(sequence_first, params, backend="triton", **options)
+    out = ht_adapter(sequence_first, params, backend=backend, **options)
     assert out.stride() == sequence_first.stride()
 
 
-def test_broadcast_upstream_gradient():
+@fused
+def test_broadcast_upstream_gradient(backend):
     x, params, _, options = case()
     x.requires_grad_()
-    out = ht_adapter(x, params, backend="triton", **options)
+    out = ht_adapter(x, params, backend=backend, **options)
     (expected,) = torch.autograd.grad(out, x, torch.ones_like(out), retain_graph=True)
     (dx,) = torch.autograd.grad(out.sum(), x)
     assert torch.equal(dx, expected)
 
 
-def test_float64_is_refused_by_name():
+@fused
+def test_float64_is_refused_by_name(backend):
     x, params, _, options = case(dtype=torch.float64)
-    with pytest.raises(RuntimeError, match=r"'triton' cannot run here.*not torch.float64"):
-        ht_adapter(x, params, backend="triton", **options)
+    with pytest.raises(RuntimeError, match=rf"'{backend}' cannot run here.*not torch.float64"):
+        ht_adapter(x, params, backend=backend, **options)

@@ -1,0 +1,41 @@
+"""What the shared tests run through: every usable backend, of ``cpu`` each instruction-set path.
+
+An engine is ``"backend"`` or ``"backend/path"``; the fixture ``backend`` of conftest.py turns one
+into the name of a backend that takes that path.
+"""
+
+import pytest
+import torch
+
+from fastht import backends
+from fastht.ops import cpu, registry
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROUNDING_PATHS = ("amx_bf16", "avx512_bf16")  # their products are in bfloat16 alone
+
+
+def takes(backend, dtype):
+    """Tell whether a backend, on the path that is forced, takes tokens of a dtype here."""
+    if registry._BACKENDS[backend].refuses(DEVICE, dtype) is not None:
+        return False
+    try:
+        return backend != "cpu" or bool(cpu.path(dtype))
+    except ValueError:
+        return False
+
+
+def _engine(name):
+    return pytest.param(name, marks=pytest.mark.gpu) if DEVICE == "cuda" else name
+
+
+def _names():
+    for name, status in backends().items():
+        if status.usable and registry._BACKENDS[name].refuses(DEVICE, torch.float32) is None:
+            yield from [f"cpu/{path}" for path in cpu.paths()] if name == "cpu" else [name]
+
+
+ENGINES = [_engine(name) for name in _names()]
+FUSED = [_engine(name) for name in _names() if name != "reference"]
+# Those that take float32, and the fused ones among them.
+WIDE = [_engine(name) for name in _names() if not name.endswith(ROUNDING_PATHS)]
+WIDE_FUSED = [_engine(n) for n in _names() if n != "reference" and not n.endswith(ROUNDING_PATHS)]
