@@ -6,20 +6,25 @@ import sys
 import pytest
 import torch
 import torch._dynamo.testing
-from test_ops import DEVICE, case
+from engines import DEVICE, takes
+from test_ops import case
 from torch.utils.checkpoint import checkpoint
 
 import fastht
 from fastht import HTAdapter, HTConfig, backends
 from fastht.ops import ht_adapter
 
-pytestmark = [
-    pytest.mark.skipif(not backends()["triton"].usable, reason=backends()["triton"].detail),
-    *([pytest.mark.gpu] if DEVICE == "cuda" else []),
-]
+fused = pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(name, marks=pytest.mark.gpu) if DEVICE == "cuda" else name
+        for name in ("triton", "cpu")
+        if backends()[name].usable and takes(name, torch.float32)
+    ],
+)
 
 
-def op_arguments(variant="hybrid", spectral="channel", dropout=0.0, requires_grad=True):
+def op_arguments(backend, variant="hybrid", spectral="channel", dropout=0.0, requires_grad=True):
     from fastht.ops import custom_op
 
     x, params, upstream, _ = case(variant, spectral, batch=1, grid=(2, 3), dim=16)
@@ -27,16 +32,17 @@ def op_arguments(variant="hybrid", spectral="channel", dropout=0.0, requires_gra
     names = custom_op.parameter_names(has_filter, has_gate)
     tensors = [params[name].requires_grad_(requires_grad) for name in names]
     seed = torch.tensor([7], device=DEVICE) if dropout else None
-    common = (2, 3, 1, has_filter, has_gate, dropout, 1e-5, torch.float32)
+    common = (2, 3, 1, has_filter, has_gate, dropout, 1e-5, torch.float32, backend)
     return x.requires_grad_(requires_grad), tensors, seed, common, upstream
 
 
+@fused
 @pytest.mark.parametrize(
     ("variant", "spectral", "dropout"),
     [("hybrid", "channel", 0.1), ("hybrid", "full", 0.0), ("baseline", "channel", 0.0)],
 )
-def test_opcheck(variant, spectral, dropout):
-    x, tensors, seed, common, upstream = op_arguments(variant, spectral, dropout)
+def test_opcheck(backend, variant, spectral, dropout):
+    x, tensors, seed, common, upstream = op_arguments(backend, variant, spectral, dropout)
     forward = torch.ops.fastht.ht_adapter.default
     torch.library.opcheck(forward, (x, tensors, seed, *common, True))
     with torch.no_grad():
@@ -48,8 +54,9 @@ def test_opcheck(variant, spectral, dropout):
     )
 
 
-def test_compiles_whole_and_not_anew_for_every_batch_size():
-    adapter = HTAdapter(16, HTConfig(bottleneck_dim=8, dropout=0.0), backend="triton")
+@fused
+def test_compiles_whole_and_not_anew_for_every_batch_size(backend):
+    adapter = HTAdapter(16, HTConfig(bottleneck_dim=8, dropout=0.0), backend=backend)
     adapter.to(DEVICE)
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     torch.compiler.reset()
@@ -66,21 +73,23 @@ def test_compiles_whole_and_not_anew_for_every_batch_size():
     assert counts == [1, 2, 2, 2]  # the second batch size makes the graph one for any
 
 
-def test_second_derivative_is_refused():
+@fused
+def test_second_derivative_is_refused(backend):
     x, params, _, options = case(batch=1, grid=(2, 3), dim=16)
     x.requires_grad_()
-    out = ht_adapter(x, params, backend="triton", **options)
+    out = ht_adapter(x, params, backend=backend, **options)
     (dx,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"no second derivative.*reference"):
         dx.sum().backward()
 
 
-def test_checkpointing_repeats_the_mask():
+@fused
+def test_checkpointing_repeats_the_mask(backend):
     x, params, upstream, options = case(batch=1, grid=(2, 3), dim=16)
     x.requires_grad_()
 
     def adapt(x):
-        return ht_adapter(x, params, backend="triton", dropout=0.5, **options)
+        return ht_adapter(x, params, backend=backend, dropout=0.5, **options)
 
     grads = []
     for run in (adapt, lambda x: checkpoint(adapt, x, use_reentrant=False)):
@@ -89,13 +98,14 @@ def test_checkpointing_repeats_the_mask():
     assert torch.equal(*grads)
 
 
-def test_autocast_keeps_the_residual_and_rounds_the_bottleneck():
+@fused
+def test_autocast_keeps_the_residual_and_rounds_the_bottleneck(backend):
     x, params, upstream, options = case()
     leaves = [x, *params.values()]
     for leaf in leaves:
         leaf.requires_grad_()
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
-        out = ht_adapter(x, params, backend="triton", **options)
+        out = ht_adapter(x, params, backend=backend, **options)
     assert out.dtype == torch.float32
     assert all(grad.dtype == torch.float32 for grad in torch.autograd.grad(out, leaves, upstream))
 
@@ -122,19 +132,20 @@ def test_tensor_float_32_only_where_pytorch_allows_it(setting):
     assert done.stdout.strip() == str(expected)
 
 
-def test_nothing_is_kept_without_gradients():
-    x, tensors, seed, common, _ = op_arguments(requires_grad=False)
+@fused
+def test_nothing_is_kept_without_gradients(backend):
+    x, tensors, seed, common, _ = op_arguments(backend, requires_grad=False)
     _, _, u_norm, stats, *_ = torch.ops.fastht.ht_adapter(x, tensors, seed, *common, False)
     assert u_norm.numel() == stats.numel() == 0
     out = torch.ops.fastht.ht_adapter(x, tensors, seed, *common, True)[0]
     assert torch.equal(out, torch.ops.fastht.ht_adapter(x, tensors, seed, *common, False)[0])
 
 
-def test_backend_is_told_by_the_adapter():
-    assert "backend='triton'" in repr(HTAdapter(16, backend="triton"))
-    on_cpu = HTAdapter(16)
-    assert "backend='auto -> reference'" in repr(on_cpu)
-    assert "triton" in fastht.backends()
+@fused
+def test_backend_is_told_by_the_adapter(backend):
+    assert f"backend='{backend}'" in repr(HTAdapter(16, backend=backend))
+    on_cpu = "cpu" if backends()["cpu"].usable else "reference"
+    assert f"backend='auto -> {on_cpu}'" in repr(HTAdapter(16))
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")

@@ -80,12 +80,14 @@ def test_rule_holds_for_every_variant_and_dtype(backend, dtype, variant, spectra
         {"batch": 1, "dim": 192, "channels": 64},
         {"batch": 1, "dim": 40, "channels": 128, "grid": (4, 5)},
         {"dim": 37, "channels": 21, "grid": (3, 8)},
-        {"grid": (37, 37), "batch": 1, "dim": 32, "channels": 8, "draws": 1},
+        {"grid": (37, 37), "batch": 1, "dim": 32, "channels": 8},
     ],
 )
 @pytest.mark.parametrize("spectral", ["channel", "full"])
 def test_rule_holds_for_every_shape(backend, shape, spectral):
-    assert compare(through(backend), spectral=spectral, **{"draws": 3, **shape}) == {}
+    slow = backend == "triton" and DEVICE == "cpu" and shape.get("grid") == (37, 37)
+    draws = 1 if slow else 3  # Triton's interpreter takes half a minute for each
+    assert compare(through(backend), spectral=spectral, draws=draws, **shape) == {}
 
 
 def faulty(fault):

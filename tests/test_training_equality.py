@@ -2,20 +2,14 @@
 
 import pytest
 import torch
-from test_ops import DEVICE
+from engines import DEVICE, WIDE_FUSED
 from tiny_towers import images, randomize, tiny_tower
 
 import fastht
 
 STEPS = 30
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not fastht.backends()["triton"].usable, reason=fastht.backends()["triton"].detail
-    ),
-    *([pytest.mark.gpu] if DEVICE == "cuda" else []),
-]
+pytestmark = pytest.mark.slow
 
 
 def train(backend):
@@ -40,9 +34,10 @@ def train(backend):
     return torch.tensor(losses), {k: v.cpu() for k, v in fastht.adapter_state_dict(model).items()}
 
 
-def test_thirty_steps_are_those_of_the_reference():
+@pytest.mark.parametrize("backend", WIDE_FUSED, indirect=True)
+def test_thirty_steps_are_those_of_the_reference(backend):
     expected, wanted = train("reference")
-    losses, parameters = train("triton")
+    losses, parameters = train(backend)
     assert expected[-1] < 0.5 * expected[0]  # it does train
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=0)
     for name, value in wanted.items():

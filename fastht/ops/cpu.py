@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastht.ops.call import Call
 
+_native: Any
 try:
-    from fastht import _native
+    from fastht import _native  # type: ignore[attr-defined, no-redef]
 except ImportError as error:  # not built; or built for another Python or C++ library
     _native = None
     _reason = str(error)
@@ -26,12 +28,18 @@ def missing() -> str | None:
     """Return why the native kernels cannot run here, or ``None``."""
     if _native is not None:
         return None
-    if "cannot import name" in _reason or "No module named" in _reason:
-        return (
-            "fastht was installed without its native extension; install a C++ compiler and "
-            "reinstall fastht (FASTHT_NATIVE=1 makes the build say what it lacks)"
-        )
-    return f"its native extension cannot be loaded ({_reason}); reinstall fastht"
+    return (
+        f"the native extension is not built or cannot be loaded ({_reason}); install a C++ "
+        "compiler and reinstall fastht (with FASTHT_NATIVE=1 the build says what it lacks)"
+    )
+
+
+def detail() -> str:
+    """Return one line for people: what the kernels take and which instructions they use here."""
+    line = "fused native kernels for CPUs; bfloat16, float32"
+    if _native is None:
+        return line
+    return f"{line}; on this processor by {path(torch.bfloat16)}, {path(torch.float32)}"
 
 
 def paths() -> list[str]:
@@ -135,9 +143,7 @@ def backward(
     return dx, {name: g.to(params[name].dtype) for name, g in grads.items()}
 
 
-def _options(
-    x: Tensor, params: Mapping[str, Tensor], seed: Tensor | None, call: Call
-) -> _native.Options:
+def _options(x: Tensor, params: Mapping[str, Tensor], seed: Tensor | None, call: Call) -> Any:
     return _native.Options(
         x.shape[0],
         call.num_prefix_tokens,

@@ -50,8 +50,9 @@ def run(
 ) -> Tensor:
     """Apply one HT adapter with the fused kernels of ``backend``, ``"triton"`` or ``"cpu"``.
 
-    Arguments and result are those of :func:`fastht.ops.ht_adapter`. Under autocast the products and the bottleneck's maps are in autocast's dtype, and
-    ``out`` keeps x's; elsewhere they are in x's dtype. Sums are in float32 always.
+    Arguments and result are those of :func:`fastht.ops.ht_adapter`. Under autocast the matrix
+    products and the bottleneck's maps are in autocast's dtype, and ``out`` keeps x's; elsewhere
+    they are in x's dtype. Sums are in float32 always.
     """
     has_filter, has_gate = "spectral_filter" in params, "noise_gate.0.weight" in params
     device = x.device.type
@@ -63,10 +64,13 @@ def run(
         seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
     tensors = [params[name] for name in parameter_names(has_filter, has_gate)]
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors))
-    return torch.ops.fastht.ht_adapter(
-        x, tensors, seed, grid_size[0], grid_size[1], num_prefix_tokens, has_filter, has_gate,
-        dropout, eps, product_dtype, backend, save,
-    )[0]  # fmt: skip
+    options = (
+        grid_size[0], grid_size[1], num_prefix_tokens, has_filter, has_gate, dropout, eps,
+        product_dtype, backend, save,
+    )  # fmt: skip
+    if save and not torch.compiler.is_compiling():
+        return _Differentiable.apply(x, seed, options, *tensors)[0]
+    return torch.ops.fastht.ht_adapter(x, tensors, seed, *options)[0]
 
 
 def tensor_float_32() -> bool:
@@ -142,8 +146,7 @@ def ht_adapter(
 
 @ht_adapter.register_fake
 def _(x: Tensor, params: Sequence[Tensor], seed: Tensor | None, *options: Any) -> Any:
-    *options, backend, save = options
-    call = _call(*options)
+    call, backend, save = _call(*options[:-2]), *options[-2:]
     saved = _implementation(backend).allocate_saved(x, _named(params, call), call, save)
     return torch.empty_like(x), *saved
 
@@ -186,39 +189,79 @@ def _(dout: Tensor, x: Tensor, params: Sequence[Tensor], *options: Any) -> list[
     return [*([torch.empty_like(x)] if need_input else []), *(grads if need_params else [])]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, params, seed, *options, _ = inputs
+def _keep(
+    ctx: Any,
+    x: Tensor,
+    seed: Tensor | None,
+    options: Sequence[Any],
+    params: Sequence[Tensor],
+    output: Sequence[Tensor],
+) -> None:
     _, *saved = output
     ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, *params, *saved, *([] if seed is None else [seed]))
     ctx.num_params = len(params)
-    ctx.options = options
+    ctx.options = options[:-1]
 
 
-def _backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    need_input, need_each = ctx.needs_input_grad[:2]
+def _gradients(
+    ctx: Any, dout: Tensor | None, need_input: bool, need_each: Sequence[bool]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    grads: list[Tensor | None] = [None] * ctx.num_params
     need_params = any(need_each)
-    no_options = (None,) * (len(ctx.options) + 1)
     if dout is None or not (need_input or need_params):
-        return None, [None] * ctx.num_params, None, *no_options
+        return None, grads
     x, *rest = ctx.saved_tensors
     params, rest = rest[: ctx.num_params], rest[ctx.num_params :]
     saved, seed = rest[:5], rest[5] if len(rest) > 5 else None
     results = torch.ops.fastht.ht_adapter_backward(
         dout, x, params, seed, saved, *ctx.options, need_input, need_params
     )
-    dx = results[0] if need_input else None
-    grads: list[Tensor | None] = [None] * ctx.num_params
     if need_params:
         grads = [
             g if needed else None
             for g, needed in zip(results[int(need_input) :], need_each, strict=True)
         ]
-    return dx, grads, None, *no_options
+    return results[0] if need_input else None, grads
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, params, seed, *options = inputs
+    _keep(ctx, x, seed, options, params, output)
+
+
+def _backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    dx, grads = _gradients(ctx, dout, *ctx.needs_input_grad[:2])
+    return dx, grads, None, *(None,) * (len(ctx.options) + 1)
 
 
 ht_adapter.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _Differentiable(torch.autograd.Function):
+    """The same derivative outside of graphs, with less time spent around the kernels.
+
+    What an op that takes a list of tensors gets from ``register_autograd`` walks through nested
+    lists at each call, which is longer than the kernels of a small call take.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, seed: Tensor | None, options: tuple[Any, ...], *params: Tensor
+    ) -> tuple[Tensor, ...]:
+        return torch.ops.fastht.ht_adapter(x, params, seed, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, seed, options, *params = inputs
+        _keep(ctx, x, seed, options, params, output)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        need_input, _, _, *need_each = ctx.needs_input_grad
+        dx, grads = _gradients(ctx, dout, need_input, need_each)
+        return dx, None, None, *grads
 
 
 def _no_second_derivative(ctx: Any, *_: Any) -> None:

@@ -123,7 +123,7 @@ _BACKENDS = {
         ),
         Backend(
             name="cpu",
-            detail="fused native kernels for CPUs; bfloat16, float32",
+            detail=cpu.detail(),
             missing=cpu.missing,
             refuses=_cpu_refuses,
             automatic=("cpu",),
