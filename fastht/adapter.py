@@ -99,7 +99,8 @@ class HTAdapter(nn.Module):
         """
         # By attribute: in DataParallel's replicas the parameters are plain tensors, which
         # named_parameters leaves out.
-        params: dict[str, Tensor] = {name: operator.attrgetter(name)(self) for name in self._names}
+        values: tuple[Tensor, ...] = operator.attrgetter(*self._names)(self)
+        params = dict(zip(self._names, values, strict=True))
         if self.filter_grid_size is not None:
             params["spectral_filter"] = resample_spectral_filter(
                 params["spectral_filter"], self.filter_grid_size, grid_size

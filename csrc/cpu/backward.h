@@ -73,10 +73,12 @@ class Backward {
     parallel_for(call_.threads, fold_.tasks(), fold, this);
     for (int64_t i = 0; i < call_.threads; ++i)
       zero(workers_[i].mask, round_up(shape_.narrow, 64) * sizeof(float));
-    for (int64_t i = 0; i < schedule_.slots(); ++i) {
-      zero(slots_[i].map, shape_.map_size() * sizeof(float));
-      zero(slots_[i].dv, shape_.map_size() * sizeof(float));
-    }
+    const auto clear = [](void* self, int64_t slot, int) {
+      auto& own = *static_cast<Backward*>(self);
+      zero(own.slots_[slot].map, own.shape_.map_size() * sizeof(float));
+      zero(own.slots_[slot].dv, own.shape_.map_size() * sizeof(float));
+    };
+    parallel_for(call_.threads, schedule_.slots(), clear, this);
     const int64_t weights = call_.need_params, full = call_.full_filter();
     const int64_t blocks = shape_.narrow / kPad;
     const Stage stages[] = {

@@ -68,11 +68,14 @@ class Forward {
       static_cast<Forward*>(self)->fold_.run(task);
     };
     parallel_for(call_.threads, fold_.tasks(), fold, this);
-    // The borders of the padded maps and the padding of the masks are never written again.
+    // The padding of the masks and the borders of the padded maps are never written again.
     for (int64_t i = 0; i < call_.threads; ++i)
       zero(workers_[i].mask, round_up(shape_.narrow, 64) * sizeof(float));
-    for (int64_t i = 0; i < schedule_.slots(); ++i)
-      zero(slots_[i].map, shape_.map_size() * sizeof(float));
+    const auto clear = [](void* self, int64_t slot, int) {
+      auto& own = *static_cast<Forward*>(self);
+      zero(own.slots_[slot].map, own.shape_.map_size() * sizeof(float));
+    };
+    parallel_for(call_.threads, schedule_.slots(), clear, this);
     const Stage stages[] = {
         {shape_.parts, false, stage<&Forward::project>},
         {call_.full_filter() ? shape_.narrow / kPad : 0, false, stage<&Forward::filter>},

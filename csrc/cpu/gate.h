@@ -95,13 +95,16 @@ void noise_gate_backward(const Problem& call, const Shape& shape, const Folded& 
   // Of terms that largely cancel, as the three convolutions are much alike: in float64.
   double by_gate[3] = {}, mean_gradient = 0.0;
   for (int i = 0; i < 3; ++i) {
-    for (int64_t j = 0; j < c; ++j) {
-      double taps = 0.0;
-      for (int64_t tap = 0; tap < Fold::side(i) * Fold::side(i); ++tap)
-        taps += static_cast<double>(folded.taps[i][tap * narrow + j]) *
-                correlation[tap_at(i, tap) * narrow + j];
-      by_gate[i] += taps * (scaled ? folded.filter[j] : 1.0f) +
-                    static_cast<double>(folded.bank_bias[i][j]) * total[j];
+    for (int64_t j0 = 0; j0 < narrow; j0 += kLanes) {
+      double taps[kLanes] = {};
+      for (int64_t tap = 0; tap < Fold::side(i) * Fold::side(i); ++tap) {
+        const float* weights = folded.taps[i] + tap * narrow + j0;
+        const float* found = correlation + tap_at(i, tap) * narrow + j0;
+        for (int j = 0; j < kLanes; ++j) taps[j] += static_cast<double>(weights[j]) * found[j];
+      }
+      for (int j = 0; j < kLanes; ++j)
+        by_gate[i] += taps[j] * (scaled ? folded.filter[j0 + j] : 1.0f) +
+                      static_cast<double>(folded.bank_bias[i][j0 + j]) * total[j0 + j];
     }
     mean_gradient += gate[i] * by_gate[i];
   }

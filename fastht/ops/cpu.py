@@ -99,7 +99,7 @@ def forward(
         x, target, given = _rows(x), _writable(out), _plain(params)
         _native.forward(
             _options(x, given, seed, call),
-            [_array(p) for p in given.values()],
+            _arrays(given),
             _tokens(x),
             _tokens(target),
             _addresses(saved) if save else None,
@@ -130,12 +130,12 @@ def backward(
     grads = {name: torch.empty_like(p) for name, p in given.items()} if need_weights else {}
     _native.backward(
         _options(x, given, seed, call),
-        [_array(p) for p in given.values()],
+        _arrays(given),
         _tokens(x),
         _tokens(dout),
         _addresses(saved),
         None if target is None else _tokens(target),
-        [_array(g) for g in grads.values()] if need_weights else None,
+        _arrays(grads) if need_weights else None,
         _forced,
     )
     if dx is not None and target is not None and target is not dx:
@@ -174,8 +174,9 @@ def _plain(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: p if p.dtype in native else p.float() for name, p in params.items()}
 
 
-def _array(t: Tensor) -> tuple[int, int, bool]:
-    return t.data_ptr(), t.numel(), t.dtype == torch.bfloat16
+def _arrays(tensors: Mapping[str, Tensor]) -> list[tuple[int, int, bool]]:
+    half = torch.bfloat16
+    return [(t.data_ptr(), t.numel(), t.dtype is half) for t in tensors.values()]
 
 
 def _tokens(t: Tensor) -> tuple[int, bool, int, int]:

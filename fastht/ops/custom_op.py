@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fastht.ops.call import Call
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 # Each has allocate_saved, forward and backward of the same signatures.
 _IMPLEMENTATIONS = {"triton": "fastht.ops.triton.adapter", "cpu": "fastht.ops.cpu"}
 
@@ -33,9 +35,18 @@ _REST = (
 )
 
 
+_NAMES = {
+    (has_filter, has_gate): (
+        *_COMMON, *(_FILTER if has_filter else ()), *(_GATE if has_gate else ()), *_REST
+    )
+    for has_filter in (False, True)
+    for has_gate in (False, True)
+}  # fmt: skip
+
+
 def parameter_names(has_filter: bool, has_gate: bool) -> tuple[str, ...]:
     """Return the names of the ops' ``params``, in their order."""
-    return (*_COMMON, *(_FILTER if has_filter else ()), *(_GATE if has_gate else ()), *_REST)
+    return _NAMES[has_filter, has_gate]
 
 
 def run(
@@ -69,7 +80,7 @@ def run(
         product_dtype, backend, save,
     )  # fmt: skip
     if save and not torch.compiler.is_compiling():
-        return _Differentiable.apply(x, seed, options, *tensors)[0]
+        return _Differentiable.apply(x, seed, options, *tensors)
     return torch.ops.fastht.ht_adapter(x, tensors, seed, *options)[0]
 
 
@@ -107,8 +118,7 @@ def _named(tensors: Sequence[Tensor], call: Call) -> dict[str, Tensor]:
     return {name: t.contiguous() for name, t in zip(names, tensors, strict=True)}
 
 
-@torch.library.custom_op("fastht::ht_adapter", mutates_args=())
-def ht_adapter(
+def _run_forward(
     x: Tensor,
     params: Sequence[Tensor],
     seed: Tensor | None,
@@ -144,6 +154,9 @@ def ht_adapter(
     return _implementation(backend).forward(x, _named(params, call), seed, call, save)
 
 
+ht_adapter = torch.library.custom_op("fastht::ht_adapter", _run_forward, mutates_args=())
+
+
 @ht_adapter.register_fake
 def _(x: Tensor, params: Sequence[Tensor], seed: Tensor | None, *options: Any) -> Any:
     call, backend, save = _call(*options[:-2]), *options[-2:]
@@ -151,8 +164,7 @@ def _(x: Tensor, params: Sequence[Tensor], seed: Tensor | None, *options: Any) -
     return torch.empty_like(x), *saved
 
 
-@torch.library.custom_op("fastht::ht_adapter_backward", mutates_args=())
-def ht_adapter_backward(
+def _run_backward(
     dout: Tensor,
     x: Tensor,
     params: Sequence[Tensor],
@@ -182,11 +194,21 @@ def ht_adapter_backward(
     return [*([] if dx is None else [dx]), *(grads[name] for name in named if need_params)]
 
 
+ht_adapter_backward = torch.library.custom_op(
+    "fastht::ht_adapter_backward", _run_backward, mutates_args=()
+)
+
+
 @ht_adapter_backward.register_fake
 def _(dout: Tensor, x: Tensor, params: Sequence[Tensor], *options: Any) -> list[Tensor]:
     *_, need_input, need_params = options
     grads = [torch.empty(p.shape, dtype=p.dtype, device=p.device) for p in params]
     return [*([torch.empty_like(x)] if need_input else []), *(grads if need_params else [])]
+
+
+def _nobody_between(tensors: Sequence[Tensor]) -> bool:
+    """Whether the dispatcher would find no mode and no subclass that wants to see the op."""
+    return not is_in_torch_dispatch_mode() and all(type(t) in _PLAIN for t in tensors)
 
 
 def _keep(
@@ -195,10 +217,8 @@ def _keep(
     seed: Tensor | None,
     options: Sequence[Any],
     params: Sequence[Tensor],
-    output: Sequence[Tensor],
+    saved: Sequence[Tensor],
 ) -> None:
-    _, *saved = output
-    ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, *params, *saved, *([] if seed is None else [seed]))
     ctx.num_params = len(params)
@@ -215,9 +235,10 @@ def _gradients(
     x, *rest = ctx.saved_tensors
     params, rest = rest[: ctx.num_params], rest[ctx.num_params :]
     saved, seed = rest[:5], rest[5] if len(rest) > 5 else None
-    results = torch.ops.fastht.ht_adapter_backward(
-        dout, x, params, seed, saved, *ctx.options, need_input, need_params
-    )
+    backward: Any = torch.ops.fastht.ht_adapter_backward
+    if not torch.is_grad_enabled() and _nobody_between((dout, x, *params)):
+        backward = _run_backward
+    results = backward(dout, x, params, seed, saved, *ctx.options, need_input, need_params)
     if need_params:
         grads = [
             g if needed else None
@@ -228,7 +249,9 @@ def _gradients(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, params, seed, *options = inputs
-    _keep(ctx, x, seed, options, params, output)
+    _, *saved = output
+    ctx.mark_non_differentiable(*saved)
+    _keep(ctx, x, seed, options, params, saved)
 
 
 def _backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -243,22 +266,21 @@ class _Differentiable(torch.autograd.Function):
     """The same derivative outside of graphs, with less time spent around the kernels.
 
     What an op that takes a list of tensors gets from ``register_autograd`` walks through nested
-    lists at each call, which is longer than the kernels of a small call take.
+    lists at each call; for a small call that and the dispatcher take as long as the kernels.
     """
 
     @staticmethod
     def forward(
-        x: Tensor, seed: Tensor | None, options: tuple[Any, ...], *params: Tensor
-    ) -> tuple[Tensor, ...]:
-        return torch.ops.fastht.ht_adapter(x, params, seed, *options)
+        ctx: Any, x: Tensor, seed: Tensor | None, options: tuple[Any, ...], *params: Tensor
+    ) -> Tensor:
+        direct = _nobody_between((x, *params))
+        forward = _run_forward if direct else torch.ops.fastht.ht_adapter
+        out, *saved = forward(x, params, seed, *options)
+        _keep(ctx, x, seed, options, params, saved)
+        return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, seed, options, *params = inputs
-        _keep(ctx, x, seed, options, params, output)
-
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, dout: Tensor | None) -> tuple[Any, ...]:
         need_input, _, _, *need_each = ctx.needs_input_grad
         dx, grads = _gradients(ctx, dout, need_input, need_each)
         return dx, None, None, *grads
