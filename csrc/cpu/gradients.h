@@ -96,13 +96,13 @@ class GradientSums {
         set.filter[c] += gradient.mean[c] * pooled[c];
   }
 
-  // Adds the groups up and writes the gradients: of one panel of columns, or of the small
-  // parameters where `task` is the number of panels.
+  // Adds the groups up and writes the gradients: task 0 those of the small parameters, each other
+  // one those of a panel of columns.
   void finish(const Folded& folded, int64_t groups, int64_t task) {
-    if (task == shape_.panels)
+    if (task == 0)
       finish_small(groups);
     else
-      finish_panel(folded, groups, task);
+      finish_panel(folded, groups, task - 1);
   }
 
  private:
@@ -122,8 +122,19 @@ class GradientSums {
       from_float(value, static_cast<BFloat16*>(to.data) + at);
   }
 
+  static void put_row(const Array& to, int64_t at, const float* values, int64_t count) {
+    if (to.dtype == DType::kFloat32)
+      __builtin_memcpy(static_cast<float*>(to.data) + at, values, count * sizeof(float));
+    else
+      each_vector(count, [&](int64_t j, auto extent) {
+        store(static_cast<BFloat16*>(to.data) + at + j, load(values + j, extent), extent);
+      });
+  }
+
   static void add(float* to, const float* from, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+    each_vector(count, [&](int64_t j, auto extent) {
+      store(to + j, load(to + j, extent) + load(from + j, extent), extent);
+    });
   }
 
   void finish_panel(const Folded& folded, int64_t groups, int64_t panel) {
@@ -139,19 +150,23 @@ class GradientSums {
         add(set.columns + i * wide + n0, sets_[g].columns + i * wide + n0, width);
     }
     const Parameters& to = call_.grads;
+    const float *by_x = set.columns, *by_norm = by_x + wide, *plain = by_norm + wide;
+    put_row(to.gammax, n0, by_x + n0, end - n0);
+    put_row(to.up_bias, n0, plain + wide + n0, end - n0);
     for (int64_t d = n0; d < end; ++d) {
-      const float by_x = set.columns[d], by_norm = set.columns[wide + d];
-      const float plain = set.columns[2 * wide + d];
-      put(to.gammax, d, by_x);
-      put(to.gamma, d, folded.norm_weight[d] * by_norm + folded.norm_bias[d] * plain);
-      put(to.norm_weight, d, folded.gamma[d] * by_norm);
-      put(to.norm_bias, d, folded.gamma[d] * plain);
-      put(to.up_bias, d, set.columns[3 * wide + d]);
-      for (int64_t c = 0; c < c_count; ++c) put(to.up_weight, d * c_count + c, up[c * width + d - n0]);
+      put(to.gamma, d, folded.norm_weight[d] * by_norm[d] + folded.norm_bias[d] * plain[d]);
+      put(to.norm_weight, d, folded.gamma[d] * by_norm[d]);
+      put(to.norm_bias, d, folded.gamma[d] * plain[d]);
     }
     for (int64_t c = 0; c < c_count; ++c)
-      for (int64_t d = n0; d < end; ++d)
-        put(to.down_weight, c * call_.dim + d, down[c * width + d - n0]);
+      put_row(to.down_weight, c * call_.dim + n0, down + c * width, end - n0);
+    for (int64_t d = n0; d < end; ++d)
+      for (int64_t c0 = 0; c0 < c_count; c0 += kPanel) {
+        float row[kPanel];
+        const int64_t count = min(kPanel, c_count - c0);
+        for (int64_t c = 0; c < count; ++c) row[c] = up[(c0 + c) * width + d - n0];
+        put_row(to.up_weight, d * c_count + c0, row, count);
+      }
   }
 
   void finish_small(int64_t groups) {

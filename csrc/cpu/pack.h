@@ -12,6 +12,20 @@ FASTHT_INLINE int64_t packed_at(int64_t k, int64_t column, int64_t width) {
   return kPairs ? (k / 2 * width + column) * 2 + k % 2 : k * width + column;
 }
 
+// Two rows of B, k even and k + 1, in packed order.
+FASTHT_INLINE void store_rows(float* b, int64_t width, int64_t column, Vec first, Vec second) {
+  store(b + column, first);
+  store(b + width + column, second);
+}
+#if defined(__AVX512BF16__)
+FASTHT_INLINE void store_rows(BFloat16* b, int64_t, int64_t column, Vec first, Vec second) {
+  const VecBits low = __builtin_convertvector(round_to_half(first), VecBits);
+  const VecBits high = __builtin_convertvector(round_to_half(second), VecBits);
+  const VecBits pairs = low | high << 16;
+  __builtin_memcpy(b + column * 2, &pairs, sizeof pairs);
+}
+#endif
+
 // A matrix B[k, n] = w[k * stride_k + n * stride_n] of which one stride is 1.
 struct Weight {
   const Array& w;
@@ -25,6 +39,18 @@ void pack_rows(const Weight& from, const T* w, int64_t packed_depth, int64_t pan
   const int64_t n0 = panel * kPanel, width = panel_width(round_up(from.columns, kPad), panel);
   Operand* b = packed + n0 * packed_depth;
   const int64_t valid = min(from.columns - n0, width);
+  if (from.stride_n == 1) {  // rows of w are rows of B
+    const auto row = [&](int64_t k, int64_t j) {
+      return k < from.depth ? load(w + k * from.stride_k + n0 + j, valid - j) : Vec{};
+    };
+    int64_t k = first;
+    for (; k + 2 <= last; k += 2)
+      for (int64_t j = 0; j < width; j += kLanes)
+        store_rows(b + k * width, width, j, row(k, j), row(k + 1, j));
+    if (k < last)  // an odd depth, which products in pairs do not have
+      for (int64_t j = 0; j < width; j += kLanes) store(b + k * width + j, row(k, j));
+    return;
+  }
   constexpr int64_t block = 16;  // of w's lines while they are in the first-level cache
   for (int64_t k0 = first; k0 < last; k0 += block) {
     const int64_t k1 = min(k0 + block, last), inside = min(k1, from.depth);
@@ -48,20 +74,6 @@ FASTHT_INLINE void pack_weight(const Weight& from, int64_t packed_depth, int64_t
     pack_rows(from, static_cast<const BFloat16*>(from.w.data), packed_depth, panel, first, last,
               packed);
 }
-
-// Two rows of B, k even and k + 1, in packed order.
-FASTHT_INLINE void store_rows(float* b, int64_t width, int64_t column, Vec first, Vec second) {
-  store(b + column, first);
-  store(b + width + column, second);
-}
-#if defined(__AVX512BF16__)
-FASTHT_INLINE void store_rows(BFloat16* b, int64_t, int64_t column, Vec first, Vec second) {
-  const VecBits low = __builtin_convertvector(round_to_half(first), VecBits);
-  const VecBits high = __builtin_convertvector(round_to_half(second), VecBits);
-  const VecBits pairs = low | high << 16;
-  __builtin_memcpy(b + column * 2, &pairs, sizeof pairs);
-}
-#endif
 
 // A[m, k] = rows[k * ld + m] for m < columns, k < depth: the left factor of a product that sums
 // over tokens. Rows of A lie `lda` apart; its padding along k is zero.
