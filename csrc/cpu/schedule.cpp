@@ -1,6 +1,7 @@
 #include "cpu/schedule.h"
 
 #include <dlfcn.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -106,6 +107,8 @@ void Schedule::run(const Stage* stages, int count, void* self) const {
 
 namespace {
 
+constexpr size_t kHugePage = size_t{1} << 21;
+
 struct Kept {
   std::mutex mutex;
   char* data = nullptr;
@@ -126,9 +129,14 @@ Scratch::Scratch(size_t bytes) : data_(nullptr), size_(0) {
     size_ = std::exchange(kept().size, 0);
     return;
   }
-  size_ = (bytes + 63) / 64 * 64;
-  data_ = static_cast<char*>(std::aligned_alloc(64, size_));
+  // Whole huge pages where there are any: scratch is walked through in every direction.
+  const size_t page = bytes < kHugePage ? 64 : kHugePage;
+  size_ = (bytes + page - 1) / page * page;
+  data_ = static_cast<char*>(std::aligned_alloc(page, size_));
   if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (page == kHugePage) madvise(data_, size_, MADV_HUGEPAGE);
+#endif
 }
 
 Scratch::~Scratch() {
