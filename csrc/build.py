@@ -130,10 +130,10 @@ def _usable_paths(compiler: list[str], machine: str) -> dict[str, list[str]]:
         return {"portable": []}
 
     def accepted(flags: list[str]) -> bool:
-        command = [*compiler, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+        command = [*compiler, *flags, "-E", "-x", "c++", os.devnull, "-o", os.devnull]
         return subprocess.run(command, capture_output=True).returncode == 0
 
-    usable = {name: flags for name, flags in PATHS.items() if accepted(flags)}
+    usable = {name: flags for name, flags in PATHS.items() if not flags or accepted(flags)}
     if left_out := ", ".join(name for name in PATHS if name not in usable):
         print(f"fastht: left out, as {shlex.join(compiler)} does not know their flags: {left_out}")
     return usable

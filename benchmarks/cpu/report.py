@@ -88,17 +88,17 @@ def adapter_table(entries: list[Entry]) -> Iterator[str]:
 
 def threads_table(entries: list[Entry]) -> Iterator[str]:
     """Show one thread against all."""
-    first = entries[0]["extra_info"]
     yield "## Threads"
     yield ""
-    yield f"Forward and backward of one adapter at {text(first['shape'])}, {first['dtype']}."
+    yield f"Forward and backward of one adapter, {entries[0]['extra_info']['dtype']}."
     yield ""
     rows = []
     for entry in entries:
         info = entry["extra_info"]
         name = info["contestant"].split()[0]
-        rows.append((name, info["threads"], time_of(entry), f"{info['speedup']:.2f}"))
-    yield from table(("", "threads", "ms", "speedup over one"), rows)
+        speedup = f"{info['speedup']:.2f}"
+        rows.append((text(info["shape"]), name, info["threads"], time_of(entry), speedup))
+    yield from table(("B, N, D", "", "threads", "ms", "speedup over one"), rows)
 
 
 def vit_table(entries: list[Entry]) -> Iterator[str]:

@@ -27,6 +27,7 @@ namespace {
 
 [[maybe_unused]] bool has_avx2() {
 #if defined(__x86_64__)
+  __builtin_cpu_init();
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
   return false;
