@@ -49,7 +49,8 @@ Parameters parameters(const py::sequence& arrays, bool has_filter, bool has_gate
   size_t next = 0;
   const auto take = [&] { return array(arrays[next++]); };
   Parameters p;
-  for (Array* to : {&p.norm_weight, &p.norm_bias, &p.gamma, &p.gammax, &p.down_weight, &p.down_bias})
+  for (Array* to :
+       {&p.norm_weight, &p.norm_bias, &p.gamma, &p.gammax, &p.down_weight, &p.down_bias})
     *to = take();
   if (has_filter) p.spectral_filter = take();
   if (has_gate)
@@ -99,7 +100,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
       .def(py::init([](int64_t batch, int64_t prefix, int64_t height, int64_t width, int64_t dim,
                        int64_t channels, double eps, bool has_filter, bool has_gate,
                        bool bf16_products, double dropout, uint64_t seed, int threads) {
-        return Options{batch,    prefix,   height,        width,   dim,  channels, eps,
+        return Options{batch,      prefix,   height,        width,   dim,  channels, eps,
                        has_filter, has_gate, bf16_products, dropout, seed, threads};
       }));
   module.def("paths", &usable_paths, "Instruction-set paths that run here, fastest first.");
@@ -119,19 +120,19 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
                const py::gil_scoped_release release;
                forward(call, path);
              });
-  module.def("backward", [](const Options& options, const py::sequence& params, const py::handle& x,
-                            const py::handle& dout, const py::handle& from_forward,
-                            const py::handle& dx, const py::object& grads,
-                            const std::string& path) {
-    BackwardCall call{};
-    fill(call, options, params, x);
-    call.dout = tokens(dout);
-    call.saved = saved(from_forward);
-    call.dx = tokens(dx);
-    call.need_params = !grads.is_none();
-    if (call.need_params)
-      call.grads = parameters(grads.cast<py::sequence>(), options.has_filter, options.has_gate);
-    const py::gil_scoped_release release;
-    backward(call, path);
-  });
+  module.def(
+      "backward", [](const Options& options, const py::sequence& params, const py::handle& x,
+                     const py::handle& dout, const py::handle& from_forward, const py::handle& dx,
+                     const py::object& grads, const std::string& path) {
+        BackwardCall call{};
+        fill(call, options, params, x);
+        call.dout = tokens(dout);
+        call.saved = saved(from_forward);
+        call.dx = tokens(dx);
+        call.need_params = !grads.is_none();
+        if (call.need_params)
+          call.grads = parameters(grads.cast<py::sequence>(), options.has_filter, options.has_gate);
+        const py::gil_scoped_release release;
+        backward(call, path);
+      });
 }

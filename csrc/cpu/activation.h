@@ -111,8 +111,8 @@ void dropout_factors(const Problem& call, int64_t token, float* factors) {
     }
     float kept[4][kLanes];
     for (int w = 0; w < 4; ++w)
-      store(kept[w], select((words[w] >> 8) < call.dropout_threshold, Vec{},
-                            broadcast(call.dropout_scale)));
+      store(kept[w],
+            select((words[w] >> 8) < call.dropout_threshold, Vec{}, broadcast(call.dropout_scale)));
     const int64_t count = min<int64_t>(kLanes, quads - q0);
     for (int64_t i = 0; i < count; ++i)
       for (int w = 0; w < 4; ++w) factors[(q0 + i) * 4 + w] = kept[w][i];

@@ -16,15 +16,19 @@ template <class T>
 class Backward {
  public:
   explicit Backward(const BackwardCall& call)
-      : call_(call), shape_(call), schedule_{call.threads, call.batch, group_size(call.batch)},
-        fold_{call_, shape_, true, folded_}, sums_(call_, shape_) {}
+      : call_(call),
+        shape_(call),
+        schedule_{call.threads, call.batch, group_size(call.batch)},
+        fold_{call_, shape_, true, folded_},
+        sums_(call_, shape_) {}
 
   Backward(const Backward&) = delete;  // its parts refer to one another
 
   void lay_out(Layout& memory) {
     fold_.lay_out(memory);
     const int64_t narrow = shape_.narrow, full = call_.full_filter();
-    const int64_t map = shape_.tokens * narrow, part = padded_rows(shape_.part_tokens()) + kTileRows;
+    const int64_t map = shape_.tokens * narrow,
+                  part = padded_rows(shape_.part_tokens()) + kTileRows;
     const int64_t spectrum = 2 * call_.frequencies() * narrow * full;
     const bool weights = call_.need_params;
     slots_ = memory.take<Slot>(schedule_.slots());
@@ -46,7 +50,8 @@ class Backward {
       slot.gate.values = memory.take<float>(call_.hidden);
       slot.columns = memory.take<float>(shape_.parts * 4 * shape_.wide);
       Operand** const lefts[] = {&slot.z_left, &slot.du_left, &slot.dy_left};
-      for (Operand** left : lefts) *left = memory.take<Operand>(weights ? narrow * token_depth() : 0);
+      for (Operand** left : lefts)
+        *left = memory.take<Operand>(weights ? narrow * token_depth() : 0);
       for (float*& s : slot.spectra) s = memory.take<float>(spectrum);
       if (memory.base != nullptr) slots_[i] = slot;
     }
@@ -104,25 +109,25 @@ class Backward {
 
  private:
   struct Slot {
-    float* map;                         // padded; filtered if the filter is full
-    float* dv;                          // padded: gradient of the bank's output
-    float *v, *dy, *z, *du;             // [tokens][narrow]; v and dy of the patches alone
+    float* map;              // padded; filtered if the filter is full
+    float* dv;               // padded: gradient of the bank's output
+    float *v, *dy, *z, *du;  // [tokens][narrow]; v and dy of the patches alone
     float *kernel, *flipped, *correlation;
     float *bias, *total;
     GateGradient gate;
-    float* columns;                     // [parts][4][wide]: ColumnSums, sum of dout
+    float* columns;                       // [parts][4][wide]: ColumnSums, sum of dout
     Operand *z_left, *du_left, *dy_left;  // [narrow][token_depth]
-    float* spectra[4];                  // of s, two for work, and of the gradient of f
+    float* spectra[4];                    // of s, two for work, and of the gradient of f
   };
   struct Worker {
     Operand *rows, *operand, *right;
     float *strip, *v, *y, *dz, *mask;
   };
 
-  // One set of sums for four images, and never more than 64 sets: their traffic stays small beside
-  // the products', and there are enough for as many threads.
+  // One set of sums for up to four images, eight sets for few images and never more than 64: their
+  // traffic stays small beside the products', and there are enough to keep threads evenly busy.
   static int64_t group_size(int64_t batch) {
-    return max(min<int64_t>(4, ceil_div(batch, 4)), ceil_div(batch, 64));
+    return max(min<int64_t>(4, ceil_div(batch, 8)), ceil_div(batch, 64));
   }
   int64_t token_depth() const { return round_up(shape_.tokens, 64); }
 
@@ -219,7 +224,8 @@ class Backward {
     __builtin_memcpy(slot.du + first * s.narrow, worker.dz, plain * s.narrow * sizeof(float));
     float* dy = worker.dz + plain * s.narrow;
     if (call_.need_params)
-      __builtin_memcpy(slot.dy + (first + plain) * s.narrow, dy, patches * s.narrow * sizeof(float));
+      __builtin_memcpy(slot.dy + (first + plain) * s.narrow, dy,
+                       patches * s.narrow * sizeof(float));
     for (int64_t t = 0; t < patches; ++t)
       operand_row(dy + t * s.narrow, s.narrow, worker.operand + t * s.depth, s.depth);
     gemm(patches, s.narrow, s.depth, worker.operand, s.depth, folded_.pointwise_backward, dy,
@@ -240,9 +246,8 @@ class Backward {
       const int64_t stride = call_.dout.token_stride, lda = padded_depth(s.wide);
       if (sums != nullptr) add_rows(from, stride, rows, s.dim, sums);
       const auto product = [&](const Operand* a, int64_t a_stride) {
-        gemm(rows, s.narrow, depth, a, a_stride, folded_.up_backward,
-             worker.dz + r0 * s.narrow, s.narrow, false,
-             rows_ahead(row(call_.dout, image, first + r0 + rows), depth));
+        gemm(rows, s.narrow, depth, a, a_stride, folded_.up_backward, worker.dz + r0 * s.narrow,
+             s.narrow, false, rows_ahead(row(call_.dout, image, first + r0 + rows), depth));
       };
       if constexpr (sizeof(T) == sizeof(Operand) && !kPairs) {
         product(from, stride);
@@ -315,11 +320,11 @@ class Backward {
         operand_row(slot.du + (token + r) * s.narrow, s.narrow, worker.rows + r * s.depth, s.depth);
       gemm(rows, s.wide, s.depth, worker.rows, s.depth, folded_.down_backward, worker.strip, s.wide,
            false, rows_ahead(row(call_.x, image, token), s.depth));
-      mix_backward<T>({worker.strip, row(call_.x, image, token), row(call_.dout, image, token),
-                       need_input ? row(call_.dx, image, token) : nullptr, s.wide,
-                       call_.x.token_stride, call_.dout.token_stride, call_.dx.token_stride,
-                       stats(image, token)},
-                      rows, s.dim, folded_.mix(), sums);
+      mix_backward<T>(
+          {worker.strip, row(call_.x, image, token), row(call_.dout, image, token),
+           need_input ? row(call_.dx, image, token) : nullptr, s.wide, call_.x.token_stride,
+           call_.dout.token_stride, call_.dx.token_stride, stats(image, token)},
+          rows, s.dim, folded_.mix(), sums);
     });
   }
 
@@ -354,7 +359,8 @@ class Backward {
       for (int64_t i = 0; i < 4; ++i) {
         float* to = columns + i * s.wide + j;
         Vec total = load(to);
-        for (int64_t p = 0; p < s.parts; ++p) total += load(slot.columns + (p * 4 + i) * s.wide + j);
+        for (int64_t p = 0; p < s.parts; ++p)
+          total += load(slot.columns + (p * 4 + i) * s.wide + j);
         store(to, total);
       }
     const int64_t valid = min(width, s.dim - n0);
@@ -363,18 +369,16 @@ class Backward {
       const bool accumulate = !first || t0 > 0;
       const T* dout = row(call_.dout, image, t0) + n0;
       const T* x = row(call_.x, image, t0) + n0;
-      pack_tokens(worker.right, width, valid, count, depth,
-                  [&](int64_t t, int64_t j, auto extent) {
-                    return load(dout + t * call_.dout.token_stride + j, extent);
-                  });
+      pack_tokens(worker.right, width, valid, count, depth, [&](int64_t t, int64_t j, auto extent) {
+        return load(dout + t * call_.dout.token_stride + j, extent);
+      });
       gemm_panel(s.narrow, width, depth, slot.z_left + t0, token_depth(), worker.right,
                  sums_.up(group) + n0 * s.narrow, width, accumulate,
                  panel_ahead(x, call_.x.token_stride));
-      pack_tokens(worker.right, width, valid, count, depth,
-                  [&](int64_t t, int64_t j, auto extent) {
-                    return mixed(load(x + t * call_.x.token_stride + j, extent),
-                                 stats(image, t0)[t], mix, n0 + j);
-                  });
+      pack_tokens(worker.right, width, valid, count, depth, [&](int64_t t, int64_t j, auto extent) {
+        return mixed(load(x + t * call_.x.token_stride + j, extent), stats(image, t0)[t], mix,
+                     n0 + j);
+      });
       gemm_panel(s.narrow, width, depth, slot.du_left + t0, token_depth(), worker.right,
                  sums_.down(group) + n0 * s.narrow, width, accumulate,
                  panel_ahead(dout + kPanel, call_.dout.token_stride));

@@ -38,8 +38,9 @@ void check_tokens(const Problem& p, const char* name, const Tokens& tokens, bool
   const int64_t inner_count = token_inside ? n : p.batch;
   const int64_t outer = token_inside ? tokens.batch_stride : tokens.token_stride;
   const int64_t outer_count = token_inside ? p.batch : n;
-  if (written && ((inner_count > 1 && inner < p.dim) ||
-                  (outer_count > 1 && outer < (inner_count > 1 ? inner * (inner_count - 1) : 0) + p.dim)))
+  if (written &&
+      ((inner_count > 1 && inner < p.dim) ||
+       (outer_count > 1 && outer < (inner_count > 1 ? inner * (inner_count - 1) : 0) + p.dim)))
     refuse(std::string(name) + " has strides by which its tokens overlap");
 }
 
@@ -52,8 +53,7 @@ void check_parameters(const Problem& p, const Parameters& all) {
   check_array("down.weight", all.down_weight, c * d);
   check_array("down.bias", all.down_bias, c);
   if (p.has_filter())
-    check_array("spectral_filter", all.spectral_filter,
-                p.full_filter() ? c * p.frequencies() : c);
+    check_array("spectral_filter", all.spectral_filter, p.full_filter() ? c * p.frequencies() : c);
   if (p.has_gate()) {
     check_array("noise_gate.0.weight", all.gate_weight0, q * c);
     check_array("noise_gate.0.bias", all.gate_bias0, q);
@@ -77,8 +77,8 @@ void check_problem(const Problem& p) {
   const struct {
     const char* name;
     int64_t value, least;
-  } sizes[] = {{"batch", p.batch, 1},   {"prefix", p.prefix, 0}, {"height", p.height, 1},
-               {"width", p.width, 1},   {"dim", p.dim, 1},       {"channels", p.channels, 1},
+  } sizes[] = {{"batch", p.batch, 1},   {"prefix", p.prefix, 0},  {"height", p.height, 1},
+               {"width", p.width, 1},   {"dim", p.dim, 1},        {"channels", p.channels, 1},
                {"hidden", p.hidden, 0}, {"threads", p.threads, 1}};
   for (const auto& size : sizes)
     if (size.value < size.least || size.value > (int64_t{1} << 31))

@@ -32,8 +32,8 @@ FASTHT_INLINE void convolve_run(const float* map, int64_t map_row, int64_t chann
 }
 
 // Output row y of the convolution: `width` pixels of `channels`.
-void convolve_row(const float* map, int64_t y, int64_t width, int64_t channels,
-                  const float* kernel, const float* bias, float* out) {
+void convolve_row(const float* map, int64_t y, int64_t width, int64_t channels, const float* kernel,
+                  const float* bias, float* out) {
   const int64_t map_row = (width + 2 * kReach) * channels;
   const int64_t runs = ceil_div(width, kMaxRun);
   for (int64_t c = 0; c < channels; c += kLanes) {

@@ -23,14 +23,14 @@ void read(const Array& a, float* to, int64_t padded) {
 }
 
 struct Folded {
-  float *skip, *scale, *shift;          // eq. 1, see MixVectors
+  float *skip, *scale, *shift;  // eq. 1, see MixVectors
   float *norm_weight, *norm_bias, *gamma;
   float *down_bias, *pointwise_bias, *up_bias;
-  float* filter;                        // channel: [narrow]; full: [frequencies][narrow]
-  float* filter_mean;                   // [narrow]: what the filter makes of a map's mean
+  float* filter;       // channel: [narrow]; full: [frequencies][narrow]
+  float* filter_mean;  // [narrow]: what the filter makes of a map's mean
   float *gate_weight0, *gate_bias0, *gate_weight2, *gate_bias2;
-  float* taps[3];                       // [k * k][narrow]
-  float* bank_bias[3];                  // [narrow]
+  float* taps[3];       // [k * k][narrow]
+  float* bank_bias[3];  // [narrow]
   // Packed right factors: `down` and `up` in the forward pass alone, `..._backward`, for the
   // products with the transposed matrices, in the backward pass alone.
   Operand *pointwise, *down, *up;
@@ -73,9 +73,13 @@ struct Fold {
     }
     if (call.full_filter()) {
       const int64_t h = shape.height, w = shape.width, half = w / 2 + 1;
-      folded.spectral = {memory.take<float>(half * w), memory.take<float>(half * w),
-                         memory.take<float>(4 * h * h), memory.take<float>(4 * h * h),
-                         memory.take<float>(half * w), memory.take<float>(half * w), folded.filter};
+      folded.spectral = {memory.take<float>(half * w),
+                         memory.take<float>(half * w),
+                         memory.take<float>(4 * h * h),
+                         memory.take<float>(4 * h * h),
+                         memory.take<float>(half * w),
+                         memory.take<float>(half * w),
+                         folded.filter};
     }
   }
 

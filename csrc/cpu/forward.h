@@ -29,7 +29,9 @@ template <class T>
 class Forward {
  public:
   explicit Forward(const ForwardCall& call)
-      : call_(call), shape_(call), schedule_{call.threads, call.batch, 1},
+      : call_(call),
+        shape_(call),
+        schedule_{call.threads, call.batch, 1},
         fold_{call_, shape_, false, folded_} {}
 
   Forward(const Forward&) = delete;  // its parts refer to one another
@@ -87,16 +89,16 @@ class Forward {
 
  private:
   struct Slot {
-    float* u;            // [tokens][narrow], unless it is saved
-    float* map;          // padded; filtered if the filter is full
-    float* pool;         // [parts][narrow]: sums of u over a part's patches
+    float* u;     // [tokens][narrow], unless it is saved
+    float* map;   // padded; filtered if the filter is full
+    float* pool;  // [parts][narrow]: sums of u over a part's patches
     float *kernel, *bias;
     float* spectra[3];
   };
   struct Worker {
-    Operand* rows;       // a tile of h
-    float* strip;        // a tile of results
-    Operand* operand;    // a part's rows of a left factor
+    Operand* rows;     // a tile of h
+    float* strip;      // a tile of results
+    Operand* operand;  // a part's rows of a left factor
     float *v, *y, *mask;
   };
 
@@ -142,8 +144,8 @@ class Forward {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t token = first + r0 + r, patch = token - s.prefix;
         const float* from = worker.strip + r * s.narrow;
-        float* map = patch < 0 ? nullptr
-                               : slot.map + s.map_at(patch / s.width) + patch % s.width * s.narrow;
+        float* map =
+            patch < 0 ? nullptr : slot.map + s.map_at(patch / s.width) + patch % s.width * s.narrow;
         for (int64_t c = 0; c < s.narrow; c += kLanes) {
           const Vec u = load(from + c) + load(folded_.down_bias + c);
           if (call_.saved.u != nullptr)

@@ -51,10 +51,12 @@ void combine_bank(const Problem& call, const Shape& shape, const Folded& folded,
     for (int64_t tap = 0; tap < Fold::side(i) * Fold::side(i); ++tap) {
       float* to = kernel + tap_at(i, tap) * narrow;
       const float* from = folded.taps[i] + tap * narrow;
-      for (int64_t j = 0; j < narrow; j += kLanes) store(to + j, load(to + j) + gate[i] * load(from + j));
+      for (int64_t j = 0; j < narrow; j += kLanes)
+        store(to + j, load(to + j) + gate[i] * load(from + j));
     }
   for (int64_t j = 0; j < narrow; j += kLanes) {
-    store(bias + j, gate[0] * load(folded.bank_bias[0] + j) + gate[1] * load(folded.bank_bias[1] + j) +
+    store(bias + j, gate[0] * load(folded.bank_bias[0] + j) +
+                        gate[1] * load(folded.bank_bias[1] + j) +
                         gate[2] * load(folded.bank_bias[2] + j));
     if (scaled)
       for (int64_t tap = 0; tap < kTaps; ++tap) {
@@ -117,8 +119,7 @@ void noise_gate_backward(const Problem& call, const Shape& shape, const Folded& 
     for (int k = 0; k < 3; ++k) gradient += folded.gate_weight2[k * q + i] * to.logits[k];
     // PyTorch's ReLU lets the gradient of a NaN through.
     to.hidden[i] = to.values[i] <= 0.0f ? 0.0f : gradient;
-    for (int64_t j = 0; j < c; ++j)
-      to.mean[j] += folded.gate_weight0[i * c + j] * to.hidden[i];
+    for (int64_t j = 0; j < c; ++j) to.mean[j] += folded.gate_weight0[i * c + j] * to.hidden[i];
   }
 }
 

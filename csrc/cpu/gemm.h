@@ -103,13 +103,13 @@ __attribute__((noinline)) void tile(int64_t depth, const T* a, int64_t lda, cons
   for (int64_t k = 0; k < depth; k += step) {
     ahead.fetch(k);
     decltype(Step<T>::columns(b)) columns[Vectors];
-    for (int v = 0; v < Vectors; ++v) columns[v] = Step<T>::columns(b + k * ldb + v * step * kLanes);
+    for (int v = 0; v < Vectors; ++v)
+      columns[v] = Step<T>::columns(b + k * ldb + v * step * kLanes);
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r) {
       const auto factor = Step<T>::factor(a + r * lda + k);
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v)
-        sums[r][v] = Step<T>::add(sums[r][v], factor, columns[v]);
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = Step<T>::add(sums[r][v], factor, columns[v]);
     }
   }
   for (int r = 0; r < Rows; ++r)
@@ -143,12 +143,8 @@ void gemm_columns(int64_t rows, int64_t columns, int64_t depth, const T* a, int6
     const T* from = b + n * Step<T>::depth;
     float* to = c + n;
     switch (min(columns - n, width) / kLanes) {
-      case 1:
-        row_tiles<T, 1>(rows, depth, a, lda, from, ldb, to, ldc, accumulate, ahead);
-        break;
-      case 2:
-        row_tiles<T, 2>(rows, depth, a, lda, from, ldb, to, ldc, accumulate, ahead);
-        break;
+      case 1: row_tiles<T, 1>(rows, depth, a, lda, from, ldb, to, ldc, accumulate, ahead); break;
+      case 2: row_tiles<T, 2>(rows, depth, a, lda, from, ldb, to, ldc, accumulate, ahead); break;
       case 3:
         row_tiles<T, min(3, kTileVectors)>(rows, depth, a, lda, from, ldb, to, ldc, accumulate,
                                            ahead);
@@ -178,16 +174,21 @@ FASTHT_INLINE void finish_products() { _tile_release(); }
 
 // 16 rows and one panel. `ldb` and `ldc` in elements; one row of a B tile is a pair along k.
 FASTHT_INLINE void amx_block(int64_t width, int64_t depth, const BFloat16* a, int64_t lda,
-                             const BFloat16* b, int64_t ldb, float* c, int64_t ldc,
-                             bool accumulate, const Ahead& ahead) {
+                             const BFloat16* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
+                             const Ahead& ahead) {
   const int64_t b_bytes = ldb * 2 * sizeof(BFloat16), c_bytes = ldc * sizeof(float);
   const int64_t a_bytes = lda * sizeof(BFloat16);
-#define FASTHT_EACH(do_column) \
+#define FASTHT_EACH(do_column)                        \
   do_column(0, 5) if (width > 16) { do_column(1, 6) } \
-  if (width > 32) { do_column(2, 7) } if (width > 48) { do_column(3, 5) }
+  if (width > 32) {                                   \
+    do_column(2, 7)                                   \
+  }                                                   \
+  if (width > 48) {                                   \
+    do_column(3, 5)                                   \
+  }
 #define FASTHT_LOAD(column, b_tile) _tile_loadd(column, c + column * 16, c_bytes);
 #define FASTHT_ZERO(column, b_tile) _tile_zero(column);
-#define FASTHT_DOT(column, b_tile)                               \
+#define FASTHT_DOT(column, b_tile)                         \
   _tile_loadd(b_tile, b + k * ldb + column * 32, b_bytes); \
   _tile_dpbf16ps(column, 4, b_tile);
 #define FASTHT_STORE(column, b_tile) _tile_stored(column, c + column * 16, c_bytes);
@@ -222,8 +223,8 @@ FASTHT_INLINE void prepare_products() {}
 FASTHT_INLINE void finish_products() {}
 
 FASTHT_INLINE void gemm_panel(int64_t rows, int64_t width, int64_t depth, const Operand* a,
-                              int64_t lda, const Operand* b, float* c, int64_t ldc,
-                              bool accumulate, const Ahead& ahead = {}) {
+                              int64_t lda, const Operand* b, float* c, int64_t ldc, bool accumulate,
+                              const Ahead& ahead = {}) {
   gemm_columns(rows, width, depth, a, lda, b, width, c, ldc, accumulate, ahead);
 }
 

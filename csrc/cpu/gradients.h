@@ -92,8 +92,7 @@ class GradientSums {
         set.gate_weight2[k * call_.hidden + i] += gradient.logits[k] * gradient.values[i];
     }
     if (call_.has_filter() && !call_.full_filter())
-      for (int64_t c = 0; c < call_.channels; ++c)
-        set.filter[c] += gradient.mean[c] * pooled[c];
+      for (int64_t c = 0; c < call_.channels; ++c) set.filter[c] += gradient.mean[c] * pooled[c];
   }
 
   // Adds the groups up and writes the gradients: task 0 those of the small parameters, each other
@@ -178,8 +177,7 @@ class GradientSums {
     for (int64_t o = 0; o < c_count; ++o) {
       for (int64_t i = 0; i < c_count; ++i) {
         const int64_t n0 = i / kPanel * kPanel, width = min(narrow - n0, kPanel);
-        put(to.pointwise_weight, o * c_count + i,
-            set.pointwise[n0 * narrow + o * width + i - n0]);
+        put(to.pointwise_weight, o * c_count + i, set.pointwise[n0 * narrow + o * width + i - n0]);
       }
       put(to.pointwise_bias, o, set.pointwise_bias[o]);
       put(to.down_bias, o, set.down_bias[o]);

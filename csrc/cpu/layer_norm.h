@@ -119,8 +119,8 @@ void mix_backward_tile(const MixRows<T>& at, int64_t dim, const MixVectors& mix,
       const Vec dh = load(at.dh + r * at.dh_stride + j);
       const Vec through = dh * load(mix.scale + j) - mean_first - normalised * mean_second;
       const Vec update = dh * load(mix.skip + j) + through * stats.rstd;
-      store(at.dx + r * at.dx_stride + j,
-            load(at.dout + r * at.dout_stride + j, extent) + update, extent);
+      store(at.dx + r * at.dx_stride + j, load(at.dout + r * at.dout_stride + j, extent) + update,
+            extent);
     });
   }
 }

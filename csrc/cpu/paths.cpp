@@ -11,8 +11,8 @@
 
 namespace fastht::cpu {
 
-#define FASTHT_DECLARE(path)                  \
-  void path##_forward(const ForwardCall&);    \
+#define FASTHT_DECLARE(path)               \
+  void path##_forward(const ForwardCall&); \
   void path##_backward(const BackwardCall&);
 
 FASTHT_DECLARE(portable)
@@ -23,7 +23,8 @@ FASTHT_DECLARE(amx_bf16)
 
 namespace {
 
-#define FASTHT_ENTRY(path, bf16, supported) {#path, bf16, supported, path##_forward, path##_backward}
+#define FASTHT_ENTRY(path, bf16, supported) \
+  {#path, bf16, supported, path##_forward, path##_backward}
 
 [[maybe_unused]] bool has_avx2() {
 #if defined(__x86_64__)

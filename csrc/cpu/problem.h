@@ -52,9 +52,7 @@ struct Problem {
   int64_t tokens() const { return prefix + height * width; }
   bool has_gate() const { return params.gate_weight0.data != nullptr; }
   bool has_filter() const { return params.spectral_filter.data != nullptr; }
-  bool full_filter() const {
-    return has_filter() && params.spectral_filter.size != channels;
-  }
+  bool full_filter() const { return has_filter() && params.spectral_filter.size != channels; }
   int64_t frequencies() const { return height * (width / 2 + 1); }
 };
 
@@ -73,7 +71,7 @@ struct ForwardCall : Problem {
 
 struct BackwardCall : Problem {
   Tokens dout;
-  Tokens dx;         // data is null if x needs no gradient
+  Tokens dx;  // data is null if x needs no gradient
   Saved saved;
   Parameters grads;  // every data is null if the parameters need no gradients
   bool need_params;

@@ -33,8 +33,7 @@ using OpenMpParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 // GNU's entry point, which LLVM's and Intel's runtimes have too. Looked up rather than linked: a
 // second runtime in the process would bring a second pool of threads.
 OpenMpParallel open_mp() {
-  static const auto found =
-      reinterpret_cast<OpenMpParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  static const auto found = reinterpret_cast<OpenMpParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
   return found;
 }
 

@@ -11,17 +11,24 @@ namespace {
 // matter of the grid alone.
 struct Shape {
   int64_t tokens, prefix, height, width, dim, channels;
-  int64_t wide;      // dim padded: columns of rows of scratch
-  int64_t narrow;    // channels padded
-  int64_t depth;     // channels padded as the depth of a product
+  int64_t wide;    // dim padded: columns of rows of scratch
+  int64_t narrow;  // channels padded
+  int64_t depth;   // channels padded as the depth of a product
   int64_t part_rows, parts;
-  int64_t panels;    // of `wide`
+  int64_t panels;  // of `wide`
 
   explicit Shape(const Problem& call)
-      : tokens(call.tokens()), prefix(call.prefix), height(call.height), width(call.width),
-        dim(call.dim), channels(call.channels), wide(round_up(dim, kPad)),
-        narrow(round_up(channels, kPad)), depth(padded_depth(narrow)),
-        part_rows(max<int64_t>(1, (48 + width / 2) / width)), parts(ceil_div(height, part_rows)),
+      : tokens(call.tokens()),
+        prefix(call.prefix),
+        height(call.height),
+        width(call.width),
+        dim(call.dim),
+        channels(call.channels),
+        wide(round_up(dim, kPad)),
+        narrow(round_up(channels, kPad)),
+        depth(padded_depth(narrow)),
+        part_rows(max<int64_t>(1, (48 + width / 2) / width)),
+        parts(ceil_div(height, part_rows)),
         panels(ceil_div(wide, kPanel)) {}
 
   int64_t first_row(int64_t part) const { return part * part_rows; }

@@ -12,10 +12,10 @@ namespace fastht::cpu {
 namespace {
 
 struct SpectralTables {
-  float *row_cos, *row_sin;            // [W / 2 + 1][W]
-  float *column, *column_inverse;      // [2 H][2 H]
-  float *back_cos, *back_sin;          // [W][W / 2 + 1], each frequency counted as often as in W
-  const float* filter;                 // [W / 2 + 1][H][channels]
+  float *row_cos, *row_sin;        // [W / 2 + 1][W]
+  float *column, *column_inverse;  // [2 H][2 H]
+  float *back_cos, *back_sin;      // [W][W / 2 + 1], each frequency counted as often as in W
+  const float* filter;             // [W / 2 + 1][H][channels]
 };
 
 FASTHT_INLINE float root_cos(int64_t a, int64_t b, int64_t n) {
@@ -105,8 +105,8 @@ void filter_gradient(const SpectralShape& shape, const float* spectrum, const fl
     for (int64_t y = 0; y < h; ++y)
       for (int64_t j = 0; j < c; j += kLanes) {
         const int64_t at = (k * h + y) * c + j, real = 2 * (k * h + y) * c + j, imag = real + c;
-        const Vec both =
-            load(spectrum + real) * load(gradient + real) + load(spectrum + imag) * load(gradient + imag);
+        const Vec both = load(spectrum + real) * load(gradient + real) +
+                         load(spectrum + imag) * load(gradient + imag);
         store(to + at, load(to + at) + both * weight);
       }
   }

@@ -82,7 +82,10 @@ struct Case {
     const int64_t sizes[] = {batch, prefix, height, width, dim, channels};
     std::string text;
     for (int64_t size : sizes) text += std::to_string(size) + " ";
-    return text + (gate ? "gate " : "") + (full ? "full " : filter ? "filter " : "") +
+    return text + (gate ? "gate " : "") +
+           (full     ? "full "
+            : filter ? "filter "
+                     : "") +
            (dtype == DType::kFloat32 ? "float32" : "bfloat16") + (dropout > 0 ? " dropout" : "");
   }
 };
@@ -147,8 +150,11 @@ struct Results {
 class Adapter {
  public:
   explicit Adapter(const Case& c)
-      : case_(c), tokens_(c.prefix + c.height * c.width), random_(7),
-        x_(c.batch * tokens_ * c.dim, c.dtype), dout_(c.batch * tokens_ * c.dim, c.dtype),
+      : case_(c),
+        tokens_(c.prefix + c.height * c.width),
+        random_(7),
+        x_(c.batch * tokens_ * c.dim, c.dtype),
+        dout_(c.batch * tokens_ * c.dim, c.dtype),
         params_(c, &random_) {
     x_.fill(random_, 0.5f, 1.0f);
     dout_.fill(random_, 0.0f, 1.0f);
