@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -97,10 +96,7 @@ class HTAdapter(nn.Module):
         Raises:
             TypeError, ValueError: ``x`` does not fit; see :func:`fastht.ops.ht_adapter`.
         """
-        # By attribute: in DataParallel's replicas the parameters are plain tensors, which
-        # named_parameters leaves out.
-        values: tuple[Tensor, ...] = operator.attrgetter(*self._names)(self)
-        params = dict(zip(self._names, values, strict=True))
+        params = {name: _tensor(self, name) for name in self._names}
         if self.filter_grid_size is not None:
             params["spectral_filter"] = resample_spectral_filter(
                 params["spectral_filter"], self.filter_grid_size, grid_size
@@ -128,3 +124,16 @@ class HTAdapter(nn.Module):
             resolved = "not usable here"
         shown = self.backend if self.backend == resolved else f"{self.backend} -> {resolved}"
         return ", ".join([*parts, f"backend={shown!r}"])
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    """Return what ``named_parameters`` calls ``name``, sparing nn.Module's way of finding it.
+
+    In DataParallel's replicas the parameters are plain attributes, which ``named_parameters``
+    leaves out.
+    """
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        module = module._modules[parent]  # type: ignore[assignment]
+    value = module._parameters.get(leaf)
+    return getattr(module, leaf) if value is None else value

@@ -140,7 +140,9 @@ def backward(
     )
     if dx is not None and target is not None and target is not dx:
         dx.copy_(target)
-    return dx, {name: g.to(params[name].dtype) for name, g in grads.items()}
+    if given is not params:
+        grads = {name: g.to(params[name].dtype) for name, g in grads.items()}
+    return dx, grads
 
 
 def _options(x: Tensor, params: Mapping[str, Tensor], seed: Tensor | None, call: Call) -> Any:
@@ -169,8 +171,11 @@ def _writable(t: Tensor) -> Tensor:
     return t if t.stride(2) == 1 else torch.empty(t.shape, dtype=t.dtype, device=t.device)
 
 
-def _plain(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _plain(params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the parameters as they are, or all of them in dtypes that the kernels read."""
     native = (torch.float32, torch.bfloat16)
+    if all(p.dtype in native for p in params.values()):
+        return params
     return {name: p if p.dtype in native else p.float() for name, p in params.items()}
 
 
