@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace fastht::cpu {
 namespace {
@@ -29,18 +30,16 @@ void check_tokens(const Problem& p, const char* name, const Tokens& tokens, bool
   if (tokens.dtype != p.x.dtype) refuse(std::string(name) + " has another dtype than x");
   if (tokens.token_stride < 0 || tokens.batch_stride < 0)
     refuse(std::string(name) + " has a negative stride");
-  // What is written may not overlap: tokens inside images, or images inside tokens.
-  const int64_t n = p.tokens();
-  const int64_t inner = n == 1 || tokens.token_stride <= tokens.batch_stride || p.batch == 1
-                            ? tokens.token_stride
-                            : tokens.batch_stride;
-  const bool token_inside = inner == tokens.token_stride;
-  const int64_t inner_count = token_inside ? n : p.batch;
-  const int64_t outer = token_inside ? tokens.batch_stride : tokens.token_stride;
-  const int64_t outer_count = token_inside ? p.batch : n;
-  if (written &&
-      ((inner_count > 1 && inner < p.dim) ||
-       (outer_count > 1 && outer < (inner_count > 1 ? inner * (inner_count - 1) : 0) + p.dim)))
+  if (!written) return;
+  // Nothing that is written may overlap: of batch and tokens, the one that lies closer together has
+  // to leave room for a row of features, the other one for all of those.
+  struct Axis {
+    int64_t count, stride;
+  };
+  Axis inner{p.tokens(), tokens.token_stride}, outer{p.batch, tokens.batch_stride};
+  if (inner.count == 1 || (outer.count > 1 && outer.stride < inner.stride)) std::swap(inner, outer);
+  const int64_t span = inner.stride * (inner.count - 1) + p.dim;
+  if ((inner.count > 1 && inner.stride < p.dim) || (outer.count > 1 && outer.stride < span))
     refuse(std::string(name) + " has strides by which its tokens overlap");
 }
 

@@ -66,18 +66,16 @@ class Forward {
   }
 
   void run() {
-    const auto fold = [](void* self, int64_t task, int) {
-      static_cast<Forward*>(self)->fold_.run(task);
-    };
-    parallel_for(call_.threads, fold_.tasks(), fold, this);
     // The padding of the masks and the borders of the padded maps are never written again.
     for (int64_t i = 0; i < call_.threads; ++i)
       zero(workers_[i].mask, round_up(shape_.narrow, 64) * sizeof(float));
-    const auto clear = [](void* self, int64_t slot, int) {
+    const auto begin = [](void* self, int64_t task, int) {
       auto& own = *static_cast<Forward*>(self);
+      const int64_t slot = task - own.fold_.tasks();
+      if (slot < 0) return own.fold_.run(task);
       zero(own.slots_[slot].map, own.shape_.map_size() * sizeof(float));
     };
-    parallel_for(call_.threads, schedule_.slots(), clear, this);
+    parallel_for(call_.threads, fold_.tasks() + schedule_.slots(), begin, this);
     const Stage stages[] = {
         {shape_.parts, false, stage<&Forward::project>},
         {call_.full_filter() ? shape_.narrow / kPad : 0, false, stage<&Forward::filter>},
