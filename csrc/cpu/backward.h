@@ -167,34 +167,17 @@ class Backward {
   }
 
   void filter(Slot& slot, Worker&, int64_t, int64_t part) {
-    const int64_t c = part * kPad;
-    const SpectralShape shape{shape_.height, shape_.width, shape_.narrow};
-    float* map = slot.map + shape_.map_at(0) + c;
-    analyse(shape, folded_.spectral, map, shape_.map_row(), kPad, slot.spectra[0] + c,
-            slot.spectra[1] + c);
-    filter_and_synthesise(shape, folded_.spectral, c, slot.spectra[0] + c, kPad,
-                          slot.spectra[2] + c, slot.spectra[1] + c, map, shape_.map_row());
+    filter_channels(shape_, folded_, part * kPad, slot.map + shape_.map_at(0), shape_.map_row(),
+                    slot.spectra[0], slot.spectra[1], slot.spectra[2]);
   }
 
   // From dout back through the up-projection, the activation and the 1x1 convolution, for a part.
   void activation(Slot& slot, Worker& worker, int64_t image, int64_t part) {
     const Shape& s = shape_;
-    const int64_t first = s.first_token(part), count = s.last_token(part) - first;
-    const int64_t plain = part == 0 ? s.prefix : 0, patches = count - plain;
-    const int64_t first_row = s.first_row(part);
-    for (int64_t y = first_row; y < s.last_row(part); ++y)
-      convolve_row(slot.map, y, s.width, s.narrow, slot.kernel, slot.bias,
-                   worker.v + (y - first_row) * s.width * s.narrow);
-    if (call_.full_filter())
-      for (int64_t t = 0; t < patches; ++t)
-        for (int64_t c = 0; c < s.narrow; c += kLanes) {
-          float* v = worker.v + t * s.narrow + c;
-          store(v, load(v) + u(image, first + plain + t, c));
-        }
-    for (int64_t t = 0; t < plain; ++t)
-      for (int64_t c = 0; c < s.narrow; c += kLanes)
-        store(worker.y + t * s.narrow + c, u(image, t, c));
-    pointwise_rows(s, folded_, patches, worker.v, worker.operand, worker.y + plain * s.narrow);
+    const auto [first, count, plain, patches] = PartTokens(s, part);
+    const auto u_at = [&](int64_t token, int64_t c) { return u(image, token, c); };
+    bank_and_pointwise(call_, s, folded_, part, slot.map, slot.kernel, slot.bias, u_at, worker.v,
+                       worker.operand, worker.y);
     if (call_.need_params)
       __builtin_memcpy(slot.v + (first + plain) * s.narrow, worker.v,
                        patches * s.narrow * sizeof(float));
@@ -291,15 +274,12 @@ class Backward {
   void filter_backward(Slot& slot, Worker&, int64_t, int64_t part) {
     const Shape& s = shape_;
     const int64_t c = part * kPad, map_row = s.width * s.narrow;
-    const SpectralShape shape{s.height, s.width, s.narrow};
-    float* map = slot.du + s.prefix * s.narrow + c;
-    analyse(shape, folded_.spectral, map, map_row, kPad, slot.spectra[3] + c, slot.spectra[1] + c);
-    filter_and_synthesise(shape, folded_.spectral, c, slot.spectra[3] + c, kPad,
-                          slot.spectra[2] + c, slot.spectra[1] + c, map, map_row);
+    float* map = slot.du + s.prefix * s.narrow;
+    filter_channels(s, folded_, c, map, map_row, slot.spectra[3], slot.spectra[1], slot.spectra[2]);
     for (int64_t y = 0; y < s.height; ++y)
       for (int64_t x = 0; x < s.width; ++x)
         for (int64_t j = 0; j < kPad; j += kLanes) {
-          float* du = map + y * map_row + x * s.narrow + j;
+          float* du = map + y * map_row + x * s.narrow + c + j;
           store(du, load(du) + load(slot.dv + s.map_at(y) + x * s.narrow + c + j));
         }
   }

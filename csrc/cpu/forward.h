@@ -1,29 +1,10 @@
 // The forward pass of one call.
 #pragma once
 
-#include "cpu/gate.h"
+#include "cpu/bottleneck.h"
 
 namespace fastht::cpu {
 namespace {
-
-// Calls body(r) ... for the rows [0, rows) by as many as the products are best fed with.
-template <class Body>
-FASTHT_INLINE void by_tile_rows(int64_t rows, Body&& body) {
-  for (int64_t r = 0; r < rows; r += kTileRows) body(r, min(kTileRows, rows - r));
-}
-
-// y = v + P1 v + p1 for rows of v, by way of `operand`, rows of a left factor.
-FASTHT_INLINE void pointwise_rows(const Shape& shape, const Folded& folded, int64_t rows,
-                                  const float* v, Operand* operand, float* y) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* from = v + r * shape.narrow;
-    operand_row(from, shape.narrow, operand + r * shape.depth, shape.depth);
-    for (int64_t c = 0; c < shape.narrow; c += kLanes)
-      store(y + r * shape.narrow + c, load(from + c) + load(folded.pointwise_bias + c));
-  }
-  gemm(rows, shape.narrow, shape.depth, operand, shape.depth, folded.pointwise, y, shape.narrow,
-       true);
-}
 
 template <class T>
 class Forward {
@@ -160,13 +141,8 @@ class Forward {
 
   // Replaces 16 channels of the map by their filtered values.
   void filter(Slot& slot, Worker&, int64_t, int64_t part) {
-    const int64_t c = part * kPad;
-    const SpectralShape shape{shape_.height, shape_.width, shape_.narrow};
-    float* map = slot.map + shape_.map_at(0) + c;
-    analyse(shape, folded_.spectral, map, shape_.map_row(), kPad, slot.spectra[0] + c,
-            slot.spectra[1] + c);
-    filter_and_synthesise(shape, folded_.spectral, c, slot.spectra[0] + c, kPad,
-                          slot.spectra[2] + c, slot.spectra[1] + c, map, shape_.map_row());
+    filter_channels(shape_, folded_, part * kPad, slot.map + shape_.map_at(0), shape_.map_row(),
+                    slot.spectra[0], slot.spectra[1], slot.spectra[2]);
   }
 
   void gate(Slot& slot, Worker& worker, int64_t image, int64_t) {
@@ -198,21 +174,9 @@ class Forward {
   void mix(Slot& slot, Worker& worker, int64_t image, int64_t part) {
     const Shape& s = shape_;
     const int64_t first = s.first_token(part), count = s.last_token(part) - first;
-    const int64_t plain = part == 0 ? s.prefix : 0, patches = count - plain;
-    const int64_t first_row = s.first_row(part);
-    for (int64_t y = first_row; y < s.last_row(part); ++y)
-      convolve_row(slot.map, y, s.width, s.narrow, slot.kernel, slot.bias,
-                   worker.v + (y - first_row) * s.width * s.narrow);
-    if (call_.full_filter())  // the skip around the bank is of the unfiltered map
-      for (int64_t t = 0; t < patches; ++t)
-        for (int64_t c = 0; c < s.narrow; c += kLanes) {
-          float* v = worker.v + t * s.narrow + c;
-          store(v, load(v) + u_at(slot, image, first + plain + t, c));
-        }
-    for (int64_t t = 0; t < plain; ++t)
-      for (int64_t c = 0; c < s.narrow; c += kLanes)
-        store(worker.y + t * s.narrow + c, u_at(slot, image, t, c));
-    pointwise_rows(s, folded_, patches, worker.v, worker.operand, worker.y + plain * s.narrow);
+    const auto u = [&](int64_t token, int64_t c) { return u_at(slot, image, token, c); };
+    bank_and_pointwise(call_, s, folded_, part, slot.map, slot.kernel, slot.bias, u, worker.v,
+                       worker.operand, worker.y);
     for (int64_t t = 0; t < count; ++t) {
       float* y = worker.y + t * s.narrow;
       if (call_.dropout) dropout_factors(call_, image * s.tokens + first + t, worker.mask);
