@@ -1,17 +1,42 @@
-"""What pytest-benchmark writes beside the measurements."""
+"""What pytest-benchmark writes beside the measurements, and a time limit for all of them."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import time
 from typing import Any
 
 import pytest
 
-from benchmarks.cpu.machine import describe
+from benchmarks.cases import DEVICE
+from fastht.bench.machine import describe
+
+_START = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seconds", type=float, metavar="N", help="begin no benchmark after so many seconds"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    measured = not config.getoption("benchmark_disable", default=False)
+    if measured and os.environ.get("TRITON_INTERPRET") == "1" and not config.option.collectonly:
+        raise pytest.UsageError(
+            "times in Triton's interpreter mean nothing: unset TRITON_INTERPRET"
+        )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--seconds")
+    if limit is not None and time.monotonic() - _START > limit:
+        pytest.skip(f"no time left of {limit:g} seconds")
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
-    return describe()
+    return describe(DEVICE)
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:

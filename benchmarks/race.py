@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.cpu.meter import Contestant, alternate
+from benchmarks.cases import DEVICE
+from fastht.bench.meter import Contestant, Limits, alternate
 
 _now = 0.0
 
@@ -38,19 +38,17 @@ def replay(benchmark: BenchmarkFixture, seconds: list[float]) -> None:
 class Race:
     """Contestants that take turns, timed when the first entry is asked for."""
 
-    def __init__(self, group: str, contestants: Mapping[str, Contestant]) -> None:
+    def __init__(
+        self, group: str, contestants: Mapping[str, Contestant], limits: Limits | None = None
+    ) -> None:
         self.group = group
         self.contestants = contestants
+        self.limits = limits
 
     @functools.cached_property
     def seconds(self) -> dict[str, list[float]]:
         """The seconds of each contestant, one a round."""
-        return alternate(self.contestants)
-
-    @functools.cached_property
-    def medians(self) -> dict[str, float]:
-        """The median seconds of each contestant."""
-        return {name: statistics.median(seconds) for name, seconds in self.seconds.items()}
+        return alternate(self.contestants, device=DEVICE, limits=self.limits)
 
     def enter(self, benchmark: BenchmarkFixture, name: str, **extra_info: Any) -> None:
         """Make one contestant's entry, or run it once where benchmarks are disabled."""

@@ -1,0 +1,1 @@
+"""Measuring: what ``fastht bench`` and the suites under ``benchmarks/`` share."""
