@@ -1,9 +1,14 @@
 """What each launch of the fused adapter has to move: the bytes of the activations, by hand.
 
 Activations are the tensors with a row for each token. A tensor counts once a launch, since the
-halo of a convolution and the slices of one group of programs come from the cache; everything else
-(parameters, partial sums) does not grow with the batch. :mod:`benchmarks.byte_meter` counts the
-same from what the kernels do.
+halo of a convolution and the slices of one group of programs come from the cache. Parameters and
+partial sums are left out. Some of the partial sums grow with the batch too: ``contract`` leaves
+``4 * (51 + C) * C`` bytes a tile of tokens, all of which ``finish_mix`` reads, and ``mix_backward``
+those of the correlation.
+
+Verified by :mod:`benchmarks.byte_meter`, which counts the same from what the kernels do in Triton's
+interpreter (``tests/test_byte_meter.py``). :mod:`benchmarks.gpu.dram` holds it against the counters
+of a GPU's memory, partial sums and all; that has not yet run on a GPU.
 
 Sources: sections 2 and 6 of the design. "Wide" is a row of D features, "narrow" one of C.
 """

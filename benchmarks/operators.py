@@ -183,20 +183,24 @@ def contestants(
     return made
 
 
-def check(shape: Shape, dtype: str) -> None:
-    """Hold the fused backend to the gate at a shape.
+def check(shape: Shape, dtype: str, backend: str = FUSED) -> float:
+    """Hold a fused backend to the gate at a shape.
+
+    Returns:
+        The largest error, in parts of its bound.
 
     Raises:
         IncorrectError: it computes something else than the reference.
     """
-    adapter = make_adapter(shape, FUSED)
+    adapter = make_adapter(shape, backend)
     params = {name: p.detach() for name, p in adapter.named_parameters()}
 
     def fused(x: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> Tensor:
-        return ops.ht_adapter(x, leaves, backend=FUSED, **options)
+        return ops.ht_adapter(x, leaves, backend=backend, **options)
 
     x, dout = make_inputs(shape, dtype, 3)
-    gate.check(fused, x, dout, params, grid_size=shape.grid, num_prefix_tokens=1)
+    worst = gate.check(fused, x, dout, params, grid_size=shape.grid, num_prefix_tokens=1)
     gate.check_dropout(
         lambda: adapter.train()(x, shape.grid), lambda: adapter.eval()(x, shape.grid), x
     )
+    return worst

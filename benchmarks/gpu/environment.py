@@ -1,4 +1,4 @@
-"""Phase 1: what the measurements are made with.
+"""What the phases run on, written before any of them.
 
 python -m benchmarks.gpu.environment OUT/environment.json
 """
@@ -6,29 +6,19 @@ python -m benchmarks.gpu.environment OUT/environment.json
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import os
-import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.gpu.common import DRY, ROOT, write_json
-from fastht import __version__, backends
-
-PACKAGES = ("torch", "triton", "timm", "peft", "open_clip_torch", "transformers", "numpy", "pytest")
-GPU_FIELDS = (
-    "name", "driver_version", "memory.total", "temperature.gpu", "power.draw", "power.limit",
-    "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
-)  # fmt: skip
+from fastht.bench.machine import describe
 
 
-def output_of(*command: str) -> str | None:
-    """Return what a command prints, or ``None`` if it is missing or fails."""
+def commit() -> str | None:
+    """Return the state of the checkout, if it is one; the tree may hold changes of no commit."""
+    command = ("git", "describe", "--always", "--dirty")
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
@@ -38,51 +28,18 @@ def output_of(*command: str) -> str | None:
     return done.stdout.strip()
 
 
-def version_of(package: str) -> str | None:
-    """Return an installed package's version."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def gpu() -> dict[str, Any]:
-    """Describe the device as it is now; its clocks are left alone."""
-    if DRY:
-        return {}
-    device = torch.cuda.get_device_properties(0)
-    found: dict[str, Any] = {
-        "name": device.name,
-        "capability": f"{device.major}.{device.minor}",
-        "multiprocessors": device.multi_processor_count,
-        "memory_bytes": device.total_memory,
-        "l2_bytes": device.L2_cache_size,
-    }
-    asked = output_of("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader")
-    if asked:
-        found["nvidia_smi"] = dict(zip(GPU_FIELDS, asked.splitlines()[0].split(", "), strict=False))
-    return found
-
-
 def main() -> int:
-    """Write the file."""
-    nvcc = output_of("nvcc", "--version")
+    """Write the file; without a GPU there is nothing to write, but in the dry mode."""
+    if not (DRY or torch.cuda.is_available()):
+        print("torch sees no CUDA GPU here; --dry tries the script without one", file=sys.stderr)
+        return 1
+    now = datetime.datetime.now(datetime.timezone.utc)
     write_json(
         Path(sys.argv[1]),
         {
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "fastht": __version__,
-            # --dirty: the tree may hold changes that no commit has
-            "commit": None if DRY else output_of("git", "describe", "--always", "--dirty"),
-            "gpu": gpu(),
-            "backends": {name: status.detail for name, status in backends().items()},
-            "python": platform.python_version(),
-            "packages": {name: version_of(name) for name in PACKAGES},
-            "cuda": torch.version.cuda,
-            "nvcc": nvcc.splitlines()[-2] if nvcc else None,
-            "compute_sanitizer": shutil.which("compute-sanitizer"),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
+            "date": now.isoformat(timespec="seconds"),
+            "commit": commit(),
+            "machine": describe("cpu" if DRY else "cuda"),
         },
     )
     return 0

@@ -1,42 +1,41 @@
-"""Phase 6: what the other phases found, as one Markdown page and one JSON file.
+"""What the phases found, as one Markdown page and one JSON file.
 
-    python -m benchmarks.gpu.report OUT PHASES
+    python -m benchmarks.gpu.report OUT SCRATCH
 
-PHASES is the file in which ``run_gpu.sh`` keeps, for each phase that ran, its name, exit status,
-seconds and limit. The page is printed too. Exit status: the number of phases that failed.
+SCRATCH is the folder in which ``run_gpu.sh`` keeps, in ``phases``, name, exit status, seconds and
+limit of each phase that ran, and in ``suites`` what pytest-benchmark wrote. All of that goes into
+``OUT/benchmarks.json``, of which ``benchmarks.report`` makes the tables in ``OUT/report``. The page
+is printed too. Exit status: the number of phases that failed.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-DRY = os.environ.get("FASTHT_DRY") == "1"
-DRY_NOTE = "dry run, no measurement"
-PARTS = ("forward", "backward", "both")
+from benchmarks.gpu.common import DRY, DRY_NOTE, ROOT, write_json
+
+TABLES_SECONDS = 40
+LOGS = {  # phase -> what of its log the page shows
+    "tests": r"^(FAILED|ERROR) |\d (passed|failed|error)|^no |No module",
+    "sanitizer": r"^case .*INCORRECT|SUMMARY|exit status|compute-sanitizer is not|^no time|"
+    r"^\w+Error",
+    "benchmarks": r"^== |^(FAILED|ERROR) |^SKIPPED|\d (passed|failed|skipped|error)|"
+    r"is not installed|No module",
+}
+MOST_LINES = 40
 
 
-def figure(value: float | None, form: str = ".3f") -> str:
-    """Return a measured number as text, marked if it is none."""
+def figure(value: float | None, form: str, unit: float = 1) -> str:
+    """Return a measured number in multiples of ``unit`` as text, marked if it is none."""
     if value is None:
         return "-"
-    return marked(f"{value:{form}}")
-
-
-def time_of(found: dict[str, Any]) -> str:
-    """Return a median and the range of the rounds that it is of, in milliseconds."""
-    low, high = found["range_ms"]
-    return marked(f"{found['ms']:.3f} ({low:.3f} to {high:.3f})")
-
-
-def marked(text: str) -> str:
-    """Return a figure with the note that it is none, in a dry run."""
-    return f"{text} ({DRY_NOTE})" if DRY else text
+    return f"{value / unit:{form}}" + (f" ({DRY_NOTE})" if DRY else "")
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
@@ -59,159 +58,163 @@ def read_phases(path: Path) -> list[dict[str, Any]]:
     """Return name, outcome and time of each phase that ran."""
     phases = []
     for line in path.read_text().splitlines() if path.exists() else ():
-        name, status, seconds, limit = line.split()
-        outcome = {"0": "passed", "124": "out of time", "137": "out of time"}.get(status, "failed")
-        phases.append(
-            {"name": name, "outcome": outcome, "seconds": int(seconds), "limit": int(limit)}
-        )
+        name, *numbers = line.split()
+        status, seconds, limit = map(int, numbers)
+        outcome = "passed" if status == 0 else "failed"
+        if status == 124 or seconds > limit:
+            outcome = "out of time"
+        phases.append({"name": name, "outcome": outcome, "seconds": seconds, "limit": limit})
     return phases
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a phase's results, or ``None`` if it left none."""
-    return json.loads(path.read_text()) if path.exists() else None
+    """Return a result file's content, or ``None`` where there is none or only a part of one."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def last_lines(path: Path, pattern: str) -> list[str]:
-    """Return the lines of a log that match, without what ``=`` and spaces surround them."""
+    """Return the last lines of a log that match, without what ``=`` and spaces surround them."""
     if not path.exists():
         return []
-    lines = (line.strip("= \n") for line in path.read_text(errors="replace").splitlines())
-    return [line for line in lines if re.search(pattern, line)]
+    lines = path.read_text(errors="replace").splitlines()
+    return [line.strip("= ") for line in lines if re.search(pattern, line)][-MOST_LINES:]
 
 
-def kernel_tables(kernels: dict[str, Any]) -> Iterator[str]:
-    """Show the times of the operator, of its CUDA graph and of its launches."""
-    copies = [c["bytes_per_second"] / 1e9 for c in kernels["copy"] if "error" not in c]
-    yield (
-        f"{kernels['dtype']}; C = {kernels['channels']}; medians over {kernels['rounds']} rounds. "
-        "Floor: x in and out out (4 D bytes a token), dout and x in and dx out (6 D). A large copy "
-        f"in the same rounds moved {', '.join(figure(c, '.0f') for c in copies) or 'nothing'} GB/s "
-        "(read and written)."
-    )
-    yield ""
-    header = ["B, N, D", "operator"]
-    for part in PARTS:
-        header += [f"{part} ms (range)", "floor GB/s", "of copy"]
-    rows = []
-    for row in kernels["rows"]:
-        cells = [row["shape"], row["name"]]
-        if "error" in row:
-            rows.append([*cells, row["error"], *["-"] * 8])
-            continue
-        for part in PARTS:
-            cells += [
-                time_of(row[part]),
-                figure(row[part]["floor_gb_per_s"], ".0f"),
-                figure(row[part]["fraction"], ".2f"),
-            ]
-        rows.append(cells)
-    yield from table(header, rows)
-
-    rows = []
-    for row in kernels["rows"]:
-        for peer in ("eager", "compiled"):
-            if speedups := row.get(f"speedup_over_{peer}"):
-                cells = [figure(speedups[part], ".2f") for part in PARTS]
-                rows.append([row["shape"], peer, *cells])
-    yield from table(("B, N, D", "fused is faster by, over", *PARTS), rows)
-
-    graphs = kernels.get("graph", {})
-    yield "Forward and backward replayed as one CUDA graph, last shape:"
-    yield ""
-    rows = [[name, found.get("error") or figure(found["both"])] for name, found in graphs.items()]
-    yield from table(("operator", "ms"), rows)
-
-    profile = kernels.get("profile", {})
-    yield "Launches of one fused forward and backward, first shape (torch.profiler, warm L2):"
-    yield ""
-    if "error" in profile:
-        yield profile["error"]
-    else:
-        rows = [
-            [f"`{name}`", figure(launches, ".1f"), figure(each, ".1f")]
-            for name, launches, each in profile.get("kernels", [])
-        ]
-        yield from table(("kernel", "launches", "µs each"), rows)
-
-
-def training_table(training: dict[str, Any]) -> Iterator[str]:
-    """Show the training steps."""
-    yield (
-        f"{training['model']}, batch {training['batch']}, torch.autocast to bfloat16, "
-        f"{training['rounds']} rounds; frozen weights float32 unless the row says bf16. Forward, "
-        "cross-entropy, backward, fused AdamW."
-    )
-    yield ""
-    lora = {
-        (row["compiled"], row["base"]): row["ms"]
-        for row in training["rows"]
-        if row["method"] == "lora" and "error" not in row
-    }
-    rows = []
-    for row in training["rows"]:
-        if "error" in row:
-            rows.append([row["name"], row["error"], *["-"] * 3])
-            continue
-        peak, peer = row["peak_bytes"], lora.get((row["compiled"], row["base"]))
-        rows.append(
-            [
-                row["name"],
-                time_of(row),
-                figure(peer and row["ms"] / peer, ".2f"),
-                figure(peak and peak / 2**30, ".2f"),
-                marked(f"{row['trainable']:,}"),
-            ]
+def collect(suites: Path, out: Path) -> str | None:
+    """Put the suites' results together, have the tables made, and say what became of it."""
+    runs = [run for path in sorted(suites.glob("*.json")) if (run := read_json(path))]
+    if not runs:
+        return None
+    results = out / "benchmarks.json"
+    results.write_text(json.dumps({"runs": runs}, separators=(",", ":")) + "\n")
+    command = (sys.executable, "-m", "benchmarks.report", results, "--out", out / "report")
+    try:
+        done = subprocess.run(
+            (*command, "--replace"),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TABLES_SECONDS,
+            check=False,
         )
-    header = ("", "ms a step (range)", "of LoRA's alike", "peak GiB", "trainable")
+    except subprocess.TimeoutExpired:
+        return f"benchmarks.json has the numbers; no tables within {TABLES_SECONDS} seconds"
+    if done.returncode:
+        reason = next(iter(done.stdout.strip().splitlines()[-1:]), "no reason given")
+        return f"benchmarks.json has the numbers; no tables: {short(reason)}"
+    return "tables and pictures: report/README.md"
+
+
+def launch_tables(found: dict[str, Any]) -> Iterator[str]:
+    """Show each kernel's time, what launching costs, and what the counters saw."""
+    if "error" in found["gate"]:
+        yield f"Nothing was measured: {found['gate']['error']}"
+        yield ""
+        return
+    yield f"One forward and backward with dropout, {found['dtype']}, C = {found['channels']}."
+    yield ""
+    for name, show in (("profile", kernels), ("graph", graph), ("dram", counters)):
+        if part := found.get(name):
+            yield from [f"{name}: {part['error']}", ""] if "error" in part else show(found)
+
+
+def kernels(found: dict[str, Any]) -> Iterator[str]:
+    """Show the kernels by torch.profiler."""
+    copy = figure(found["profile"]["copy_bytes_per_second"], ".0f", 1e9)
+    yield (
+        f"Kernels at {found['shape']} by torch.profiler, with the bytes of the byte model, which "
+        f"leaves parameters and partial sums out. A large copy moved {copy} GB/s, read and written."
+    )
+    yield ""
+    rows = [
+        (
+            f"`{row['kernel']}`",
+            f"{row['launches']:g}",
+            figure(row["micros"], ".1f", row["launches"]),
+            figure(row["model_bytes"], ".1f", 1e6),
+            figure(row["bytes_per_second"], ".0f", 1e9),
+            figure(row["of_copy"], ".2f"),
+        )
+        for row in found["profile"]["rows"]
+    ]
+    yield from table(("kernel", "launches", "µs each", "model MB", "GB/s", "of the copy"), rows)
+
+
+def graph(found: dict[str, Any]) -> Iterator[str]:
+    """Show what launching costs."""
+    times = (f"{name} {figure(micros, '.1f')} µs" for name, micros in found["graph"].items())
+    yield f"Called, and replayed as one CUDA graph, at {found['small_shape']}: {', '.join(times)}."
+    yield ""
+
+
+def counters(found: dict[str, Any]) -> Iterator[str]:
+    """Show what Nsight Compute counted."""
+    yield (
+        f"Bytes at {found['shape']} by Nsight Compute, every launch on empty caches. Written: what "
+        "has left the L2 cache when the kernel ends; stored: what entered it. The ratio is of read "
+        "and stored bytes to the model's."
+    )
+    yield ""
+    header = ("kernel", "launches", "µs", "model MB", "read MB", "written MB", "stored MB", "ratio")
+    megabytes = ("model_bytes", "read_bytes", "written_bytes", "stored_bytes")
+    rows = [
+        (
+            f"`{row['kernel']}`",
+            f"{row['launches']:g}",
+            figure(row.get("micros"), ".1f"),
+            *(figure(row.get(name), ".1f", 1e6) for name in megabytes),
+            figure(row["ratio"], ".2f"),
+        )
+        for row in found["dram"]["rows"]
+    ]
     yield from table(header, rows)
 
 
-def page(out: Path, phases: list[dict[str, Any]], found: dict[str, Any]) -> Iterator[str]:
+def page(phases: list[dict[str, Any]], found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the summary."""
-    yield "# fastht on a GPU" + (f": {DRY_NOTE}" if DRY else "")
+    mark = f": {DRY_NOTE}" if DRY else ""
+    yield f"# fastht on a GPU{mark}"
     yield ""
     if environment := found["environment"]:
-        device = environment["gpu"].get("name", "no GPU")
-        smi = environment["gpu"].get("nvidia_smi", {})
-        packages = environment["packages"]
+        machine = environment["machine"]
+        packages = machine["packages"]
         yield (
-            f"{environment['date']}, {device}, driver {smi.get('driver_version')}, "
-            f"torch {packages['torch']}, triton {packages['triton']}, "
-            f"fastht {environment['fastht']} at {environment['commit']}"
+            f"{environment['date']}, {machine['gpu'] or 'no GPU'}, driver "
+            f"{machine.get('gpu_details', {}).get('driver_version')}, torch {packages['torch']}, "
+            f"triton {packages['triton']}, fastht {machine['fastht']} at {environment['commit']}"
         )
         yield ""
     rows = [[p["name"], p["outcome"], f"{p['seconds']} of {p['limit']}"] for p in phases]
     yield from table(("phase", "outcome", "seconds"), rows)
-    for name in ("tests", "sanitizer"):
-        if lines := found[name]:
+    for name in LOGS:
+        lines = [*found[name], *([found["tables"]] if name == "benchmarks" else [])]
+        if lines := [short(line) for line in lines if line]:
             yield f"## {name}"
             yield ""
-            yield from (f"- {short(line)}" for line in lines[-40:])
+            yield from (f"- {line}" for line in lines)
             yield ""
-    for name, show in (("kernels", kernel_tables), ("training", training_table)):
-        if results := found[name]:
-            yield f"## {name}" + (f": {DRY_NOTE}" if DRY else "")
-            yield ""
-            yield from show(results)
+    if launches := found["launches"]:
+        yield f"## launches{mark}"
+        yield ""
+        yield from launch_tables(launches)
 
 
 def main() -> int:
     """Write summary.md and summary.json, and print the page."""
-    out, phases = Path(sys.argv[1]), read_phases(Path(sys.argv[2]))
+    out, scratch = Path(sys.argv[1]), Path(sys.argv[2])
+    phases = read_phases(scratch / "phases")
     found: dict[str, Any] = {
-        name: read_json(out / f"{name}.json") for name in ("environment", "kernels", "training")
+        name: read_json(out / f"{name}.json") for name in ("environment", "launches")
     }
-    found["tests"] = last_lines(
-        out / "tests.log", r"^(FAILED|ERROR) |\d (passed|failed|error)|^no "
-    )
-    pattern = r"^case .*INCORRECT|SUMMARY|exit status|compute-sanitizer is not|^no time|^\w+Error"
-    found["sanitizer"] = last_lines(out / "sanitizer.log", pattern)
-    text = "\n".join(page(out, phases, found))
+    found |= {name: last_lines(out / f"{name}.log", pattern) for name, pattern in LOGS.items()}
+    found["tables"] = collect(scratch / "suites", out)
+    text = "\n".join(page(phases, found))
     (out / "summary.md").write_text(text + "\n")
-    content = {"note": DRY_NOTE} if DRY else {}
-    content |= {"phases": phases, **found}
-    (out / "summary.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(out / "summary.json", {"phases": phases, **found})
     print(text)
     return sum(phase["outcome"] != "passed" for phase in phases)
 

@@ -1,4 +1,4 @@
-"""Phase 3: small forward and backward calls for compute-sanitizer, each checked by the rule.
+"""Phase ``sanitizer``: small forward and backward calls, each checked by the tests' rule.
 
     python -m benchmarks.gpu.small_calls [CASES]
 
@@ -16,8 +16,13 @@ import sys
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.common import DEVICE, DRY, broken_rule, make_adapter
+from benchmarks import operators
+from benchmarks.cases import DEVICE, Shape
+from benchmarks.gpu.common import DRY, mend_interpreter
+from fastht import reference
 from fastht.ops import ht_adapter
+
+from numerics import Draw, run, violations  # isort: skip  # common says where the tests are
 
 GRIDS = ((4, 5),) if DRY else ((6, 7), (14, 14))
 WIDTHS = (32,) if DRY else (192, 768)
@@ -32,25 +37,38 @@ def fused(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
     return ht_adapter(x.to(DEVICE), moved, backend="triton", **options).cpu()
 
 
+def parameters(dim: int, grid: tuple[int, int], spectral: str) -> dict[str, Tensor]:
+    """Return float32 parameters that bfloat16 can hold exactly, for either filter."""
+    adapter = operators.make_adapter(Shape(BATCH, grid[0], dim, CHANNELS), "reference")
+    params = {name: p.detach().cpu() for name, p in adapter.named_parameters()}
+    if spectral == "full":
+        full = 1 + 0.3 * torch.randn(CHANNELS, grid[0], grid[1] // 2 + 1)
+        params["spectral_filter"] = full.bfloat16().float()
+    return params
+
+
 def check(dim: int, grid: tuple[int, int], spectral: str, dtype: torch.dtype) -> dict[str, str]:
     """Return what breaks the rule without dropout; with dropout only finiteness can be asked."""
-    adapter = make_adapter(dim, CHANNELS, grid, "reference", spectral=spectral).cpu()
-    params = {name: p.detach() for name, p in adapter.named_parameters()}
-    shape = (BATCH, 1 + grid[0] * grid[1], dim)
-    draws = [(torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)) for _ in range(DRAWS)]
+    params = parameters(dim, grid, spectral)
+    wide = {name: p.double() for name, p in params.items()}
     options = {"grid_size": grid, "num_prefix_tokens": 1}
-    broken = broken_rule(fused, params, draws, **options)
-    x, dout = draws[0]
-    x.requires_grad_()
-    out = fused(x, dict(adapter.named_parameters()), dropout=0.1, **options)
-    for value in (out, *torch.autograd.grad(out, (x, *adapter.parameters()), dout)):
-        if not value.isfinite().all():
-            broken["with dropout"] = "not finite"
+    draws = []
+    for _ in range(DRAWS):
+        shape = (BATCH, 1 + grid[0] * grid[1], dim)
+        x, dout = (torch.randn(shape).to(dtype) for _ in range(2))
+        exact = run(reference.ht_adapter, x.double(), wide, dout.double(), **options)
+        plain = run(reference.ht_adapter, x, params, dout, **options)
+        draws.append(Draw(run(fused, x, params, dout, **options), plain, exact, x, dout))
+    broken = violations(draws)
+    dropped = run(fused, x, params, dout, dropout=0.1, **options)
+    if not all(value.isfinite().all() for value in dropped.values()):
+        broken["with dropout"] = "not finite"
     return broken
 
 
 def main() -> int:
     """Run the cases and say of each how it went."""
+    mend_interpreter()
     wanted = sys.argv[1].split() if len(sys.argv) > 1 else []
     if os.environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING") == "1":
         print("every tensor is an allocation of its own")
