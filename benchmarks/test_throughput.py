@@ -31,7 +31,7 @@ accelerate = pytest.importorskip("accelerate")
 from fastht.data import ImageTextDataset, load_records  # noqa: E402  # these need the packages above
 from fastht.tasks.contrastive import ContrastiveModule  # noqa: E402
 from fastht.tasks.loading import make_loader  # noqa: E402
-from fastht.tasks.train import TINY_MODEL, model_source  # noqa: E402
+from fastht.tasks.models import TINY_MODEL, model_source  # noqa: E402
 from fastht.tasks.trainer import Trainer, TrainerConfig  # noqa: E402
 
 LOADING = "loading alone"

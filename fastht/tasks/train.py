@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import json
 import math
 import time
@@ -22,6 +21,7 @@ from fastht.data import RecordSet, load_records, split_records
 from fastht.files import write_atomically
 from fastht.patch import disable_adapter
 from fastht.tasks.contrastive import ContrastiveTask
+from fastht.tasks.models import TINY_MODEL, build_clip, model_source
 from fastht.tasks.plots import plot_curves
 from fastht.tasks.state import ResumeError
 from fastht.tasks.text import TextEmbedder, default_cache_dir
@@ -31,8 +31,6 @@ ARGUMENTS_NAME = "arguments.json"
 RESULTS_NAME = "results.json"
 CURVES_NAME = "curves.png"
 ADAPTER_NAME = "adapter"
-# A CLIP of a few million parameters; its architecture comes with fastht, its weights are random.
-TINY_MODEL = "fastht-tiny"
 
 
 @dataclass(frozen=True)
@@ -189,38 +187,9 @@ def build_model(arguments: TrainArguments, accelerator: Accelerator) -> tuple[to
         ValueError: open_clip has no such model or cannot get its weights.
         UnsupportedModelError: the model has no vision transformer.
     """
-    name, pretrained = model_source(arguments.model), arguments.pretrained
-    if ":" not in name and name not in open_clip.list_models():
-        raise ValueError(
-            f"open_clip has no model {name!r}; open_clip.list_models() names those it has, "
-            f"{TINY_MODEL!r} is fastht's own for trying things out, and hf-hub:ORG/REPO or "
-            "local-dir:FOLDER take others"
-        )
-    try:
-        if pretrained == "none":
-            # The base is drawn from a seed of its own: it does not change with the run's.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                model, _, transform = open_clip.create_model_and_transforms(
-                    name, load_weights=False, pretrained_text=False
-                )
-        else:
-            model, transform = open_clip.create_model_from_pretrained(name, pretrained)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot build {name} with pretrained={pretrained!r}: {error}\n"
-            "Give the file of the weights (--pretrained FILE), or --pretrained none to start "
-            "from random ones"
-        ) from error
+    model, transform = build_clip(arguments.model, arguments.pretrained)
     fastht.patch(model, arguments.adapter, backend=arguments.backend)
     return model.to(accelerator.device), transform
-
-
-def model_source(name: str) -> str:
-    """Return what open_clip calls a model: itself, but for fastht's own tiny one."""
-    if name != TINY_MODEL:
-        return name
-    return f"local-dir:{importlib.resources.files('fastht.data') / 'tiny_clip'}"
 
 
 def results_table(results: dict[str, Any]) -> str:
