@@ -21,7 +21,7 @@ GPU_FIELDS = (
     "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
 )  # fmt: skip
 # Results are of the same machine where all of these are equal.
-IDENTITY = ("device", "cpu", "cores", "threads", "system", "gpu")
+IDENTITY = ("device", "cpu", "cores", "threads", "cache_bytes", "system", "gpu")
 
 
 def describe(device: str) -> dict[str, Any]:

@@ -1,21 +1,34 @@
-"""Readers of image-text data: single images, tables, webdataset shards, the sample set."""
+"""Readers of data: single images, image-text tables and shards, image sets of tasks, the sample."""
 
 from fastht.data.captions import MIN_CAPTION_LENGTH, clean_caption
+from fastht.data.cases import Case, CaseSet, read_case_image
 from fastht.data.dataset import ImageTextDataset
 from fastht.data.images import DataError, read_image
+from fastht.data.layouts import load_cases
+from fastht.data.masks import read_mask
 from fastht.data.records import Record, RecordSet, load_records, split_records
 from fastht.data.shards import load_shards, read_member
+from fastht.data.splits import few_shot, split_cases
+from fastht.data.task_dataset import TaskDataset
 
 __all__ = [
     "MIN_CAPTION_LENGTH",
+    "Case",
+    "CaseSet",
     "DataError",
     "ImageTextDataset",
     "Record",
     "RecordSet",
+    "TaskDataset",
     "clean_caption",
+    "few_shot",
+    "load_cases",
     "load_records",
     "load_shards",
+    "read_case_image",
     "read_image",
+    "read_mask",
     "read_member",
+    "split_cases",
     "split_records",
 ]

@@ -89,7 +89,7 @@ def _read_picture(stream: BinaryIO, frame: int | None, name: str) -> Image.Image
         white_is_zero = _white_is_zero(image)
         upright = ImageOps.exif_transpose(image)  # always a copy, loaded
     if upright.mode.startswith(("I", "F")):
-        gray = _gray_to_8bit(np.asarray(upright), name)
+        gray = gray_to_8bit(np.asarray(upright), name)
         return Image.fromarray(255 - gray if white_is_zero else gray).convert("RGB")
     if upright.has_transparency_data:
         black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
@@ -186,11 +186,11 @@ def _window_dicom(stored: np.ndarray, header: Dataset, name: str) -> np.ndarray:
     limits = apply_modality_lut(np.array([lowest, lowest + 2**bits - 1]), header)
     low, high = limits.min(), limits.max()  # a negative slope swaps the two
     if (low, high) == (0, 65535):
-        return _gray_to_8bit(values, name)
+        return gray_to_8bit(values, name)
     return _scale(values, low, high)
 
 
-def _gray_to_8bit(values: np.ndarray, name: str) -> np.ndarray:
+def gray_to_8bit(values: np.ndarray, name: str) -> np.ndarray:
     """Gray of unknown range, [H, W] of any dtype, to uint8; the rule is read_image's."""
     if not np.isfinite(values).all():
         raise DataError(f"{name}: contains NaN or Inf; replace them or drop the image")

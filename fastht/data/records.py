@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from itertools import zip_longest
 from pathlib import Path
 
 from fastht.data.captions import MIN_CAPTION_LENGTH, clean_caption
 from fastht.data.images import DataError
+from fastht.data.tables import parse_frame, read_table
 
 _KEY_PAIRS = (("filepath", "title"), ("filename", "Caption"))  # open_clip's, NextGen-UIA's
-_Rows = list[tuple[int, dict[str, str]]]  # line number, cells by column
 _Folder = str | os.PathLike[str]
 _EXAMPLES = 5  # names of missing images that are kept for messages
 
@@ -121,7 +118,7 @@ def load_records(
             raise DataError(f"{data}: {options} are for .csv, .tsv and .txt tables; omit them")
         return load_shards(os.fspath(data))
 
-    columns, rows = _read_table(path, separator)
+    columns, rows = read_table(path, separator)
     image_column, caption_column = _find_keys(path, columns, image_key, caption_key)
     for key in {label_key, patient_key, frame_key} - {"label", "patient", "frame", *columns}:
         raise DataError(f"{path}: no column {key!r}; the columns are {', '.join(columns)}")
@@ -142,46 +139,10 @@ def load_records(
             raise DataError(
                 f"{path}, line {line}: {both}; use paths relative to an image directory"
             )
-        frame = _parse_frame(row.get(frame_key, ""), f"{path}, line {line}")
+        frame = parse_frame(row.get(frame_key, ""), f"{path}, line {line}")
         label, patient = row.get(label_key) or None, row.get(patient_key) or None
         pairs.append(Record(image, row[caption_column], label, patient, frame))
     return collect(str(path), pairs)
-
-
-def _read_table(path: Path, separator: str | None) -> tuple[list[str], _Rows]:
-    """Column names and rows, stripped of surrounding whitespace."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = io.StringIO(file.read(), newline="")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if separator is None:
-        header = lines.readline()
-        lines.seek(0)
-        tabs = path.suffix.lower() == ".tsv" or header.count("\t") > header.count(",")
-        separator = "\t" if tabs else ","
-    if len(separator) != 1:
-        raise DataError(f"{path}: separator {separator!r} is not one character; pass one")
-    # Strict, since otherwise an unclosed quote swallows the rest of the table without a word.
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    rows = []
-    try:
-        columns = [name.strip() for name in next(reader, [])]
-        for cells in filter(None, reader):
-            if len(cells) > len(columns):
-                raise csv.Error(f"{len(cells)} cells under {len(columns)} columns")
-            pairs = zip_longest(columns, map(str.strip, cells), fillvalue="")
-            rows.append((reader.line_num, dict(pairs)))
-    except csv.Error as error:
-        remedy = 'quote cells that contain the separator or quotes, and double these ("")'
-        raise DataError(f"{path}, line {reader.line_num}: {error}; {remedy}") from None
-    if repeated := [name for name, count in Counter(columns).items() if name and count > 1]:
-        raise DataError(f"{path}: repeated column {', '.join(repeated)}; rename or drop one")
-    if not rows:
-        raise DataError(f"{path}: the table is empty; it needs a header and at least one row")
-    return columns, rows
 
 
 def _find_keys(
@@ -203,16 +164,6 @@ def _find_image(named: str, image_dirs: Sequence[_Folder], beside: Path) -> str 
     base = os.path.basename(named)
     candidates = [os.path.join(folder, name) for name in (named, base) for folder in image_dirs]
     return next(filter(os.path.isfile, [*candidates, os.path.join(beside, named)]), None)
-
-
-def _parse_frame(cell: str, where: str) -> int | None:
-    """A frame index; "3.0" is what pandas writes for 3 in a column with empty cells."""
-    if not cell:
-        return None
-    digits = cell.removesuffix(".0")
-    if not (digits.isascii() and digits.isdigit()):
-        raise DataError(f"{where}: frame {cell!r} is not an index from 0; correct the cell")
-    return int(digits)
 
 
 def split_records(

@@ -1,0 +1,164 @@
+"""Cases: images with masks or labels, for segmentation and classification."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from PIL import Image
+
+from fastht.data.images import DataError, read_image
+
+Task = Literal["segment", "classify"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+_SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One image and what is known about it.
+
+    A file may be followed by "::" and a part of it: "scan.nii.gz::12" is slice 12 of a volume,
+    "clip.dcm::3" a frame and, among masks, "annotation.xml::1" the outlines on image 1.
+    """
+
+    name: str  # unique in its set; outputs are named after it
+    image: str
+    masks: tuple[str, ...] = ()  # their union is the foreground
+    label: str | None = None
+    patient: str | None = None
+    caption: str = ""
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class CaseSet:
+    """Cases of one source and what was left out."""
+
+    cases: tuple[Case, ...]
+    source: str
+    layout: str
+    left_out: dict[str, int] = field(default_factory=dict)  # reason -> count
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels, sorted; numbers by their value. The order is that of the class indices."""
+        return sort_classes(case.label for case in self if case.label is not None)
+
+    def side(self, split: Split) -> tuple[Case, ...]:
+        """The cases of one split."""
+        return tuple(case for case in self if case.split == split)
+
+    def describe(self) -> str:
+        """One paragraph: counts by split and class, patients, what was left out and why."""
+        parts = [f"{len(self):,} cases from {self.source} (layout {self.layout})"]
+        labels = Counter(case.label for case in self)
+        if classes := self.classes:
+            parts.append(", ".join(f"{labels[label]:,} {label}" for label in classes))
+        if patients := {case.patient for case in self} - {None}:
+            parts.append(f"{len(patients):,} patient{'s' if len(patients) > 1 else ''}")
+        splits = Counter(case.split for case in self)
+        if sides := [f"{split} {splits[split]:,}" for split in SPLITS if splits[split]]:
+            parts.append(", ".join(sides))
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+        return f"{'; '.join(parts)}; left out: {reasons or 'none'}."
+
+
+@dataclass
+class Reading:
+    """What the reader of a layout gathers: cases, what it leaves out, what is wrong."""
+
+    cases: list[Case] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)  # "file: what; remedy"
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note a DataError and go on after the block, so that other problems are found too."""
+        try:
+            yield
+        except DataError as error:
+            self.problems.append(str(error))
+
+    def finish(self, source: str, layout: str, task: Task) -> CaseSet:
+        """Make the set, and note what makes it unfit for the task."""
+        found = CaseSet(tuple(self.cases), source, layout, dict(self.left_out))
+        self._note_repeated()
+        if task == "classify" and found.cases:
+            unlabelled = [case for case in found if case.label is None]
+            if len(unlabelled) == len(found):
+                self.problems.append(f"{source}: no image has a label; classification needs them")
+            else:
+                remedy = "give it one or remove the image"
+                self.problems += [f"{case.image}: no label; {remedy}" for case in unlabelled]
+        if not found.cases and not self.problems:
+            self.problems.append(f"{source}: no image is left; {found.describe()}")
+        return found
+
+    def _note_repeated(self) -> None:
+        """Note cases that share their image or their name."""
+        by_image: dict[str, Case] = {}
+        by_name: dict[str, Case] = {}
+        for case in self.cases:
+            first = by_image.setdefault(case.image, case)
+            if first is not case:
+                if first.split != case.split:
+                    what = f"in {first.split} and in {case.split}; remove it from one of them"
+                else:
+                    what = "listed twice; remove one of the two"
+                self.problems.append(f"{case.image}: {what}")
+                continue
+            first = by_name.setdefault(case.name, case)
+            if first is not case:
+                what = f"has the same name as {first.image}, {case.name}; rename one of them"
+                self.problems.append(f"{case.image}: {what}")
+
+
+def sort_classes(labels: Iterable[str]) -> tuple[str, ...]:
+    """The different labels in a fixed order: as numbers if all of them are, else as text."""
+    different = set(labels)
+    number = all(re.fullmatch(r"-?\d+", label, re.ASCII) for label in different)
+    return tuple(sorted(different, key=lambda label: (int(label) if number else 0, label)))
+
+
+def parse_split(name: str) -> Split | None:
+    """The split that a folder or cell names, e.g. "valid" for val; None if it names none."""
+    return _SPLIT_NAMES.get(name.strip().lower())
+
+
+def split_part(file: str) -> tuple[str, str | None]:
+    """Path and part of a file as cases name it."""
+    path, mark, part = file.rpartition("::")
+    return (path, part) if mark else (file, None)
+
+
+def read_case_image(case: Case) -> Image.Image:
+    """The image as 8-bit "RGB". Raises DataError, with the name of the file."""
+    path, part = split_part(case.image)
+    if part is None:
+        return read_image(path)
+    if path.lower().endswith((".nii", ".nii.gz")):
+        from fastht.data.volumes import read_slice
+
+        return Image.fromarray(read_slice(path, int(part))).convert("RGB")
+    return read_image(path, frame=int(part), name=case.image)

@@ -1,0 +1,162 @@
+"""``fastht data check``: read a whole data set and list everything that is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from fastht.data.cases import SPLITS, Case, CaseSet, Task, read_case_image
+from fastht.data.images import DataError
+from fastht.data.layouts import scan_cases
+from fastht.data.masks import read_mask
+
+_EXAMPLES = 5  # names in a note
+
+
+@dataclass(frozen=True)
+class CheckArguments:
+    """Read all images, masks and labels of a data set; list what is wrong and what is there.
+
+    Attributes:
+        data: "sample" (simulated images that come with fastht), a folder, or a CSV or TSV table.
+        task: "segment" needs masks, "classify" labels.
+        layout: published, busi, ddti, tn3k, prostate, folder or table; default: found out.
+        name: which data set of layout published, e.g. BUSI.
+        include_normal: take the images without lesion of layout busi.
+        benign_malignant: label layout ddti by benign and malignant, not by TI-RADS category.
+        fold: which fold of layout tn3k; default: 0 if there is one.
+        skip_empty: leave out the slices of layout prostate in which nothing is marked.
+    """
+
+    data: str = "sample"
+    task: Task = "segment"
+    layout: str | None = None
+    name: str | None = None
+    include_normal: bool = False
+    benign_malignant: bool = False
+    fold: int | None = None
+    skip_empty: bool = False
+
+
+@dataclass
+class Findings:
+    """What a check has found."""
+
+    summary: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # worth knowing, no reason to stop
+    problems: list[str] = field(default_factory=list)  # "file: what; remedy"
+
+
+def check(arguments: CheckArguments) -> int:
+    """Print the findings; return the exit status, 1 if there is a problem."""
+    try:
+        found, problems = scan_cases(**asdict(arguments))
+        findings = inspect_cases(found, arguments.task)
+        # A case that is listed twice has its problems only once.
+        findings.problems = list(dict.fromkeys(problems + findings.problems))
+    except DataError as error:
+        findings = Findings(problems=[str(error)])
+    print(*findings.summary, *(f"note: {note}" for note in findings.notes), sep="\n")
+    count = len(findings.problems)
+    print(f"\n{count or 'no'} problem{'' if count == 1 else 's'}{':' if count else ''}")
+    for problem in findings.problems:
+        print(f"  {problem}")
+    return 1 if count else 0
+
+
+def inspect_cases(cases: CaseSet, task: Task) -> Findings:
+    """Read every image and, for segmentation, every mask; collect instead of raising."""
+    findings = Findings([cases.describe(), *_count_table(cases)])
+    sizes: Counter[tuple[int, int]] = Counter()
+    shares: dict[str, float] = {}  # of foreground, by name
+    same: dict[bytes, list[Case]] = defaultdict(list)
+    flat: list[str] = []
+    for case in tqdm(cases, desc="reading", unit="image", leave=False):
+        try:
+            image = read_case_image(case)
+            sizes[image.size] += 1
+            pixels = np.asarray(image)
+            if (pixels == pixels[0, 0]).all():
+                flat.append(case.name)  # nothing in it could leak
+            else:
+                key = repr(image.size).encode() + pixels.tobytes()
+                same[hashlib.sha256(key).digest()].append(case)
+            if task == "segment":
+                shares[case.name] = float(read_mask(case, image.size).mean())
+        except DataError as error:
+            findings.problems.append(str(error))
+    findings.summary += _describe_pixels(sizes, list(shares.values()))
+    if empty := [name for name, share in shares.items() if not share]:
+        findings.notes.append(f"{len(empty):,} empty masks: {_examples(empty)}")
+    if flat:
+        findings.notes.append(f"{len(flat):,} images of a single colour: {_examples(flat)}")
+    _compare(findings, [group for group in same.values() if len(group) > 1])
+    _follow_patients(findings, cases)
+    return findings
+
+
+def _compare(findings: Findings, groups: list[list[Case]]) -> None:
+    """Judge images that are equal pixel by pixel."""
+    repeated: list[str] = []
+    for first, *others in groups:
+        for other in others:
+            if other.image == first.image:
+                continue  # listed twice, which the readers tell
+            what = f"{other.image}: the same pixels as {first.image}"
+            if other.split != first.split:
+                sides = f"that one in {first.split}, this in {other.split}"
+                findings.problems.append(f"{what}, {sides}; remove one of the two")
+            elif other.label != first.label:
+                labels = f"that one labelled {first.label}, this {other.label}"
+                findings.problems.append(f"{what}, {labels}; correct one or remove both")
+            else:
+                repeated.append(f"{other.name} of {first.name}")
+    if repeated:
+        findings.notes.append(f"{len(repeated):,} copies: {_examples(repeated)}")
+
+
+def _follow_patients(findings: Findings, cases: CaseSet) -> None:
+    """Note patients on several sides: published splits have some, and are what they are."""
+    sides: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        if case.patient is not None and case.split is not None:
+            sides[case.patient].add(case.split)
+    if several := sorted(patient for patient, splits in sides.items() if len(splits) > 1):
+        findings.notes.append(f"{len(several):,} patients in several splits: {_examples(several)}")
+
+
+def _describe_pixels(sizes: Counter[tuple[int, int]], shares: list[float]) -> list[str]:
+    lines = []
+    if sizes:
+        common = [f"{w} x {h} ({count:,})" for (w, h), count in sizes.most_common(3)]
+        more = f" and {len(sizes) - 3:,} other sizes" if len(sizes) > 3 else ""
+        lines.append(f"image sizes: {', '.join(common)}{more}")
+    if shares:
+        mean, low, high = (100 * value for value in (np.mean(shares), min(shares), max(shares)))
+        lines.append(f"foreground: {mean:.1f} % of an image, from {low:.1f} to {high:.1f} %")
+    return lines
+
+
+def _count_table(cases: CaseSet) -> list[str]:
+    """Rows of classes and columns of splits, where there are both."""
+    counts = Counter((case.label, case.split) for case in cases)
+    splits = [split for split in SPLITS if any(key[1] == split for key in counts)]
+    if not cases.classes or not splits:
+        return []
+    width = max(map(len, cases.classes))
+    lines = [" " * width + "".join(f"{split:>8}" for split in splits)]
+    for label in cases.classes:
+        cells = (f"{counts[label, split]:>8,}" for split in splits)
+        lines.append(f"{label:<{width}}{''.join(cells)}")
+    return lines
+
+
+def _examples(names: Iterable[str]) -> str:
+    """The first few names."""
+    names = list(names)
+    return ", ".join(names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")

@@ -1,0 +1,88 @@
+"""A table with a row for each image; the embedded sample is one."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path, PurePath
+
+from fastht.data.captions import clean_caption
+from fastht.data.cases import Case, Reading, Task, parse_split
+from fastht.data.images import DataError
+from fastht.data.tables import parse_frame, read_table
+
+_IMAGE_KEYS = ("filepath", "filename", "image")
+_CAPTION_KEYS = ("title", "Caption", "caption")
+
+
+def fits(root: Path) -> bool:
+    """Whether the path looks like this layout."""
+    return root.is_file() and root.suffix.lower() in (".csv", ".tsv", ".txt")
+
+
+def sample_path() -> Path:
+    """The table of the embedded sample."""
+    return Path(str(resources.files("fastht.data") / "sample" / "sample.csv"))
+
+
+def read(root: Path, task: Task) -> Reading:
+    """Read the cases of a table; paths are relative to it.
+
+    Columns: filepath (or filename, image); mask, label, patient, split, frame and title (or
+    caption) if they are there.
+
+    Raises DataError if the table cannot be read or lacks a column of images.
+    """
+    columns, rows = read_table(root)
+    image_key = _first(_IMAGE_KEYS, columns)
+    if image_key is None:
+        wanted = " or ".join(_IMAGE_KEYS)
+        raise DataError(
+            f"{root}: no column {wanted}; the columns are {', '.join(columns)}; rename one"
+        )
+    if task == "segment" and "mask" not in columns:
+        raise DataError(f"{root}: no column mask; the columns are {', '.join(columns)}; add it")
+    caption_key = _first(_CAPTION_KEYS, columns)
+    reading = Reading()
+    for line, row in rows:
+        where = f"{root}, line {line}"
+        with reading.noting():
+            image = _existing(root, row[image_key], "image", where)
+            mask = _existing(root, row["mask"], "mask", where) if task == "segment" else None
+            frame = parse_frame(row.get("frame", ""), where)
+            split = parse_split(row.get("split", ""))
+            if split is None and row.get("split"):
+                what = f"split {row['split']!r} is none of train, val and test"
+                raise DataError(f"{where}: {what}; correct the cell")
+            suffix = "" if frame is None else f"-{frame}"
+            reading.cases.append(
+                Case(
+                    name=_name(row[image_key]) + suffix,
+                    image=str(image) if frame is None else f"{image}::{frame}",
+                    masks=(str(mask),) if mask else (),
+                    label=row.get("label") or None,
+                    patient=row.get("patient") or None,
+                    caption=clean_caption(row[caption_key]) if caption_key else "",
+                    split=split,
+                )
+            )
+    return reading
+
+
+def _first(keys: tuple[str, ...], columns: list[str]) -> str | None:
+    return next((key for key in keys if key in columns), None)
+
+
+def _existing(table: Path, cell: str, what: str, where: str) -> Path:
+    """The file that a cell names."""
+    if not cell:
+        raise DataError(f"{where}: no {what}; fill the cell or remove the row")
+    path = table.parent / cell
+    if not path.is_file():
+        raise DataError(f"{where}: no {what} {path}; check the path")
+    return path
+
+
+def _name(cell: str) -> str:
+    """A path as one word, without its suffix: a/b.png is a-b."""
+    path = PurePath(cell).with_suffix("")
+    return "-".join(part for part in path.parts if part not in (path.anchor, ".."))

@@ -1,0 +1,69 @@
+"""Tables and other text files: read whole, or refused with the name of the file and the remedy."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from itertools import zip_longest
+from pathlib import Path
+
+from fastht.data.images import DataError
+
+Rows = list[tuple[int, dict[str, str]]]  # line number, cells by column
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, with or without BOM, its line ends unchanged. Raises DataError otherwise."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def read_table(path: Path, separator: str | None = None) -> tuple[list[str], Rows]:
+    """Column names and rows, stripped of surrounding whitespace.
+
+    separator: default a tab for .tsv, else a tab or comma, whichever the header has more of.
+
+    Raises DataError for a table that cannot be read, is malformed or has no row.
+    """
+    lines = io.StringIO(read_text(path), newline="")
+    if separator is None:
+        header = lines.readline()
+        lines.seek(0)
+        tabs = path.suffix.lower() == ".tsv" or header.count("\t") > header.count(",")
+        separator = "\t" if tabs else ","
+    if len(separator) != 1:
+        raise DataError(f"{path}: separator {separator!r} is not one character; pass one")
+    # Strict, since otherwise an unclosed quote swallows the rest of the table without a word.
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    rows = []
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+        for cells in filter(None, reader):
+            if len(cells) > len(columns):
+                raise csv.Error(f"{len(cells)} cells under {len(columns)} columns")
+            pairs = zip_longest(columns, map(str.strip, cells), fillvalue="")
+            rows.append((reader.line_num, dict(pairs)))
+    except csv.Error as error:
+        remedy = 'quote cells that contain the separator or quotes, and double these ("")'
+        raise DataError(f"{path}, line {reader.line_num}: {error}; {remedy}") from None
+    if repeated := [name for name, count in Counter(columns).items() if name and count > 1]:
+        raise DataError(f"{path}: repeated column {', '.join(repeated)}; rename or drop one")
+    if not rows:
+        raise DataError(f"{path}: the table is empty; it needs a header and at least one row")
+    return columns, rows
+
+
+def parse_frame(cell: str, where: str) -> int | None:
+    """A frame index; "3.0" is what pandas writes for 3 in a column with empty cells."""
+    if not cell:
+        return None
+    digits = cell.removesuffix(".0")
+    if not (digits.isascii() and digits.isdigit()):
+        raise DataError(f"{where}: frame {cell!r} is not an index from 0; correct the cell")
+    return int(digits)
