@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastht.version import __version__
 
 COMMANDS = {
     "train": "fine-tune adapters on images and captions",
+    "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
     "doctor": "show versions, devices and which backends can run here",
 }
 
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"fastht {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     parsed = parser.parse_args(arguments[:1])
-    run = {"train": _train, "doctor": _doctor}[parsed.command]
+    run = {"train": _train, "bench": _bench, "doctor": _doctor}[parsed.command]
     return run(arguments[1:])
 
 
@@ -51,13 +53,7 @@ def _train(arguments: Sequence[str]) -> int:
         from fastht.tasks.train import SAMPLE_ARGUMENTS, TrainArguments, train
         from fastht.tasks.trainer import NonFiniteLossError
     except ModuleNotFoundError as error:
-        print(
-            f"fastht train needs {error.name}: pip install 'fastht[train]'",
-            file=sys.stderr,
-        )
-        return 1
-    # What a user can mend is told in a line; anything else is a bug and shows its traceback.
-    mendable = (BackendUnavailableError, NonFiniteLossError, OSError, ResumeError, ValueError)
+        return _missing("train", error)
     # The sample has settings of its own, so which data it is has to be known first.
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--data", default="sample")
@@ -70,19 +66,66 @@ def _train(arguments: Sequence[str]) -> int:
         default=defaults,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+    def run() -> int:
+        train(parsed)
+        return 0
+
+    return _told(
+        "train",
+        run,
+        (BackendUnavailableError, NonFiniteLossError, OSError, ResumeError, ValueError),
+        resume=f"; go on with --resume (folder {parsed.out})",
+    )
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    try:
+        import tyro
+
+        from fastht.bench.command import BenchArguments, bench
+    except ModuleNotFoundError as error:
+        return _missing("bench", error)
+    parsed = tyro.cli(
+        BenchArguments,
+        prog="fastht bench",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    command = shlex.join(["fastht", "bench", *arguments])
+    return _told("bench", lambda: bench(parsed, command), (OSError, ValueError))
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> int:
+    """Say what a command needs that is not installed; return the exit status."""
+    print(f"fastht {command} needs {error.name}: pip install 'fastht[{command}]'", file=sys.stderr)
+    return 1
+
+
+def _told(
+    command: str,
+    run: Callable[[], int],
+    mendable: tuple[type[Exception], ...],
+    resume: str = "",
+) -> int:
+    """Run a command; return its exit status.
+
+    Args:
+        command: its name.
+        run: returns the exit status.
+        mendable: what a user can mend, which is told in a line. Anything else is a bug and shows
+            its traceback.
+        resume: how to go on after an interruption.
+    """
     logging.basicConfig(level=logging.ERROR)  # open_clip reports every step to the root logger
     try:
-        train(parsed)
+        return run()
     except mendable as error:
-        print(f"fastht train: {error}", file=sys.stderr)
+        print(f"fastht {command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"\nfastht train: interrupted; go on with --resume (folder {parsed.out})",
-            file=sys.stderr,
-        )
+        print(f"\nfastht {command}: interrupted{resume}", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,200 @@
+"""`fastht bench` as a user runs it: the table, the file, and what it says when it cannot."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastht
+from fastht.bench import command
+from fastht.bench.command import BenchArguments, Row, find_model, make_case, table
+from fastht.bench.gate import IncorrectError
+from fastht.bench.methods import METHODS, Method
+from fastht.bench.towers import ModelSpec
+from fastht.cli import main
+
+pytest.importorskip("peft")
+
+QUICK = ("bench", "--model", "fastht-tiny", "--batch-size", "2", "--rounds", "2", "--device", "cpu")
+
+
+def row(method, seconds, **kwargs):
+    return Row(method, "what it is", None, None, seconds, 1234, 5, **kwargs)
+
+
+def test_it_prints_a_table_and_writes_everything(tmp_path, capsys):
+    target = tmp_path / "results.json"
+    options = ["--no-memory", "--methods", "lora", "ht", "--json", str(target)]
+    assert main([*QUICK, *options, "--bottleneck-dim", "16"]) == 0
+    printed = capsys.readouterr()
+    backend = fastht.ops.resolve_backend("auto", "cpu").name
+    lines = printed.out.splitlines()
+    assert lines[0] == "fastht-tiny, random weights, batch 2, fp32, 2 rounds"
+    assert f"torch {torch.__version__.partition('+')[0]}" in lines[1]
+    assert lines[3].split("   ")[0].strip() == "method"
+    assert lines[5].startswith("lora ")
+    assert "100 %" in lines[5]
+    assert lines[6].startswith(f"ht ({backend}) ")
+    assert "kept MiB" not in lines[3]
+    assert "lora: this tower has nn.MultiheadAttention" in printed.out
+
+    content = json.loads(target.read_text())
+    assert content["command"].startswith("fastht bench --model fastht-tiny --batch-size 2")
+    assert content["date"].endswith("+00:00")
+    assert content["machine"]["device"] == "cpu"
+    assert content["case"]["precision"] == "fp32"
+    assert content["case"]["config"] == fastht.HTConfig(init="paper", bottleneck_dim=16).to_dict()
+    assert [entry["method"] for entry in content["methods"]] == ["lora", "ht"]
+    assert [len(entry["seconds"]) for entry in content["methods"]] == [2, 2]
+    assert content["methods"][1]["backend"] == backend
+    assert content["methods"][1]["peak_bytes"] is None
+    assert content["left_out"] == {}
+
+
+def test_memory_is_measured_unless_it_is_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(command, "peak_bytes", lambda case, name, step: 7 * 2**20)
+    assert main([*QUICK, "--methods", "frozen"]) == 0
+    head, _, line = capsys.readouterr().out.splitlines()[3:6]
+    assert head.split("   ")[-3:] == ["kept MiB", "peak MiB", "trainable"]
+    assert line.split()[-3:] == ["0.0", "7.0", "0"]
+
+
+def test_without_peft_the_others_are_measured(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert main([*QUICK, "--no-memory", "--methods", "frozen", "lora"]) == 0
+    printed = capsys.readouterr().out
+    assert "lora is left out: needs peft: pip install 'fastht[bench]'" in printed
+    assert "of LoRA's time" not in printed
+
+
+def test_what_computes_something_else_is_left_out_and_ends_with_1(monkeypatch, capsys):
+    def prepare(model, config):
+        raise IncorrectError("out - x is off by 2")
+
+    monkeypatch.setitem(METHODS, "ht", Method("ht", "wrong", prepare, fused=True))
+    assert main([*QUICK, "--no-memory", "--methods", "frozen", "ht"]) == 1
+    printed = capsys.readouterr().out
+    assert "ht is left out: incorrect: out - x is off by 2." in printed
+    assert "\nfrozen" in printed
+
+
+def test_nothing_measured_ends_with_1(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert main([*QUICK, "--methods", "lora"]) == 1
+    printed = capsys.readouterr().out
+    assert "lora is left out" in printed
+    assert "ms a step" not in printed
+
+
+def test_a_file_is_not_overwritten(tmp_path, capsys):
+    target = tmp_path / "results.json"
+    target.write_text("precious")
+    assert main([*QUICK, "--json", str(target)]) == 1
+    assert capsys.readouterr().err == (
+        f"fastht bench: --json {target} exists already; give another name\n"
+    )
+    assert target.read_text() == "precious"
+    assert main([*QUICK, "--json", str(tmp_path / "missing" / "results.json")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "ViT-B-61"], "neither open_clip nor timm has a model 'ViT-B-61'"),
+        (["--model", "RN50"], "found no vision transformer"),
+        (["--model", "timm:nothing"], "timm cannot build nothing"),
+        (["--methods", "ht", "adalora"], "there is no method 'adalora'; choose of frozen, full,"),
+        (["--methods"], "--methods is empty"),
+        (["--batch-size", "0"], "the batch size is 0"),
+        (["--rounds", "1"], "--rounds is 1"),
+        (["--bottleneck-dim", "8", "--layers", "99", "--methods", "ht"], "HTConfig.layers names"),
+    ],
+)
+def test_what_a_user_can_mend_is_told_in_a_line(options, message, capsys):
+    assert main([*QUICK, "--no-memory", *options]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fastht bench: ")
+    assert message in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_not_replaced(capsys):
+    assert main(["bench", "--device", "cuda"]) == 1
+    assert "torch sees no CUDA GPU" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_with_130(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "measure", interrupted)
+    assert main([*QUICK]) == 130
+    assert capsys.readouterr().err == "\nfastht bench: interrupted\n"
+
+
+def test_memory_that_ends_between_the_methods_is_told(monkeypatch, capsys):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(command, "alternate", exhausted)
+    assert main([*QUICK, "--methods", "frozen"]) == 1
+    assert "not all of them side by side" in capsys.readouterr().err
+
+
+def test_without_the_extra_it_says_how_to_get_it():
+    code = "import sys; sys.modules['tyro'] = None\nfrom fastht.cli import main\nmain(['bench'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "fastht bench needs tyro: pip install 'fastht[bench]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_help_names_all_methods():
+    for name in METHODS:
+        assert f" {name}" in BenchArguments.__doc__
+    defaults = BenchArguments().methods
+    assert set(defaults) <= set(METHODS)
+    assert not any(METHODS[name].compiled for name in (*defaults, "full"))
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "source"),
+    [
+        ("ViT-B-16", "open_clip", "ViT-B-16"),
+        ("vit_base_patch16_224", "timm", "vit_base_patch16_224"),
+        ("timm:vit_base_patch16_224.augreg", "timm", "vit_base_patch16_224.augreg"),
+        ("hf-hub:timm/ViT-B-16", "open_clip", "hf-hub:timm/ViT-B-16"),
+    ],
+)
+def test_models_are_looked_up_in_open_clip_first(name, library, source):
+    assert find_model(name, 64) == ModelSpec(library, source, 64)
+
+
+def test_a_device_brings_its_defaults():
+    arguments = BenchArguments(device="cpu")
+    case = make_case(arguments)
+    assert (case.batch, case.precision, case.device) == (8, "fp32", "cpu")
+    assert case.config == fastht.HTConfig(init="paper")
+    case = make_case(dataclasses.replace(arguments, batch_size=3, precision="bf16-base"))
+    assert (case.batch, case.precision) == (3, "bf16-base")
+
+
+def test_lora_is_compared_with_round_by_round():
+    """Both slow down a hundredfold from round to round; the ratio does not."""
+    rows = [row("lora", [0.01, 1.0, 0.1]), row("ht", [0.005, 0.5, 0.05])]
+    lines = table(rows, batch=8).splitlines()
+    assert lines[2].split() == ["lora", "100", "55", "to", "550", "80.0", "100", "%", "1,234"]
+    assert lines[3].split()[-3:] == ["50", "%", "1,234"]
+
+
+def test_a_number_that_is_missing_is_a_dash():
+    measured = row("ht", [1e-3, 2e-3], saved_bytes=2**20, peak_bytes=3 * 2**20)
+    text = table([row("mona", [1e-3, 1e-3]), measured], batch=1)
+    head, _, first, second = text.splitlines()
+    assert "of LoRA's time" not in head
+    assert first.split()[-3:] == ["-", "-", "1,234"]
+    assert second.split() == ["ht", "1.50", "1.25", "to", "1.75", "666.7", "1.0", "3.0", "1,234"]
+    assert len({len(line) for line in text.splitlines()}) == 1

@@ -1,0 +1,77 @@
+"""What autograd keeps, counted by hand; the peak of a process, of sizes that are known."""
+
+import os
+
+import pytest
+import torch
+
+from fastht.bench import memory
+
+MIB = 2**20
+needs_linux = pytest.mark.skipif(
+    not memory.peak_is_measurable("cpu"), reason="needs Linux's /proc/self/clear_refs"
+)
+
+
+def numbers(count):
+    return torch.randn(count, requires_grad=True)
+
+
+def test_a_product_keeps_both_of_its_factors():
+    a, b = numbers(100), numbers(100)
+    assert memory.saved_bytes(lambda: a * b) == 2 * 400
+
+
+def test_what_is_alive_anyway_does_not_count():
+    a, b = numbers(100), numbers(100)
+    assert memory.saved_bytes(lambda: a * b, [a]) == 400
+    assert memory.saved_bytes(lambda: a * b, [a[3:], b]) == 0  # a view stands for its storage
+    assert memory.saved_bytes(lambda: a.exp() * b, [a, b]) == 400
+
+
+def test_a_view_counts_whole_and_once():
+    base, a, b = torch.randn(1000), numbers(10), numbers(10)
+    assert memory.saved_bytes(lambda: a * base[:10], [a]) == 4000
+    assert memory.saved_bytes(lambda: (a * base[:10], b * base[10:20]), [a, b]) == 4000
+
+
+def test_nothing_is_kept_without_gradients():
+    a = torch.randn(100)
+    assert memory.saved_bytes(lambda: a * a) == 0
+
+
+def test_freed_intermediates_do_not_count():
+    a = numbers(100)
+    assert memory.saved_bytes(lambda: (a + 1) + 2, [a]) == 0
+
+
+def growth_of(kept_mib, passing_mib):
+    kept = []
+
+    def step():
+        kept.append(torch.ones(kept_mib * MIB, dtype=torch.uint8))
+        torch.ones(passing_mib * MIB, dtype=torch.uint8)
+
+    return memory.peak_growth(step, "cpu")
+
+
+@needs_linux
+@pytest.mark.parametrize(("kept", "passing"), [(0, 64), (48, 16)])
+def test_the_peak_of_a_fresh_process_is_what_it_allocates(kept, passing):
+    assert memory.in_fresh_process(growth_of, kept, passing) == pytest.approx(64 * MIB, rel=0.05)
+
+
+def test_a_fresh_process_is_another_one():
+    assert memory.in_fresh_process(os.getpid) != os.getpid()
+
+
+def test_an_error_in_a_fresh_process_is_raised_here():
+    with pytest.raises(ValueError, match="invalid literal"):
+        memory.in_fresh_process(int, "no number")
+
+
+def test_where_the_system_does_not_tell_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "_CLEAR_REFS", tmp_path / "missing")
+    assert not memory.peak_is_measurable("cpu")
+    with pytest.raises(RuntimeError, match="clear_refs"):
+        memory.peak_growth(lambda: None, "cpu")

@@ -1,0 +1,143 @@
+"""What each method trains, in every kind of tower, and what it says where it cannot."""
+
+import sys
+
+import pytest
+import torch
+from tiny_towers import tiny_tower
+from torch import nn
+from vits import VITS, timm_vit
+
+import fastht
+from fastht.backbones import find_backbone
+from fastht.bench.methods import LORA_RANK, METHODS, UnusableError, lora_targets, remark
+
+pytest.importorskip("peft")
+
+CONFIG = fastht.HTConfig(bottleneck_dim=8, init="paper")
+# These do not call their projections as layers; what becomes of them is in test_step.py.
+BYPASSING = ("eva01", "beit")
+LORA_VITS = [name for name in VITS if name not in BYPASSING]
+
+
+def prepared(vit, method):
+    model = VITS[vit].build()
+    METHODS[method].prepare(model, CONFIG)
+    return model
+
+
+def trained(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_methods_go_by_their_own_names():
+    assert all(name == method.name for name, method in METHODS.items())
+    assert {name for name, m in METHODS.items() if m.compiled} == {
+        name for name in METHODS if name.endswith("-compiled")
+    }
+    assert {name for name, m in METHODS.items() if m.fused} == {"ht", "ht-compiled"}
+
+
+@pytest.mark.parametrize("vit", ["native", "clip", "siglip", "transformers-clip"])
+def test_frozen_trains_nothing(vit):
+    assert trained(prepared(vit, "frozen")) == set()
+
+
+@pytest.mark.parametrize("vit", VITS)
+def test_full_trains_the_vision_tower_and_nothing_else(vit):
+    model = prepared(vit, "full")
+    path = find_backbone(model).path
+    inside = {name for name, _ in model.named_parameters() if not path or name.startswith(path)}
+    assert trained(model) == inside
+    assert not {name for name in inside if "text" in name or "logit_scale" in name}
+
+
+@pytest.mark.parametrize("method", ["mona", "ht-reference", "ht-reference-compiled", "ht"])
+@pytest.mark.parametrize("vit", ["clip", "vitamin", "transformers-siglip"])
+def test_adapters_are_all_that_trains(vit, method):
+    model = prepared(vit, method)
+    own = {id(p) for p in fastht.adapter_parameters(model)}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == own
+    assert len(fastht.adapters(model)) == len(find_backbone(model).blocks)
+
+
+def test_the_variants_and_backends_are_what_the_names_say():
+    configs = {name: fastht.adapters(prepared("siglip", name))[0] for name in ("mona", "ht")}
+    assert configs["mona"].config == fastht.HTConfig(
+        variant="baseline", bottleneck_dim=8, init="paper"
+    )
+    assert configs["mona"].backend == "reference"
+    assert configs["ht"].config == CONFIG
+    assert configs["ht"].backend == "auto"
+    assert fastht.adapters(prepared("siglip", "ht-reference"))[0].backend == "reference"
+
+
+def test_the_configuration_is_the_users():
+    model = VITS["native"].build()
+    METHODS["ht"].prepare(model, fastht.HTConfig(variant="noise_aware", layers=[1]))
+    assert list(fastht.adapters(model)) == [1]
+    assert fastht.patch(model, fastht.HTConfig(variant="noise_aware", layers=[1])) is model
+
+
+@pytest.mark.parametrize("vit", LORA_VITS)
+def test_lora_is_on_every_projection_of_every_vision_block(vit):
+    model = prepared(vit, "lora")
+    backbone = find_backbone(model)
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert weights
+    assert all("lora_A" in name or "lora_B" in name for name in weights)
+    inside = set()
+    for block in backbone.blocks:
+        own = [p for p in block.parameters() if p.requires_grad]
+        inside |= {id(p) for p in own}
+        # Two factors for each projection: in and out, or three in and out.
+        assert len(own) in (4, 8)
+        assert all(LORA_RANK in p.shape and bool(p.any()) for p in own)
+    assert {id(p) for p in weights.values()} == inside
+
+
+def test_lora_takes_separate_projections_one_by_one():
+    targets = lora_targets(VITS["eva02"].build())
+    assert {name.rpartition(".")[2] for name in targets} == {"q_proj", "k_proj", "v_proj", "proj"}
+    assert len(targets) == 2 * 4
+
+
+def test_lora_leaves_the_patch_embedding_and_the_text_tower_alone():
+    names = trained(prepared("siglip", "lora"))
+    assert not [name for name in names if "patch_embed" in name or "attn_pool" in name]
+    assert all(name.startswith("visual.") for name in trained(prepared("clip", "lora")))
+
+
+def test_lora_changes_the_features_from_the_start():
+    vit = VITS["siglip"]
+    image = vit.image()
+    with torch.no_grad():
+        assert not torch.allclose(prepared("siglip", "lora")(image), vit.build()(image), atol=1e-4)
+
+
+def test_a_block_without_projections_is_named():
+    with pytest.raises(UnusableError, match=r"block 0 of TinyTower, a TinyBlock with ln=LayerNorm"):
+        METHODS["lora"].prepare(tiny_tower(), CONFIG)
+    parallel = timm_vit("vit_pwee_patch16_reg1_gap_256", depth=1)
+    with pytest.raises(UnusableError, match=r"ParallelScalingBlock with .*attn_out_proj=Linear"):
+        METHODS["lora"].prepare(parallel, CONFIG)
+
+
+def test_without_peft_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UnusableError, match=r"needs peft: pip install 'fastht\[bench\]'"):
+        METHODS["lora"].prepare(VITS["siglip"].build(), CONFIG)
+
+
+def test_merging_is_remarked_where_peft_merges():
+    assert "nn.MultiheadAttention" in remark(prepared("native", "lora"))
+    for vit, method in (("siglip", "lora"), ("native", "ht"), ("native", "full")):
+        assert remark(prepared(vit, method)) is None
+
+
+def test_preparing_does_not_replace_the_model():
+    model = VITS["clip"].build()
+    attention = model.visual.transformer.resblocks[0].attn
+    assert isinstance(attention, nn.MultiheadAttention)
+    assert METHODS["lora"].prepare(model, CONFIG) is None
+    assert model.visual.transformer.resblocks[0].attn.base_layer is attention
