@@ -13,6 +13,7 @@ from fastht.version import __version__
 COMMANDS = {
     "train": "fine-tune adapters on images and captions",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
+    "data": "read a data set with masks or labels and list what is wrong with it (data check)",
     "doctor": "show versions, devices and which backends can run here",
 }
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"fastht {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     parsed = parser.parse_args(arguments[:1])
-    run = {"train": _train, "bench": _bench, "doctor": _doctor}[parsed.command]
+    run = {"train": _train, "bench": _bench, "data": _data, "doctor": _doctor}[parsed.command]
     return run(arguments[1:])
 
 
@@ -96,9 +97,26 @@ def _bench(arguments: Sequence[str]) -> int:
     return _told("bench", lambda: bench(parsed, command), (OSError, ValueError))
 
 
-def _missing(command: str, error: ModuleNotFoundError) -> int:
+def _data(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fastht data", epilog="`fastht data check --help` tells the options of check."
+    )
+    parser.add_argument("action", choices=["check"], help="list all problems of a data set")
+    parser.parse_args(arguments[:1])
+    try:
+        import tyro
+
+        from fastht.data.check import CheckArguments, check
+    except ModuleNotFoundError as error:
+        return _missing("data check", error, extra="tasks")
+    parsed = tyro.cli(CheckArguments, prog="fastht data check", args=arguments[1:])
+    return _told("data check", lambda: check(parsed), (OSError, ValueError))
+
+
+def _missing(command: str, error: ModuleNotFoundError, extra: str | None = None) -> int:
     """Say what a command needs that is not installed; return the exit status."""
-    print(f"fastht {command} needs {error.name}: pip install 'fastht[{command}]'", file=sys.stderr)
+    remedy = f"pip install 'fastht[{extra or command}]'"
+    print(f"fastht {command} needs {error.name}: {remedy}", file=sys.stderr)
     return 1
 
 

@@ -15,7 +15,8 @@ import importlib.abc, sys
 
 OPTIONAL = {
     "PIL", "accelerate", "matplotlib", "numpy", "open_clip", "pandas", "pydicom", "tensorboard",
-    "timm", "torchvision", "tqdm", "transformers", "triton", "tyro", "webdataset",
+    "nibabel", "peft", "timm", "torchvision", "tqdm", "transformers", "triton", "tyro",
+    "webdataset",
 }
 
 class Refuse(importlib.abc.MetaPathFinder):
@@ -59,11 +60,28 @@ print(fastht.adapters(model)[0].up.bias.grad.abs().sum() > 0)
     assert done.stdout.strip() == "tensor(True)", done.stderr
 
 
-def test_a_command_that_needs_an_extra_says_how_to_get_it():
-    done = run("from fastht.cli import main; sys.exit(main(['train']))")
+@pytest.mark.parametrize(
+    ("command", "extra"), [("train", "train"), ("bench", "bench"), ("data check", "tasks")]
+)
+def test_a_command_that_needs_an_extra_says_how_to_get_it(command, extra):
+    done = run(f"from fastht.cli import main; sys.exit(main({command.split()}))")
     assert done.returncode == 1
-    assert "pip install 'fastht[train]'" in done.stderr
+    assert f"fastht {command} needs " in done.stderr
+    assert f"pip install 'fastht[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_data_check_reads_the_sample_and_lists_the_problems_of_a_folder(tmp_path, capsys):
+    pytest.importorskip("open_clip")
+    assert main(["data", "check"]) == 0
+    assert "320 cases from" in capsys.readouterr().out
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(b"no image")
+    assert main(["data", "check", "--data", str(tmp_path)]) == 1
+    assert "1.png" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "mend"])
 
 
 def test_doctor_tells_versions_devices_and_backends():

@@ -39,13 +39,14 @@ def test_every_option_named_in_the_readme_exists():
     pytest.importorskip("tyro")
     import dataclasses
 
+    from fastht.bench.command import BenchArguments
     from fastht.config import HTConfig
+    from fastht.data.check import CheckArguments
     from fastht.tasks.train import TrainArguments
     from fastht.tasks.trainer import TrainerConfig
 
-    known = {
-        f.name for c in (TrainArguments, TrainerConfig, HTConfig) for f in dataclasses.fields(c)
-    }
+    arguments = (BenchArguments, CheckArguments, TrainArguments, TrainerConfig, HTConfig)
+    known = {f.name for c in arguments for f in dataclasses.fields(c)}
     named = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z-]+)", TEXT)}
     assert named - known <= {
         "help",
@@ -53,6 +54,8 @@ def test_every_option_named_in_the_readme_exists():
         "dry",
         "benchmark_only",
         "benchmark_json",
+        "seconds",  # of the benchmarks' conftest
+        "against",  # of benchmarks.report
     }
     assert {"data", "resume", "precision"} <= named
 

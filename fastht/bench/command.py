@@ -297,5 +297,7 @@ def _introduction(arguments: BenchArguments, case: Case, machine: dict[str, Any]
     size = "" if case.model.image_size is None else f" at {case.model.image_size} px"
     what = f"{arguments.model}{size}, random weights, batch {case.batch}, {case.precision}"
     where = machine["gpu"] or f"{machine['cpu']}, threads: {machine['threads']}"
+    if machine["load"] is not None:  # of others: a busy machine tells nothing
+        where += f", load before: {machine['load']:.1f}"
     versions = f"torch {machine['packages']['torch']}, fastht {machine['fastht']}"
     return f"{what}, {arguments.rounds} rounds\n{where}, {versions}"

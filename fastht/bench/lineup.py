@@ -170,14 +170,15 @@ def _attempt(action: Callable[[str], None], name: str) -> LeftOut | None:
     try:
         action(name)
     except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
+        # Two lines, for torch.compile tells the cause in the second.
+        line = " ".join(str(error).split("\n")[:2]).strip(" .")
         if isinstance(error, IncorrectError):
-            return LeftOut(f"incorrect: {first_line}", incorrect=True)
+            return LeftOut(f"incorrect: {line}", incorrect=True)
         if isinstance(error, UnusableError):
-            return LeftOut(first_line)
+            return LeftOut(line)
         if is_out_of_memory(error):
             return LeftOut("out of memory; a smaller batch may fit")
         if METHODS[name].compiled and isinstance(error, RuntimeError):
-            return LeftOut(f"torch.compile fails: {first_line}")
+            return LeftOut(f"torch.compile fails: {line}")
         raise
     return None

@@ -34,6 +34,7 @@ def test_it_prints_a_table_and_writes_everything(tmp_path, capsys):
     lines = printed.out.splitlines()
     assert lines[0] == "fastht-tiny, random weights, batch 2, fp32, 2 rounds"
     assert f"torch {torch.__version__.partition('+')[0]}" in lines[1]
+    assert "load before: " in lines[1]
     assert lines[3].split("   ")[0].strip() == "method"
     assert lines[5].startswith("lora ")
     assert "100 %" in lines[5]
