@@ -89,6 +89,7 @@ def line_up(
         ValueError: the model cannot be built.
     """
     torch.compiler.reset()  # each case compiles for its own sizes and none counts as a recompile
+    memory.return_free_memory()  # of the case before: two at once can be more than there is
     images = functools.cache(functools.partial(make_images, case, MAX_IMAGE_SETS))
     steps: dict[str, Step] = {}
     left_out: dict[str, LeftOut] = {}

@@ -62,7 +62,7 @@ def peak_growth(step: Callable[[], Any], device: str) -> int:
     Raises:
         RuntimeError: this system does not tell; see :func:`peak_is_measurable`.
     """
-    gc.collect()
+    return_free_memory()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -72,7 +72,6 @@ def peak_growth(step: Callable[[], Any], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     if not peak_is_measurable(device):
         raise RuntimeError("peak memory on a CPU needs Linux's /proc/self/clear_refs")
-    _return_free_memory()
     _CLEAR_REFS.write_text(_RESET_HIGH_WATER_MARK)
     before = _resident_bytes("VmRSS")
     step()
@@ -86,8 +85,9 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(function, *arguments).result()
 
 
-def _return_free_memory() -> None:
-    """Give the system back what the C library's allocator keeps of freed memory."""
+def return_free_memory() -> None:
+    """Give the system back what nothing refers to, and what the C library keeps of it."""
+    gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
