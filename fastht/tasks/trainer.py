@@ -205,6 +205,8 @@ class Trainer:
         started = time.monotonic()
         self.module.train()
         self.sampler.set_position(progress.epoch, progress.batch)
+        if hasattr(self.task.train_data, "set_epoch"):  # its augmentations differ by epoch
+            self.task.train_data.set_epoch(progress.epoch)
         bar = tqdm(
             read_batches(loader),
             total=len(self.sampler),
