@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from fastht.backbones import find_backbone
 from fastht.config import HTConfig
+from fastht.lora import NoLoraError, add_lora
 from fastht.patch import patch
 
 # The published initialisation: "identity" would start with an up-projection of zeros, on which
 # hardware can be faster than on anything that training makes of them.
 PAPER = HTConfig(init="paper")
 LORA_RANK = 16
-
-# What attention layers call their linear projections: of queries, keys and values, and of the
-# output.
-_INPUTS = (("qkv",), ("q_proj", "k_proj", "v_proj"))
-_OUTPUTS = ("proj", "out_proj")
 
 
 class UnusableError(ValueError):
@@ -68,44 +64,10 @@ def _ht(model: nn.Module, config: HTConfig, backend: str) -> None:
 
 def _lora(model: nn.Module, config: HTConfig) -> None:
     try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise UnusableError(f"needs peft: pip install 'fastht[bench]' ({error})") from error
-    tower = find_backbone(model).tower
-    lora = LoraConfig(
-        r=LORA_RANK,
-        lora_alpha=LORA_RANK,
-        target_modules=lora_targets(model),
-        init_lora_weights=False,  # no factor of zeros here either
-    )
-    model.requires_grad_(False)
-    inject_adapter_in_model(lora, tower)
-
-
-def lora_targets(model: nn.Module) -> list[str]:
-    """Return the attention projections of every vision block, as names within the tower.
-
-    An ``nn.MultiheadAttention`` is a target as a whole: it does not call its projections as
-    layers, and peft adapts both of them with it.
-
-    Raises:
-        UnusableError: a block has none that peft can adapt.
-    """
-    backbone = find_backbone(model)
-    names = {module: name for name, module in backbone.tower.named_modules()}
-    targets = []
-    for index, block in enumerate(backbone.blocks):
-        found = [names[part] for module in block.modules() for part in _projections(module)]
-        if not found:
-            held = ", ".join(
-                f"{name}={type(part).__name__}" for name, part in block.named_children()
-            )
-            raise UnusableError(
-                f"found no attention projections for LoRA in block {index} of "
-                f"{type(backbone.tower).__name__}, a {type(block).__name__} with {held}"
-            )
-        targets += found
-    return targets
+        # Random factors: no zeros here either.
+        add_lora(model, LORA_RANK, zeros=False)
+    except NoLoraError as error:
+        raise UnusableError(str(error)) from error
 
 
 def remark(model: nn.Module) -> str | None:
@@ -118,18 +80,6 @@ def remark(model: nn.Module) -> str | None:
             "with linear projections, such as timm's, it costs less"
         )
     return None
-
-
-def _projections(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield what LoRA adapts of an attention layer; nothing of any other module."""
-    if isinstance(module, nn.MultiheadAttention):
-        yield module
-        return
-    linear = {name: part for name, part in module.named_children() if isinstance(part, nn.Linear)}
-    inputs = next((names for names in _INPUTS if linear.keys() >= set(names)), None)
-    output = next((name for name in _OUTPUTS if name in linear), None)
-    if inputs is not None and output is not None:
-        yield from (linear[name] for name in (*inputs, output))
 
 
 _LORA = f"LoRA by peft, r = {LORA_RANK}, on all attention projections"

@@ -14,33 +14,20 @@ from fastht.data.cases import SPLITS, Case, CaseSet, Task, read_case_image
 from fastht.data.images import DataError
 from fastht.data.layouts import scan_cases
 from fastht.data.masks import read_mask
+from fastht.data.source import DataSource
 
 _EXAMPLES = 5  # names in a note
 
 
 @dataclass(frozen=True)
-class CheckArguments:
+class CheckArguments(DataSource):
     """Read all images, masks and labels of a data set; list what is wrong and what is there.
 
     Attributes:
-        data: "sample" (simulated images that come with fastht), a folder, or a CSV or TSV table.
         task: "segment" needs masks, "classify" labels.
-        layout: published, busi, ddti, tn3k, prostate, folder or table; default: found out.
-        name: which data set of layout published, e.g. BUSI.
-        include_normal: take the images without lesion of layout busi.
-        benign_malignant: label layout ddti by benign and malignant, not by TI-RADS category.
-        fold: which fold of layout tn3k; default: 0 if there is one.
-        skip_empty: leave out the slices of layout prostate in which nothing is marked.
     """
 
-    data: str = "sample"
     task: Task = "segment"
-    layout: str | None = None
-    name: str | None = None
-    include_normal: bool = False
-    benign_malignant: bool = False
-    fold: int | None = None
-    skip_empty: bool = False
 
 
 @dataclass

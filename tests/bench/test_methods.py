@@ -1,16 +1,14 @@
 """What each method trains, in every kind of tower, and what it says where it cannot."""
 
-import sys
-
 import pytest
 import torch
 from tiny_towers import tiny_tower
 from torch import nn
-from vits import VITS, timm_vit
+from vits import VITS
 
 import fastht
 from fastht.backbones import find_backbone
-from fastht.bench.methods import LORA_RANK, METHODS, UnusableError, lora_targets, remark
+from fastht.bench.methods import LORA_RANK, METHODS, UnusableError, remark
 
 pytest.importorskip("peft")
 
@@ -96,12 +94,6 @@ def test_lora_is_on_every_projection_of_every_vision_block(vit):
     assert {id(p) for p in weights.values()} == inside
 
 
-def test_lora_takes_separate_projections_one_by_one():
-    targets = lora_targets(VITS["eva02"].build())
-    assert {name.rpartition(".")[2] for name in targets} == {"q_proj", "k_proj", "v_proj", "proj"}
-    assert len(targets) == 2 * 4
-
-
 def test_lora_leaves_the_patch_embedding_and_the_text_tower_alone():
     names = trained(prepared("siglip", "lora"))
     assert not [name for name in names if "patch_embed" in name or "attn_pool" in name]
@@ -115,18 +107,9 @@ def test_lora_changes_the_features_from_the_start():
         assert not torch.allclose(prepared("siglip", "lora")(image), vit.build()(image), atol=1e-4)
 
 
-def test_a_block_without_projections_is_named():
-    with pytest.raises(UnusableError, match=r"block 0 of TinyTower, a TinyBlock with ln=LayerNorm"):
+def test_a_tower_that_lora_cannot_take_is_unusable():
+    with pytest.raises(UnusableError, match=r"block 0 of TinyTower"):
         METHODS["lora"].prepare(tiny_tower(), CONFIG)
-    parallel = timm_vit("vit_pwee_patch16_reg1_gap_256", depth=1)
-    with pytest.raises(UnusableError, match=r"ParallelScalingBlock with .*attn_out_proj=Linear"):
-        METHODS["lora"].prepare(parallel, CONFIG)
-
-
-def test_without_peft_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UnusableError, match=r"needs peft: pip install 'fastht\[bench\]'"):
-        METHODS["lora"].prepare(VITS["siglip"].build(), CONFIG)
 
 
 def test_merging_is_remarked_where_peft_merges():

@@ -1,0 +1,66 @@
+"""LoRA on vision towers, and on the text tower beside them."""
+
+import sys
+
+import pytest
+import torch
+from tiny_towers import tiny_tower
+from vits import VITS, timm_vit
+
+from fastht.backbones import find_backbone
+from fastht.lora import NoLoraError, add_lora, lora_targets
+
+pytest.importorskip("peft")
+
+
+def trained(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_separate_projections_are_taken_one_by_one():
+    targets = lora_targets(VITS["eva02"].build())
+    assert {name.rpartition(".")[2] for name in targets} == {"q_proj", "k_proj", "v_proj", "proj"}
+    assert len(targets) == 2 * 4
+
+
+@pytest.mark.parametrize("vit", ["siglip", "native"])
+def test_with_a_factor_of_zeros_the_model_starts_as_its_base(vit):
+    image = VITS[vit].image()
+    model, base = VITS[vit].build().eval(), VITS[vit].build().eval()
+    add_lora(model, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), base(image))
+    assert all("lora_" in name for name in trained(model))
+
+
+def test_only_the_named_blocks_are_adapted():
+    model = VITS["siglip"].build()
+    add_lora(model, 4, layers=[1])
+    blocks = find_backbone(model).blocks
+    assert not trained(blocks[0])
+    assert trained(blocks[1])
+
+
+def test_the_text_tower_is_adapted_where_asked():
+    model = VITS["clip"].build()
+    add_lora(model, 4, text=True)
+    names = trained(model)
+    assert any(name.startswith("visual.") for name in names)
+    assert any(not name.startswith("visual.") for name in names)
+    assert all("lora_" in name for name in names)
+    with pytest.raises(NoLoraError, match="outside the vision tower"):
+        add_lora(VITS["siglip"].build(), text=True)
+
+
+def test_a_block_without_projections_is_named():
+    with pytest.raises(NoLoraError, match=r"block 0 of TinyTower, a TinyBlock with ln=LayerNorm"):
+        add_lora(tiny_tower())
+    parallel = timm_vit("vit_pwee_patch16_reg1_gap_256", depth=1)
+    with pytest.raises(NoLoraError, match=r"ParallelScalingBlock with .*attn_out_proj=Linear"):
+        add_lora(parallel)
+
+
+def test_without_peft_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(NoLoraError, match=r"needs peft: pip install 'peft>=0.15'"):
+        add_lora(VITS["siglip"].build())
