@@ -8,12 +8,14 @@ import time
 from typing import Any
 
 import pytest
+from pytest_benchmark.utils import get_commit_info
 
 from benchmarks.cases import DEVICE
 from fastht.bench.machine import describe
 
 _START = time.monotonic()
 _machine: dict[str, Any] = {}
+_commit: dict[str, Any] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     _machine.update(describe(DEVICE))  # before the load and the clocks are those of benchmarks
+    _commit.update(get_commit_info())  # of the code that is measured, not of its end
     measured = not config.getoption("benchmark_disable", default=False)
     if measured and os.environ.get("TRITON_INTERPRET") == "1" and not config.option.collectonly:
         raise pytest.UsageError(
@@ -39,6 +42,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
     return _machine
+
+
+def pytest_benchmark_generate_commit_info() -> dict[str, Any]:
+    return _commit
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:

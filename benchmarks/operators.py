@@ -48,7 +48,7 @@ def make_adapter(shape: Shape, backend: str) -> HTAdapter:
     """Return the same adapter every time: float32 parameters that bfloat16 can hold exactly.
 
     The published initialisation leaves the LayerNorm's share at 1e-6, where an error in it would
-    not show; here every term counts.
+    not show; here every term counts. The noise gate's hidden units stay off ReLU's kink.
     """
     torch.manual_seed(0)
     config = HTConfig(bottleneck_dim=shape.channels, dropout=DROPOUT, init="paper")
@@ -57,6 +57,8 @@ def make_adapter(shape: Shape, backend: str) -> HTAdapter:
         for name, p in adapter.named_parameters():
             if name in ("gamma", "gammax", "norm.weight", "norm.bias", "spectral_filter"):
                 p.copy_((name not in ("gamma", "norm.bias")) + 0.3 * torch.randn(p.shape))
+            if name == "noise_gate.0.bias":
+                p.copy_(gate.off_the_kink(p))
             p.copy_(p.bfloat16())
     return adapter.to(DEVICE)
 

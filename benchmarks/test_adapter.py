@@ -9,6 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import cases, operators, roofline
 from benchmarks.race import Race, clock
+from benchmarks.skips import shape_to_run
 from fastht.bench.meter import Contestant
 
 
@@ -33,11 +34,6 @@ def race(shape: cases.Shape, dtype: str, part: str) -> Race:
 def test_adapter(
     benchmark: BenchmarkFixture, shape: cases.Shape, dtype: str, part: str, contestant: str
 ) -> None:
-    if reason := operators.unusable(contestant, dtype):
-        pytest.skip(reason)
-    if benchmark.disabled:
-        if shape != cases.SHAPES[0]:
-            pytest.skip("one shape is enough where nothing is measured")
-        shape = cases.TINY
+    shape = shape_to_run(benchmark, contestant, dtype, shape, first=shape == cases.SHAPES[0])
     measured = race(shape, dtype, part)
     measured.enter(benchmark, contestant, **roofline.describe(shape, dtype, part))

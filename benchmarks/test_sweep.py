@@ -9,6 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import cases, operators, roofline
 from benchmarks.race import Race, clock
+from benchmarks.skips import shape_to_run
 from fastht.bench.meter import Limits
 
 CONTESTANTS = (operators.FUSED, "eager", "compile")
@@ -30,11 +31,7 @@ def race(shape: cases.Shape, dtype: str) -> Race:
 def test_sweep(
     benchmark: BenchmarkFixture, field: str, shape: cases.Shape, dtype: str, contestant: str
 ) -> None:
-    if reason := operators.unusable(contestant, dtype):
-        pytest.skip(reason)
-    if benchmark.disabled:
-        if (field, shape) != POINTS[0]:
-            pytest.skip("one point is enough where nothing is measured")
-        shape = cases.TINY
+    first = (field, shape) == POINTS[0]
+    shape = shape_to_run(benchmark, contestant, dtype, shape, first=first)
     measured = race(shape, dtype)
     measured.enter(benchmark, contestant, sweep=field, **roofline.describe(shape, dtype, "both"))

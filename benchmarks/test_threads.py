@@ -11,6 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import cases, operators, roofline
 from benchmarks.race import Race, clock
+from benchmarks.skips import shape_to_run
 from fastht.bench.meter import Contestant
 
 DTYPE = "float32"
@@ -57,12 +58,7 @@ def race(shape: cases.Shape) -> Race:
 def test_threads(
     benchmark: BenchmarkFixture, shape: cases.Shape, contestant: str, threads: int
 ) -> None:
-    if reason := operators.unusable(contestant, DTYPE):
-        pytest.skip(reason)
-    if benchmark.disabled:
-        if shape != cases.SHAPES[0]:
-            pytest.skip("one shape is enough where nothing is measured")
-        shape = cases.TINY
+    shape = shape_to_run(benchmark, contestant, DTYPE, shape, first=shape == cases.SHAPES[0])
     measured = race(shape)
     extra = roofline.describe(shape, DTYPE, "both")
     measured.enter(benchmark, f"{contestant} {threads}", threads=threads, **extra)

@@ -146,6 +146,15 @@ def adapter(shape, dtype, part, fused="cpu") -> list[dict[str, Any]]:
     ]
 
 
+def contest(**milliseconds: float) -> list[dict]:
+    """One case of 1.2 GFLOP and 20 MB: 3 ms of computing and 1 ms of moving under the roofs."""
+    info = case((2, 5, 8), "float32", "both") | {"flop": 1_200_000_000, "floor_bytes": 20_000_000}
+    return [
+        entry(f"test_adapter[{name}]", ms / 1e3, contestant=name, **info)
+        for name, ms in milliseconds.items()
+    ]
+
+
 def sweeps(fused="cpu") -> list[dict[str, Any]]:
     points = [("batch", (b, 197, 768), 64) for b in (1, 2, 4, 8, 16, 32)]
     points += [("side", (8, 1 + side * side, 768), 64) for side in (4, 7, 14, 24, 32)]
@@ -253,3 +262,15 @@ def everything(fused: str = "cpu", shapes=SHAPES) -> list[dict[str, Any]]:
     made += threads() if fused == "cpu" else []
     made += [*training("fp32"), *training("bf16"), *throughput(fused)]
     return made
+
+
+SUITES = {
+    "roofs": roofs,
+    "adapter": lambda: adapter(MAIN, "float32", "both"),
+    "sweeps": sweeps,
+    "threads": threads,
+    "memory": memory,
+    "tower": tower,
+    "training": training,
+    "throughput": throughput,
+}

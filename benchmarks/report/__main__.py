@@ -66,7 +66,10 @@ def write(results: Results, out: Path, *, replace: bool) -> None:
         old = load.load([out / folder.DATA])
         print(*compare.report(old, results, LARGEST_CHANGES), sep="\n")
     elif strange := [name for name in folder.WRITTEN if (out / name).exists()]:
-        raise ReportError(f"{out} has {', '.join(strange)} but no {folder.DATA}: --out DIR")
+        raise ReportError(
+            f"{out} has {', '.join(strange)} but no {folder.DATA}, so it is no page of results; "
+            "--out DIR writes elsewhere"
+        )
     notes = out / folder.NOTES
     drawn = pictures.draw(results)
     page = pages.page(results, drawn, notes.read_text("utf-8") if notes.exists() else "")

@@ -36,6 +36,11 @@ def roofs(results: Results) -> Iterator[str]:
         what = f"product, {dtype}, {number(flop / 1e9)} GFLOP"
         rows.append((what, milliseconds(entry), flop_rate(flop / entry.median)))
     if rows:
+        yield (
+            "What this machine reaches at best: a copy that is larger than its caches, and large "
+            "matrix products."
+        )
+        yield ""
         yield from table(("", "ms", "rate"), rows)
 
 
@@ -93,6 +98,10 @@ def against_roofs(results: Results, found: dict[tuple, Group]) -> Iterator[str]:
 
 def sweeps(results: Results) -> Iterator[str]:
     """Show a table for each size that is varied."""
+    if not results.of("test_sweep"):
+        return
+    yield "Forward and backward of one adapter, in milliseconds; one size at a time varies."
+    yield ""
     for field, (label, value_of) in derive.SWEEPS.items():
         found = derive.groups(results, "test_sweep", "shape", "channels", "dtype", sweep=field)
         if not found:
@@ -136,8 +145,8 @@ def memory(results: Results) -> Iterator[str]:
     if not found:
         return
     yield (
-        "Forward and backward of one adapter. Peak: by how much memory grows while they run; kept: "
-        "what autograd holds for the backward pass, x included."
+        "Forward and backward of one adapter, in fresh processes. Peak: by how much memory grows "
+        "while they run; kept: what autograd holds for the backward pass, x included."
     )
     yield ""
     rows = []

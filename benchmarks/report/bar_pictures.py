@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -62,9 +62,10 @@ def training(results: Results) -> Figure | None:
 
 def throughput(results: Results) -> Figure | None:
     """Draw images a second: a row for each case."""
-    found = derive.groups(results, "test_throughput", *derive.MODEL_CASE)
+    found = derive.groups(results, "test_throughput", *derive.MODEL_CASE, "images")
     rows = {
-        _heading(case): {"images/s": _values(group, images_per_s)} for case, group in found.items()
+        f"{_heading(case)}, {images} images": {"images/s": _values(group, images_per_s)}
+        for (*case, images), group in found.items()
     }
     return _draw(results, "The trainer, higher is better", rows)
 
@@ -84,7 +85,7 @@ def _mebibytes(entry: Entry, field: str) -> float | None:
     return None if entry.info[field] is None else entry.info[field] / MIB
 
 
-def _heading(case: tuple) -> str:
+def _heading(case: Sequence) -> str:
     model, batch, precision = case
     return f"{model}, batch {batch}, {precision}"
 

@@ -7,11 +7,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.report.pictures import PICTURES
+
 PAGE, DATA, NOTES = "README.md", "results.json", "notes.md"
-PICTURES = (
-    "adapter.png", "roofline.png", "sweeps.png", "threads.png", "memory.png", "training.png",
-    "throughput.png",
-)  # fmt: skip
 WRITTEN = (PAGE, DATA, *PICTURES)
 
 

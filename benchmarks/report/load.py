@@ -127,7 +127,8 @@ def _run(source: str, document: dict[str, Any]) -> Run:
 
 
 def _entry(source: str, suite: Suite, document: dict[str, Any]) -> Entry:
-    name, stats, info = document["name"], document.get("stats", {}), document.get("extra_info", {})
+    name = document["name"]
+    stats, info = document.get("stats") or {}, document.get("extra_info") or {}
     missing = [field for field in ("median", "iqr", "rounds") if field not in stats]
     missing += [f for f in ("contestant", *suite.case, *suite.beside) if f not in info]
     if missing:

@@ -54,7 +54,8 @@ def runs(results: Results) -> Iterator[str]:
         load, cores = run.machine.get("load"), run.machine["cores"]
         if load is not None and cores and load > cores / 2:
             yield (
-                f"   - **The machine was not idle**: a load of {load:.1f} on {cores} cores. Times "
+                f"   - **The machine was not idle** in the minute before the start: a load of "
+                f"{load:.1f} on {cores} cores. Unless that was an earlier run of the suites, times "
                 "of this run may be too long."
             )
 

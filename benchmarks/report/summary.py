@@ -54,7 +54,12 @@ def adapter_summary(results: Results) -> Iterator[str]:
     rows += [kept_over("eager", "peak_bytes", "peak memory")]
     rows = [row for row in rows if any(cell != UNKNOWN for cell in row[1:])]
     if rows:
-        yield f"Forward and backward of one adapter at {sizes(case[0])} (B, N, D), C = {case[1]}:"
+        yield f"Forward and backward of one adapter at {sizes(case[0])} (B, N, D), C = {case[1]}."
+        if found:
+            yield (
+                "What the fused backend is held against is described under One adapter; the least "
+                "time is what the machine's roofs allow."
+            )
         yield ""
         yield from table(("", *(dtype for (dtype,) in dtypes)), rows)
 

@@ -44,8 +44,8 @@ def training(results: Results) -> Iterator[str]:
         return
     yield (
         "Forward, backward and optimizer. Kept: what autograd holds for the backward pass; held: "
-        "weights, buffers and optimizer states; peak: by how much memory grows within a step. "
-        "LoRA's are those of `lora`, not compiled, in the same case."
+        "weights, buffers and optimizer states; peak: the most memory of a step, what is held "
+        "included. LoRA's are those of `lora`, not compiled, in the same case."
     )
     yield ""
     rows = []
@@ -60,14 +60,8 @@ def training(results: Results) -> Iterator[str]:
             row += [times(of_lora(entry, lora, "peak_bytes")), f"{info['trainable']:,}"]
             rows.append(row)
     header = ["model", "batch", "precision", "method", "ms", "images/s", "of LoRA's time"]
-    header += [
-        "kept MiB",
-        "kept, of LoRA's",
-        "held MiB",
-        "peak MiB",
-        "peak, of LoRA's",
-        "trainable",
-    ]
+    header += ["kept MiB", "kept, of LoRA's", "held MiB", "peak MiB", "peak, of LoRA's"]
+    header += ["trainable"]
     yield from table(header, rows)
     yield from details(found)
 
@@ -92,15 +86,21 @@ def details(found: dict[tuple, Group]) -> Iterator[str]:
 
 def throughput(results: Results) -> Iterator[str]:
     """Show images a second of the trainer, and of its loading alone."""
-    found = derive.groups(results, "test_throughput", *derive.MODEL_CASE)
+    found = derive.groups(results, "test_throughput", *derive.MODEL_CASE, "images")
     if not found:
         return
+    yield (
+        "A round is one epoch of contrastive training by the trainer of `fastht train`: images are "
+        "read and resized by its worker processes, the model takes its steps, the state is "
+        "written. `loading alone` reads and resizes the same images, and nobody trains on them."
+    )
+    yield ""
     rows = []
-    for (model, batch, precision), group in found.items():
+    for (model, batch, precision, images), group in found.items():
         loading = images_per_s(group.get("loading alone"))
         for name, entry in group.items():
             rate = images_per_s(entry)
-            row = [model, batch, precision, name, entry.info["images"], milliseconds(entry)]
+            row = [model, batch, precision, name, images, milliseconds(entry)]
             rows.append((*row, number(rate), percent(ratio(rate, loading))))
     header = ["model", "batch", "precision", "", "images a round", "ms a round", "images/s"]
     yield from table((*header, "of loading alone"), rows)

@@ -6,7 +6,7 @@ the build or the call has to show, in the very adapter and at the very shape tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,8 @@ def check(
         The largest of the errors, in parts of its bound.
 
     Raises:
-        IncorrectError: one of them is off by more than its bound.
+        IncorrectError: one of them is off by more than its bound, or x or a parameter is not in
+            the graph of the output.
     """
     tolerance = TOLERANCE[precision or x.dtype]
     wide = {name: p.double() for name, p in params.items()}
@@ -81,6 +82,23 @@ def check_dropout(call: Callable[[], Tensor], without: Callable[[], Tensor], x: 
         raise IncorrectError(f"dropout changes the update by {share:.3g} of its norm, not a third")
 
 
+def off_the_kink(bias: Tensor) -> Tensor:
+    """Move the biases of the noise gate's hidden units away from zero, every fourth below it.
+
+    Close to zero a unit's sign, and with it a gradient, would be a matter of rounding. What is
+    added to the biases is far below 1 for tokens of about unit variance.
+
+    Args:
+        bias: ``[C // 4]``, of ``noise_gate.0``.
+
+    Returns:
+        ``[C // 4]`` numbers whose absolute values are larger by 1.
+    """
+    moved = 1 + bias.abs()
+    moved[3::4] *= -1
+    return moved
+
+
 def refuse(error: float, bound: float, what: str) -> None:
     """Raise :class:`IncorrectError` unless ``error`` is at most ``bound``; NaN never is."""
     if not error <= bound:
@@ -95,8 +113,21 @@ def _run(
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     out = operation(x, leaves, **options)
     dout = dout.to(out.dtype)
-    dx, *grads = torch.autograd.grad(out, (x, *leaves.values()), dout)
+    grads = _gradients(out, {"x": x, **leaves}, dout)
     results = {"out - x": out.detach().double() - x.detach().double()}
-    results["dx - dout"] = dx.double() - dout.double()
-    results |= {f"d {name}": g.double() for name, g in zip(leaves, grads, strict=True)}
+    results["dx - dout"] = grads.pop("x").double() - dout.double()
+    results |= {f"d {name}": g.double() for name, g in grads.items()}
     return results
+
+
+def _gradients(out: Tensor, leaves: Mapping[str, Tensor], dout: Tensor) -> dict[str, Tensor]:
+    """Return the gradient of each leaf, or raise :class:`IncorrectError` where there is none."""
+    grads: Sequence[Tensor | None] = [None] * len(leaves)
+    if out.requires_grad:
+        grads = torch.autograd.grad(out, tuple(leaves.values()), dout, allow_unused=True)
+    found = {name: g for name, g in zip(leaves, grads, strict=True) if g is not None}
+    if missing := [name for name in leaves if name not in found]:
+        raise IncorrectError(
+            f"no gradient reaches {', '.join(missing)}: not in the graph of the output"
+        )
+    return found

@@ -79,7 +79,12 @@ def alternate(
         device: ``"cpu"``, where a monotonic clock is read, or ``"cuda"``, where the device's own
             events are, each call beginning on an idle device.
         limits: how long to measure.
+
+    Raises:
+        ValueError: there is no contestant.
     """
+    if not contestants:
+        raise ValueError("there is nothing to time: name at least one contestant")
     limits = Limits() if limits is None else limits
     take_time = _cuda_seconds if device == "cuda" else _cpu_seconds
     names = list(contestants)

@@ -255,6 +255,6 @@ def _telling_parameters(
         if name in changed:
             value += 0.3 * torch.randn(value.shape, generator=generator).to(value)
         if name == "noise_gate.0.bias":
-            value.fill_(1.0)[3::4] = -1.0
+            value = gate.off_the_kink(value)
         params[name] = value.bfloat16().to(value.dtype) if rounded else value
     return params

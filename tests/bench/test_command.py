@@ -67,7 +67,7 @@ def test_without_peft_the_others_are_measured(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "peft", None)
     assert main([*QUICK, "--no-memory", "--methods", "frozen", "lora"]) == 0
     printed = capsys.readouterr().out
-    assert "lora is left out: needs peft: pip install 'fastht[bench]'" in printed
+    assert "lora is left out: LoRA needs peft: pip install 'peft>=0.15'" in printed
     assert "of LoRA's time" not in printed
 
 

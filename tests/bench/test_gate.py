@@ -1,7 +1,10 @@
 """What passes the gate, and that every kind of mistake is stopped there."""
 
+import re
+
 import pytest
 import torch
+from hidden_units import hidden_units
 
 from fastht import HTAdapter, HTConfig, reference
 from fastht.bench import gate
@@ -10,22 +13,26 @@ GRID, PREFIX = (4, 5), 1
 OPTIONS = {"grid_size": GRID, "num_prefix_tokens": PREFIX}
 
 
-@pytest.fixture
-def params():
+def make_params(seed=0):
     """Parameters that bfloat16 can hold, of values at which every term counts."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     adapter = HTAdapter(32, HTConfig(bottleneck_dim=16, init="paper"))
     with torch.no_grad():
         for name, p in adapter.named_parameters():
             if name in ("gamma", "gammax", "norm.weight", "norm.bias", "spectral_filter"):
                 p.add_(0.3 * torch.randn(p.shape))
             if name == "noise_gate.0.bias":
-                p.fill_(1.0)  # away from the ReLU's kink
+                p.copy_(gate.off_the_kink(p))
     return {name: p.detach().bfloat16().float() for name, p in adapter.named_parameters()}
 
 
-def tokens(dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
+@pytest.fixture
+def params():
+    return make_params()
+
+
+def tokens(dtype=torch.float32, seed=1):
+    generator = torch.Generator().manual_seed(seed)
     shape = (3, PREFIX + GRID[0] * GRID[1], 32)
     return [torch.randn(shape, generator=generator).to(dtype) for _ in range(2)]
 
@@ -106,6 +113,33 @@ def test_the_message_names_what_is_off_and_its_shape(params):
         check(WRONG["without the gradient of up.bias"], params, "fp32")
 
 
+def cut_off(name):
+    def operation(x, params, **options):
+        return reference.ht_adapter(x, {**params, name: params[name].detach()}, **options)
+
+    return operation
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["gamma", "spectral_filter", "noise_gate.0.weight", "up.bias"])
+def test_a_parameter_that_is_left_out_of_the_graph_is_named(params, name, precision):
+    with pytest.raises(gate.IncorrectError, match=rf"^no gradient reaches {re.escape(name)}:"):
+        check(cut_off(name), params, precision)
+
+
+def test_tokens_that_are_left_out_of_the_graph_are_named(params):
+    def operation(x, params, **options):
+        return reference.ht_adapter(x.detach(), params, **options)
+
+    with pytest.raises(gate.IncorrectError, match=r"^no gradient reaches x:"):
+        check(operation, params, "fp32")
+
+
+def test_an_output_without_a_graph_is_refused(params):
+    with pytest.raises(gate.IncorrectError, match=r"^no gradient reaches x, .*, up\.bias:"):
+        check(torch.no_grad()(reference.ht_adapter), params, "fp32")
+
+
 @pytest.mark.parametrize(("probability", "passes"), [(0.1, True), (0.0, False), (0.5, False)])
 def test_dropout_has_to_drop_about_a_tenth(params, probability, passes):
     x = tokens()[0].repeat(50, 1, 1)
@@ -126,3 +160,13 @@ def test_nan_is_never_within_a_bound():
     for error in (0.11, float("nan"), float("inf")):
         with pytest.raises(gate.IncorrectError, match="it is off"):
             gate.refuse(error, 0.1, "it")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(8))
+def test_no_hidden_unit_of_the_noise_gate_is_near_the_kink(seed, dtype):
+    x, _ = tokens(dtype, seed)
+    hidden = hidden_units(x, make_params(seed), **OPTIONS)
+    assert hidden.abs().min() > 0.5
+    # Every fourth is below: an operation without a ReLU computes something else.
+    assert torch.equal(hidden < 0, torch.tensor([False, False, False, True]).expand_as(hidden))

@@ -57,6 +57,11 @@ def test_it_goes_on_for_the_least_time_and_ends_at_the_most():
     assert 1 <= len(alternate(sleeper, limits=most)["a"]) <= 11
 
 
+def test_nobody_to_time_is_refused():
+    with pytest.raises(ValueError, match="nothing to time: name at least one contestant"):
+        alternate({})
+
+
 def test_garbage_is_collected_again_after_an_error():
     def fail(_):
         assert not gc.isenabled()
