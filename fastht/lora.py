@@ -1,10 +1,20 @@
-"""LoRA by peft on the attention of a vision tower, and of the text tower beside it."""
+"""LoRA on the attention of a vision tower, and of the text tower beside it.
+
+Linear projections get peft's. An ``nn.MultiheadAttention`` does not call its projections as layers;
+for it peft 0.21 adds the output projection's update twice, and moves the frozen weights by rounding
+as it merges and unmerges. There the weights are parametrized instead.
+"""
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fastht.backbones import find_backbone
 
@@ -12,10 +22,37 @@ from fastht.backbones import find_backbone
 # output.
 _INPUTS = (("qkv",), ("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
 _OUTPUTS = ("proj", "out_proj")
+_WHOLE = nn.MultiheadAttention
+
+
+_SCALE = 2  # as in the published HT code
 
 
 class NoLoraError(ValueError):
     """LoRA cannot be put into this model here; the message says why."""
+
+
+class LowRankUpdate(nn.Module):
+    """Parametrize a weight W ``[out, in]`` as W + 2 B A, with B ``[out, r]`` and A ``[r, in]``.
+
+    Args:
+        weight: W.
+        rank: r.
+        zeros: whether B starts at zero.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, zeros: bool) -> None:
+        super().__init__()
+        out, inside = weight.shape
+        self.enabled = True
+        self.lora_A = nn.Parameter(weight.new_empty(rank, inside))
+        self.lora_B = nn.Parameter(weight.new_zeros(out, rank))
+        for factor in (self.lora_A,) if zeros else (self.lora_A, self.lora_B):
+            nn.init.kaiming_uniform_(factor, a=math.sqrt(5))  # as nn.Linear and peft
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the updated weight, or W itself where LoRA is disabled."""
+        return weight + _SCALE * (self.lora_B @ self.lora_A) if self.enabled else weight
 
 
 def add_lora(
@@ -39,22 +76,49 @@ def add_lora(
             are random, as training makes them.
 
     Raises:
-        NoLoraError: peft is not installed, or no attention was found.
+        NoLoraError: peft is needed and not installed, or no attention was found.
         UnsupportedModelError: there is no vision transformer in the model.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise NoLoraError(f"LoRA needs peft: pip install 'peft>=0.15' ({error})") from error
     root = model if text else find_backbone(model).tower
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=lora_targets(model, layers, text=text),
-        init_lora_weights=zeros,
-    )
+    targets = lora_targets(model, layers, text=text)
+    whole = {name: m for name in targets if isinstance(m := root.get_submodule(name), _WHOLE)}
+    linear = [name for name in targets if name not in whole]
+    if linear:
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise NoLoraError(f"LoRA needs peft: pip install 'peft>=0.15' ({error})") from error
     model.requires_grad_(False)
-    inject_adapter_in_model(config, root)
+    if linear:
+        config = LoraConfig(
+            r=rank, lora_alpha=_SCALE * rank, target_modules=linear, init_lora_weights=zeros
+        )
+        inject_adapter_in_model(config, root)
+    for attention in whole.values():
+        for module, name in ((attention, "in_proj_weight"), (attention.out_proj, "weight")):
+            update = LowRankUpdate(getattr(module, name), rank, zeros)
+            parametrize.register_parametrization(module, name, update)
+
+
+@contextmanager
+def disable_lora(model: nn.Module) -> Iterator[None]:
+    """Run the model without its LoRA inside the context: bitwise the frozen base."""
+    updates = [module for module in model.modules() if isinstance(module, LowRankUpdate)]
+    peft: Any = sys.modules.get("peft.tuners.tuners_utils")  # not imported: none of its layers
+    layers: list[Any] = []
+    if peft is not None:
+        layers = [module for module in model.modules() if isinstance(module, peft.BaseTunerLayer)]
+    for update in updates:
+        update.enabled = False
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for update in updates:
+            update.enabled = True
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def lora_targets(
@@ -62,8 +126,7 @@ def lora_targets(
 ) -> list[str]:
     """Return the attention projections of vision blocks, as names within the tower.
 
-    An ``nn.MultiheadAttention`` is a target as a whole: it does not call its projections as
-    layers, and peft adapts both of them with it.
+    An ``nn.MultiheadAttention`` is a target as a whole, with both of its projections.
 
     Args:
         model: any model with one vision transformer inside.
@@ -71,7 +134,7 @@ def lora_targets(
         text: add the projections outside the vision tower; the names are then within ``model``.
 
     Raises:
-        NoLoraError: a block, or the rest of the model, has none that peft can adapt.
+        NoLoraError: a block, or the rest of the model, has none.
     """
     backbone = find_backbone(model)
     names = {module: name for name, module in (model if text else backbone.tower).named_modules()}
@@ -100,7 +163,7 @@ def lora_targets(
 
 def _projections(module: nn.Module) -> Iterator[nn.Module]:
     """Yield what LoRA adapts of an attention layer; nothing of any other module."""
-    if isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, _WHOLE):
         yield module
         return
     linear = {name: part for name, part in module.named_children() if isinstance(part, nn.Linear)}

@@ -8,7 +8,7 @@ from tiny_towers import tiny_tower
 from vits import VITS, timm_vit
 
 from fastht.backbones import find_backbone
-from fastht.lora import NoLoraError, add_lora, lora_targets
+from fastht.lora import LowRankUpdate, NoLoraError, add_lora, disable_lora, lora_targets
 
 pytest.importorskip("peft")
 
@@ -21,6 +21,49 @@ def test_separate_projections_are_taken_one_by_one():
     targets = lora_targets(VITS["eva02"].build())
     assert {name.rpartition(".")[2] for name in targets} == {"q_proj", "k_proj", "v_proj", "proj"}
     assert len(targets) == 2 * 4
+
+
+def test_multihead_attention_computes_with_updated_weights():
+    """Also its gradients: peft 0.21 gives half of the output projection's."""
+    model, plain = VITS["native"].build().eval(), VITS["native"].build().eval()
+    add_lora(model, 4, zeros=False)
+    updates = [module for module in model.modules() if isinstance(module, LowRankUpdate)]
+    blocks = find_backbone(plain).blocks
+    factors = []
+    for block, pair in zip(blocks, zip(updates[::2], updates[1::2], strict=True), strict=True):
+        attention = block.attn
+        for module, name, update in (
+            (attention, "in_proj_weight", pair[0]),
+            (attention.out_proj, "weight", pair[1]),
+        ):
+            a, b = (f.detach().clone().requires_grad_() for f in (update.lora_A, update.lora_B))
+            factors += [(update.lora_A, a), (update.lora_B, b)]
+            weight = getattr(module, name).detach() + 2 * b @ a
+            delattr(module, name)
+            setattr(module, name, weight)
+    image = VITS["native"].image()
+    outputs = [made(image) for made in (model, plain)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    assert len(factors) == 2 * 2 * len(blocks)
+    for ours, explicit in factors:
+        torch.testing.assert_close(ours.grad, explicit.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("vit", ["siglip", "native"])
+def test_disabled_and_after_a_step_the_base_is_what_it_was_to_the_bit(vit):
+    image = VITS[vit].image()
+    model, base = VITS[vit].build().eval(), VITS[vit].build().eval().requires_grad_(False)
+    with torch.no_grad():
+        expected = base(image)
+    add_lora(model, 4, zeros=False)
+    model(image).square().sum().backward()
+    with torch.no_grad():
+        assert not torch.equal(model(image), expected)
+        with disable_lora(model):
+            assert torch.equal(model(image), expected)
+        assert not torch.equal(model(image), expected)
 
 
 @pytest.mark.parametrize("vit", ["siglip", "native"])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from fastht.backbones import find_backbone
 from fastht.config import HTConfig
@@ -72,12 +73,12 @@ def _lora(model: nn.Module, config: HTConfig) -> None:
 
 def remark(model: nn.Module) -> str | None:
     """Return what has to be known about a prepared model to read its times, if anything."""
-    wrapped = (getattr(module, "base_layer", None) for module in model.modules())
-    if any(isinstance(layer, nn.MultiheadAttention) for layer in wrapped):
+    attention = (m for m in model.modules() if isinstance(m, nn.MultiheadAttention))
+    if any(parametrize.is_parametrized(module) for module in attention):
         return (
-            "this tower has nn.MultiheadAttention, into whose weights peft merges LoRA before each "
-            "forward pass, so that each backward pass forms gradients of whole weights; in towers "
-            "with linear projections, such as timm's, it costs less"
+            "this tower has nn.MultiheadAttention, to whose weights LoRA's update is added before "
+            "each forward pass, so that each backward pass forms gradients of whole weights; in "
+            "towers with linear projections, such as timm's, it costs less"
         )
     return None
 

@@ -112,7 +112,7 @@ def test_a_tower_that_lora_cannot_take_is_unusable():
         METHODS["lora"].prepare(tiny_tower(), CONFIG)
 
 
-def test_merging_is_remarked_where_peft_merges():
+def test_updates_of_whole_weights_are_remarked():
     assert "nn.MultiheadAttention" in remark(prepared("native", "lora"))
     for vit, method in (("siglip", "lora"), ("native", "ht"), ("native", "full")):
         assert remark(prepared(vit, method)) is None
@@ -123,4 +123,4 @@ def test_preparing_does_not_replace_the_model():
     attention = model.visual.transformer.resblocks[0].attn
     assert isinstance(attention, nn.MultiheadAttention)
     assert METHODS["lora"].prepare(model, CONFIG) is None
-    assert model.visual.transformer.resblocks[0].attn.base_layer is attention
+    assert model.visual.transformer.resblocks[0].attn is attention
