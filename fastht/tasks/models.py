@@ -1,25 +1,78 @@
-"""Models of open_clip by name, with their weights or random ones."""
+"""Models of open_clip and timm by name, with their weights or random ones."""
 
 from __future__ import annotations
 
 import importlib.resources
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.factory import convert_state_dict, load_state_dict, resize_pos_embed
 from torch import nn
 
 # A CLIP of a few million parameters; its architecture comes with fastht, its weights are random.
 TINY_MODEL = "fastht-tiny"
+TIMM = "timm:"
 
 
-def build_clip(name: str, pretrained: str) -> tuple[nn.Module, Any]:
+@dataclass(frozen=True)
+class VisionModel:
+    """A vision tower, or a whole model with a head on it, and how its images are normalised.
+
+    Attributes:
+        module: takes images ``[B, 3, H, W]``.
+        mean: of the three channels, for values from 0 to 1.
+        std: of the three channels.
+    """
+
+    module: nn.Module
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def build_vision(name: str, pretrained: str, image_size: int) -> VisionModel:
+    """Return a vision tower in float32 on the CPU, built for square images of a size.
+
+    Args:
+        name: as :func:`build_clip` takes it, or ``timm:NAME``.
+        pretrained: open_clip's tag, ``"timm"`` for timm's own weights, the file of the weights, or
+            ``"none"`` for random ones. Of a file for open_clip, the vision tower alone is read: its
+            text tower may be another, as in UniMed-CLIP's.
+        image_size: side of the images in pixels.
+
+    Raises:
+        ValueError: there is no such model, its weights cannot be had, or the file does not fit it.
+    """
+    if name.startswith(TIMM):
+        return _build_timm(name.removeprefix(TIMM), pretrained, image_size)
+    from_file = Path(pretrained).is_file()
+    model, _ = build_clip(name, "none" if from_file else pretrained, image_size)
+    vision: Any = model.visual
+    if from_file:
+        of_timm = hasattr(vision, "set_input_size")
+        if of_timm:
+            # The file has the positions of timm's own size, which open_clip has changed already.
+            vision.set_input_size(vision.trunk.pretrained_cfg["input_size"][1:])
+        _load_vision(model, Path(pretrained))
+        if of_timm:
+            vision.set_input_size(image_size)
+    return VisionModel(vision, vision.image_mean, vision.image_std)
+
+
+def build_clip(name: str, pretrained: str, image_size: int | None = None) -> tuple[nn.Module, Any]:
     """Return a model of open_clip in float32 on the CPU, and its image transform.
 
     Args:
         name: open_clip's name, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, or ``TINY_MODEL``.
         pretrained: open_clip's tag or the file of the weights; ``"none"`` draws random ones, the
             same each time.
+        image_size: side of the images in pixels; ``None`` takes the model's own.
 
     Raises:
         ValueError: open_clip has no such model or cannot get its weights.
@@ -37,10 +90,15 @@ def build_clip(name: str, pretrained: str) -> tuple[nn.Module, Any]:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 model, _, transform = open_clip.create_model_and_transforms(
-                    source, load_weights=False, pretrained_text=False
+                    source,
+                    load_weights=False,
+                    pretrained_text=False,
+                    force_image_size=image_size,
                 )
         else:
-            model, transform = open_clip.create_model_from_pretrained(source, pretrained)
+            model, transform = open_clip.create_model_from_pretrained(
+                source, pretrained, force_image_size=image_size
+            )
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(
             f"cannot build {source} with pretrained={pretrained!r}: {error}\n"
@@ -55,3 +113,70 @@ def model_source(name: str) -> str:
     if name != TINY_MODEL:
         return name
     return f"local-dir:{importlib.resources.files('fastht.data') / 'tiny_clip'}"
+
+
+def _build_timm(name: str, pretrained: str, image_size: int) -> VisionModel:
+    import timm
+
+    from_file = Path(pretrained).is_file()
+    if not from_file and pretrained not in ("timm", "none"):
+        raise ValueError(
+            f"{TIMM}{name} with pretrained={pretrained!r}: choose timm for its own weights, the "
+            "file of other ones, or none for random ones"
+        )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = timm.create_model(
+                name, pretrained=pretrained == "timm", num_classes=0, img_size=image_size
+            )
+    except (RuntimeError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"timm cannot build {name} with pretrained={pretrained!r}: {error}\n"
+            "timm.list_models() names its models; give the file of the weights "
+            "(--pretrained FILE), or --pretrained none to start from random ones"
+        ) from error
+    if from_file:
+        _load_timm(model, Path(pretrained))
+    data = timm.data.resolve_model_data_config(model)
+    return VisionModel(model, data["mean"], data["std"])
+
+
+def _load_timm(model: nn.Module, file: Path) -> None:
+    """Read a model of timm from a file of its weights, which may hold a classifier too."""
+    import timm
+
+    with _reading(file, f"the weights of timm's {type(model).__name__}"):
+        state = timm.models.load_state_dict(str(file))
+        # What timm itself calls: renames weights and resizes the position embedding.
+        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        if convert is not None:
+            state = convert(state, model)
+        missing = model.load_state_dict(state, strict=False).missing_keys
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+
+
+def _load_vision(model: nn.Module, file: Path) -> None:
+    """Read the vision tower of an open_clip model from a file of the whole model's weights."""
+    with _reading(file, f"the vision tower of {type(model).__name__}"):
+        state = convert_state_dict(model, load_state_dict(str(file)))
+        resize_pos_embed(state, model)
+        weights = {
+            name.removeprefix("visual."): tensor
+            for name, tensor in state.items()
+            if name.startswith("visual.")
+        }
+        if not weights:
+            raise ValueError("it holds no weight whose name begins with visual.")
+        model.visual.load_state_dict(weights)  # type: ignore[union-attr]
+
+
+@contextmanager
+def _reading(file: Path, what: str) -> Iterator[None]:
+    """Turn what goes wrong with a file into one ValueError that names it."""
+    try:
+        yield
+    except Exception as error:  # a file of anything fails in any way
+        reason = textwrap.shorten(str(error) or type(error).__name__, 400, placeholder=" ...")
+        raise ValueError(f"{file} does not hold {what}: {reason}") from error
