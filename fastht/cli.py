@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from fastht.version import __version__
 
 COMMANDS = {
     "train": "fine-tune adapters on images and captions",
+    "segment": "learn to outline lesions and score it (segment train, segment eval)",
+    "classify": "learn to tell classes apart and score it (classify train, classify eval)",
+    "fewshot": "segment or classify with small shares of the training data",
+    "zeroshot": "tell classes apart by prompts alone, before and after fine-tuning",
+    "retrieve": "find images by captions and captions by images",
+    "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
     "data": "read a data set with masks or labels and list what is wrong with it (data check)",
     "doctor": "show versions, devices and which backends can run here",
@@ -31,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"fastht {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     parsed = parser.parse_args(arguments[:1])
-    run = {"train": _train, "bench": _bench, "data": _data, "doctor": _doctor}[parsed.command]
-    return run(arguments[1:])
+    return _RUN[parsed.command](arguments[1:])
 
 
 def _doctor(arguments: Sequence[str]) -> int:
@@ -46,55 +54,92 @@ def _doctor(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    try:
-        import tyro
-
-        from fastht.ops import BackendUnavailableError
-        from fastht.tasks.state import ResumeError
-        from fastht.tasks.train import SAMPLE_ARGUMENTS, TrainArguments, train
-        from fastht.tasks.trainer import NonFiniteLossError
-    except ModuleNotFoundError as error:
-        return _missing("train", error)
+    module = _import("fastht.tasks.train", "train")
     # The sample has settings of its own, so which data it is has to be known first.
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--data", default="sample")
-    data = finder.parse_known_args(arguments)[0].data
-    defaults = SAMPLE_ARGUMENTS if data == "sample" else TrainArguments()
-    parsed = tyro.cli(
-        TrainArguments,
-        prog="fastht train",
-        args=arguments,
-        default=defaults,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    sample = _option("--data", arguments, "sample") == "sample"
+    defaults = module.SAMPLE_ARGUMENTS if sample else module.TrainArguments()
+    parsed = _parse(module.TrainArguments, "train", arguments, defaults)
 
     def run() -> int:
-        train(parsed)
+        module.train(parsed)
         return 0
 
-    return _told(
-        "train",
-        run,
-        (BackendUnavailableError, NonFiniteLossError, OSError, ResumeError, ValueError),
-        resume=f"; go on with --resume (folder {parsed.out})",
+    return _told("train", run, _mendable(), resume=f"; go on with --resume (folder {parsed.out})")
+
+
+def _segment(arguments: Sequence[str]) -> int:
+    return _task("segment", arguments)
+
+
+def _classify(arguments: Sequence[str]) -> int:
+    return _task("classify", arguments)
+
+
+def _task(task: str, arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=f"fastht {task}", epilog=f"`fastht {task} train --help` tells the options of train."
     )
+    parser.add_argument("action", choices=["train", "eval"], help="train and score, or score again")
+    action = parser.parse_args(arguments[:1]).action
+    command = f"{task} {action}"
+    if action == "train":
+        commands = _import("fastht.tasks.commands", command, "tasks")
+        return _experiment(
+            commands.ExperimentArguments(),
+            command,
+            arguments[1:],
+            Path(f"runs/sample-{task}"),
+            lambda parsed: commands.train(task, parsed),
+        )
+    module = _import("fastht.tasks.evaluate", command, "tasks")
+    parsed = _parse(module.EvalArguments, command, arguments[1:])
+    return _told(command, lambda: module.evaluate(task, parsed), _mendable())
+
+
+def _fewshot(arguments: Sequence[str]) -> int:
+    commands = _import("fastht.tasks.commands", "fewshot", "tasks")
+    task = _option("--task", arguments, "classify")
+    out = Path(f"runs/sample-fewshot-{task}")
+    return _experiment(commands.FewShotArguments(), "fewshot", arguments, out, commands.fewshot)
+
+
+def _experiment(
+    defaults: Any,
+    command: str,
+    arguments: Sequence[str],
+    sample_out: Path,
+    run: Callable[[Any], int],
+) -> int:
+    if _option("--data", arguments, "sample") == "sample":
+        defaults = _import("fastht.tasks.experiment", command).for_sample(defaults, sample_out)
+    parsed = _parse(type(defaults), command, arguments, defaults)
+    resume = f"; go on with --resume (folder {parsed.out})"
+    return _told(command, lambda: run(parsed), _mendable(), resume=resume)
+
+
+def _zeroshot(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.zeroshot", "zeroshot", "tasks")
+    parsed = _parse(module.ZeroShotArguments, "zeroshot", arguments)
+    return _told("zeroshot", lambda: module.zeroshot(parsed), _mendable())
+
+
+def _retrieve(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.retrieve", "retrieve", "tasks")
+    parsed = _parse(module.RetrieveArguments, "retrieve", arguments)
+    return _told("retrieve", lambda: module.retrieve(parsed), _mendable())
+
+
+def _report(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.report", "report", "tasks")
+    parsed = _parse(module.ReportArguments, "report", arguments)
+    return _told("report", lambda: module.report(parsed), (OSError, ValueError))
 
 
 def _bench(arguments: Sequence[str]) -> int:
-    try:
-        import tyro
-
-        from fastht.bench.command import BenchArguments, bench
-    except ModuleNotFoundError as error:
-        return _missing("bench", error)
-    parsed = tyro.cli(
-        BenchArguments,
-        prog="fastht bench",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    module = _import("fastht.bench.command", "bench")
+    parsed = _parse(module.BenchArguments, "bench", arguments)
     command = shlex.join(["fastht", "bench", *arguments])
-    return _told("bench", lambda: bench(parsed, command), (OSError, ValueError))
+    return _told("bench", lambda: module.bench(parsed, command), (OSError, ValueError))
 
 
 def _data(arguments: Sequence[str]) -> int:
@@ -103,21 +148,64 @@ def _data(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("action", choices=["check"], help="list all problems of a data set")
     parser.parse_args(arguments[:1])
+    module = _import("fastht.data.check", "data check", "tasks")
+    parsed = _parse(module.CheckArguments, "data check", arguments[1:])
+    return _told("data check", lambda: module.check(parsed), (OSError, ValueError))
+
+
+_RUN = {
+    "train": _train,
+    "segment": _segment,
+    "classify": _classify,
+    "fewshot": _fewshot,
+    "zeroshot": _zeroshot,
+    "retrieve": _retrieve,
+    "report": _report,
+    "bench": _bench,
+    "data": _data,
+    "doctor": _doctor,
+}
+
+
+def _import(name: str, command: str, extra: str | None = None) -> Any:
+    """Return a command's module, or exit and say what it needs that is not installed."""
     try:
-        import tyro
-
-        from fastht.data.check import CheckArguments, check
+        importlib.import_module("tyro")  # it reads the options of all of them
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        return _missing("data check", error, extra="tasks")
-    parsed = tyro.cli(CheckArguments, prog="fastht data check", args=arguments[1:])
-    return _told("data check", lambda: check(parsed), (OSError, ValueError))
+        remedy = f"pip install 'fastht[{extra or command}]'"
+        print(f"fastht {command} needs {error.name}: {remedy}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
-def _missing(command: str, error: ModuleNotFoundError, extra: str | None = None) -> int:
-    """Say what a command needs that is not installed; return the exit status."""
-    remedy = f"pip install 'fastht[{extra or command}]'"
-    print(f"fastht {command} needs {error.name}: {remedy}", file=sys.stderr)
-    return 1
+def _option(name: str, arguments: Sequence[str], default: str) -> str:
+    """Return the value of an option before the arguments are parsed as a whole."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument(name, default=default, dest="value")
+    return str(finder.parse_known_args(list(arguments))[0].value)
+
+
+def _parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None) -> Any:
+    """Return a command's options; without a default they are those of their class."""
+    import tyro
+
+    given = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind,
+        prog=f"fastht {command}",
+        args=list(arguments),
+        config=(tyro.conf.OmitArgPrefixes,),
+        **given,
+    )
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Return the errors of a training command that a user can mend."""
+    from fastht.ops import BackendUnavailableError
+    from fastht.tasks.state import ResumeError
+    from fastht.tasks.trainer import NonFiniteLossError
+
+    return (BackendUnavailableError, NonFiniteLossError, OSError, ResumeError, ValueError)
 
 
 def _told(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -42,6 +45,23 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace ``path`` by ``content`` as JSON in one step; numbers that are not finite are null.
+
+    Raises:
+        OSError: as :func:`write_atomically`.
+    """
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    write_atomically(path, (json.dumps(finite(content), indent=2) + "\n").encode())
 
 
 def remove_leftovers(path: Path) -> None:

@@ -61,7 +61,18 @@ print(fastht.adapters(model)[0].up.bias.grad.abs().sum() > 0)
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [("train", "train"), ("bench", "bench"), ("data check", "tasks")]
+    ("command", "extra"),
+    [
+        ("train", "train"),
+        ("bench", "bench"),
+        ("data check", "tasks"),
+        ("segment train", "tasks"),
+        ("classify eval", "tasks"),
+        ("fewshot", "tasks"),
+        ("zeroshot", "tasks"),
+        ("retrieve", "tasks"),
+        ("report", "tasks"),
+    ],
 )
 def test_a_command_that_needs_an_extra_says_how_to_get_it(command, extra):
     done = run(f"from fastht.cli import main; sys.exit(main({command.split()}))")

@@ -42,10 +42,28 @@ def test_every_option_named_in_the_readme_exists():
     from fastht.bench.command import BenchArguments
     from fastht.config import HTConfig
     from fastht.data.check import CheckArguments
+    from fastht.tasks.commands import FewShotArguments
+    from fastht.tasks.evaluate import EvalArguments
+    from fastht.tasks.methods import AdapterSettings
+    from fastht.tasks.report import ReportArguments
+    from fastht.tasks.retrieve import RetrieveArguments
     from fastht.tasks.train import TrainArguments
     from fastht.tasks.trainer import TrainerConfig
+    from fastht.tasks.zeroshot import ZeroShotArguments
 
-    arguments = (BenchArguments, CheckArguments, TrainArguments, TrainerConfig, HTConfig)
+    arguments = (
+        AdapterSettings,
+        BenchArguments,
+        CheckArguments,
+        EvalArguments,
+        FewShotArguments,
+        HTConfig,
+        ReportArguments,
+        RetrieveArguments,
+        TrainArguments,
+        TrainerConfig,
+        ZeroShotArguments,
+    )
     known = {f.name for c in arguments for f in dataclasses.fields(c)}
     named = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z-]+)", TEXT)}
     assert named - known <= {

@@ -75,12 +75,11 @@ class TaskDataset(Dataset[dict[str, Any]]):
         index = range(len(self))[i]  # negative positions count from the end
         case = self.cases[index]
         picture = read_case_image(case)
-        square = (self.size, self.size)
-        image = _to_tensor(picture.resize(square, Image.Resampling.BICUBIC)).permute(2, 0, 1)
+        image = self._resized(picture)
         mask = None
         if self.with_masks:
             drawn = Image.fromarray(read_mask(case, picture.size))
-            mask = _to_tensor(drawn.resize(square, Image.Resampling.NEAREST))
+            mask = _to_tensor(drawn.resize((self.size, self.size), Image.Resampling.NEAREST))
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
                 # Not torch.manual_seed, which would also reseed GPUs.
@@ -93,9 +92,17 @@ class TaskDataset(Dataset[dict[str, Any]]):
             item["label"] = self._labels[index]
         return item
 
+    def picture(self, i: int) -> Tensor:
+        """The image at position i as people see it, uint8 [3, size, size]; without augmentation."""
+        return self._resized(read_case_image(self.cases[i]))
+
     def file(self, i: int) -> str:
         """Name of the image at position i, for messages."""
         return self.cases[i].image
+
+    def _resized(self, picture: Image.Image) -> Tensor:
+        square = (self.size, self.size)
+        return _to_tensor(picture.resize(square, Image.Resampling.BICUBIC)).permute(2, 0, 1)
 
     def _item_seed(self, index: int) -> int:
         entropy = (self.seed, int(self._epoch), index)

@@ -1,4 +1,4 @@
-"""Contrastive fine-tuning: adapters learn to match images to captions; all else is frozen."""
+"""Contrastive fine-tuning: what adapts a model learns to match images to captions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from fastht.checkpoint import save_adapter
 from fastht.data import ImageTextDataset, Record
+from fastht.tasks.clip_run import Method, save_weights
 from fastht.tasks.loading import make_loader, read_batches
 from fastht.tasks.metrics import retrieval_recall, zero_shot_accuracy
 from fastht.tasks.text import TextEmbedder
@@ -35,8 +35,9 @@ class ContrastiveModule(nn.Module):
     loss of the global batch and the averaged gradient is exactly that loss's.
 
     Args:
-        model: a patched open_clip model.
-        text_features: ``[n, E]`` normalised caption embeddings, by sample index.
+        model: an open_clip model.
+        texts: captions by sample index: ``[n, E]`` their normalised embeddings, or, for a text
+            tower that trains, ``[n, L]`` their token numbers.
         accelerator: tells the processes apart.
         flip: mirror each training image left to right with probability 1/2.
     """
@@ -44,7 +45,7 @@ class ContrastiveModule(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        text_features: Tensor,
+        texts: Tensor,
         accelerator: Accelerator,
         *,
         flip: bool = False,
@@ -53,7 +54,7 @@ class ContrastiveModule(nn.Module):
         self.model = model
         self.flip = flip
         # No buffer: DDP would send it round at every step.
-        self.text_features = text_features.to(accelerator.device)
+        self.texts = texts.to(accelerator.device)
         self.loss = ClipLoss(
             gather_with_grad=True,
             rank=accelerator.process_index,
@@ -68,7 +69,9 @@ class ContrastiveModule(nn.Module):
             chosen = torch.rand(len(pixels)).lt(0.5).to(pixels.device)
             pixels = torch.where(chosen[:, None, None, None], pixels.flip(3), pixels)
         images: Tensor = self.model.encode_image(pixels, normalize=True)  # type: ignore[operator]
-        texts = self.text_features[batch["index"]]
+        texts = self.texts[batch["index"]]
+        if not texts.is_floating_point():
+            texts = self.model.encode_text(texts, normalize=True).float()  # type: ignore[operator]
         scale = self.model.logit_scale.exp()  # type: ignore[operator]
         # The similarities are compared in float32 whatever the tower computes in.
         with torch.autocast(images.device.type, enabled=False):
@@ -79,16 +82,18 @@ class ContrastiveTask:
     """The trainer's view of contrastive fine-tuning.
 
     Args:
-        model: a patched open_clip model on the accelerator's device.
-        embedder: embeds captions and class prompts with the frozen text tower.
+        model: an adapted open_clip model on the accelerator's device.
+        method: how it is adapted.
+        embedder: embeds captions and class prompts with the model's text tower; it may keep
+            embeddings unless the method trains that tower.
         train_records: samples to learn from.
         val_records: samples held out.
         transform: image -> ``[3, H, W]`` tensor.
         accelerator: the processes and the precision.
         batch_size: contrast of the held-out loss, as in training.
         workers: processes that load images.
-        best_path: folder of the best adapter.
-        base_model: name of the base for the adapter's config.
+        out: folder of the run, where the best weights go.
+        base_model: name of the base for an adapter's config.
         flip: mirror training images at random.
     """
 
@@ -98,6 +103,7 @@ class ContrastiveTask:
     def __init__(
         self,
         model: nn.Module,
+        method: Method,
         embedder: TextEmbedder,
         train_records: Sequence[Record],
         val_records: Sequence[Record],
@@ -106,49 +112,59 @@ class ContrastiveTask:
         *,
         batch_size: int,
         workers: int,
-        best_path: Path,
+        out: Path,
         base_model: str,
         flip: bool,
     ) -> None:
         self.model = model
+        self.method = method
+        self.embedder = embedder
         self.accelerator = accelerator
         self.batch_size = batch_size
         self.workers = workers
-        self.best_path = best_path
+        self.out = out
         self.base_model = base_model
         self.val_records = val_records
         self.train_data: Dataset[Any] = ImageTextDataset(train_records, transform)
         self.val_data: Dataset[Any] = ImageTextDataset(val_records, transform)
-        # One process embeds and keeps the texts, the others find them kept.
-        with accelerator.main_process_first():
-            train_text = embedder([record.caption for record in train_records])
-            self.val_text = embedder([record.caption for record in val_records])
-            self.classes, self.class_features = _class_features(
-                [*train_records, *val_records], embedder
-            )
-        self.module = ContrastiveModule(model, train_text, accelerator, flip=flip)
+        labels = {record.label for record in [*train_records, *val_records]} - {None}
+        self.classes = sorted(map(str, labels)) if len(labels) > 1 else []
+        captions = [record.caption for record in train_records]
+        self._held_out_texts: tuple[Tensor, Tensor | None] | None = None
+        if method == "lora-text":
+            texts = embedder.tokenizer(captions)
+        else:
+            # One process embeds and keeps the texts, the others find them kept.
+            with accelerator.main_process_first():
+                texts = embedder(captions)
+                self._held_out_texts = self._embed_held_out()
+        self.module = ContrastiveModule(model, texts, accelerator, flip=flip)
 
     def evaluate(self) -> dict[str, float]:
         """Return loss, recalls and, where the data has labels, zero-shot accuracy, held out."""
         images = self._encode(self.val_data)
+        texts, class_features = self._held_out_texts or self._embed_held_out()
         captions = [record.caption for record in self.val_records]
-        result = {"val_loss": self._loss(images)}
-        result |= retrieval_recall(images, self.val_text, captions, RECALL_AT)
-        if self.class_features is not None:
+        result = {"val_loss": self._loss(images, texts)}
+        result |= retrieval_recall(images, texts, captions, RECALL_AT)
+        if class_features is not None:
             rows = [i for i, r in enumerate(self.val_records) if r.label is not None]
             labels = [self.classes.index(str(self.val_records[i].label)) for i in rows]
-            result["zero_shot_accuracy"] = zero_shot_accuracy(
-                images[rows], self.class_features, labels
-            )
+            result["zero_shot_accuracy"] = zero_shot_accuracy(images[rows], class_features, labels)
         return result
 
     def save_best(self) -> None:
-        """Save the adapters as the best so far."""
-        save_adapter(self.model, self.best_path, base_model=self.base_model)
+        """Save what adapts the model as the best so far."""
+        save_weights(self.model, self.method, self.out, self.base_model)
 
     def files(self, batch: Any) -> list[str]:
         """Name the images of a training batch."""
         return [self.train_data.file(int(i)) for i in batch["index"]]  # type: ignore[attr-defined]
+
+    def _embed_held_out(self) -> tuple[Tensor, Tensor | None]:
+        """Embed the held-out captions, and the classes where there are any."""
+        texts = self.embedder([record.caption for record in self.val_records])
+        return texts, _class_features(self.classes, self.embedder)
 
     @torch.no_grad()
     def _encode(self, data: Dataset[Any]) -> Tensor:
@@ -177,22 +193,19 @@ class ContrastiveTask:
         gathered: Tensor = accelerator.gather(torch.cat(parts))
         return gathered[:total].cpu()
 
-    def _loss(self, images: Tensor) -> float:
+    def _loss(self, images: Tensor, texts: Tensor) -> float:
         """Average the contrastive loss over held-out batches of the training's size."""
         scale = self.model.logit_scale.exp().float().cpu()  # type: ignore[operator]
         loss = ClipLoss()
         total = 0.0
         for rows in torch.arange(len(images)).split(self.batch_size):
-            total += loss(images[rows], self.val_text[rows], scale).item() * len(rows)
+            total += loss(images[rows], texts[rows], scale).item() * len(rows)
         return total / len(images)
 
 
-def _class_features(
-    records: Sequence[Record], embedder: TextEmbedder
-) -> tuple[list[str], Tensor | None]:
-    classes = sorted({record.label for record in records if record.label is not None})
-    if len(classes) < 2:
-        return [], None
+def _class_features(classes: Sequence[str], embedder: TextEmbedder) -> Tensor | None:
+    if not classes:
+        return None
     texts = [prompt.format(name) for name in classes for prompt in PROMPTS]
     features = embedder(texts).unflatten(0, (len(classes), len(PROMPTS))).mean(dim=1)
-    return classes, nn.functional.normalize(features, dim=-1)
+    return nn.functional.normalize(features, dim=-1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastht.files import write_atomically
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class ResumeError(RuntimeError):
@@ -95,26 +95,36 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def trainable_state(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Return copies of a module's trainable parameters by name."""
-    return {
-        name: parameter.detach().cpu().clone()
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
+    """Return copies of what training changes: trainable parameters and buffers, by name.
+
+    Buffers are running statistics above all; those of frozen parts come along.
+    """
+    return {name: tensor.cpu().clone() for name, tensor in _changing(module).items()}
 
 
 def load_trainable_state(module: torch.nn.Module, state: dict[str, Tensor]) -> None:
-    """Put back what :func:`trainable_state` returned.
+    """Put back what :func:`trainable_state` returned; all or nothing.
 
     Raises:
         ResumeError: the names or shapes are not those of the module.
     """
-    targets = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    targets = _changing(module)
     if targets.keys() != state.keys():
         different = sorted(targets.keys() ^ state.keys())[:3]
         raise ResumeError(f"the saved run trains other parameters: {', '.join(different)}, ...")
+    for name, tensor in targets.items():
+        if tensor.shape != state[name].shape:
+            raise ResumeError(f"the saved run has another shape for {name}")
     with torch.no_grad():
-        for name, parameter in targets.items():
-            if parameter.shape != state[name].shape:
-                raise ResumeError(f"the saved run has another shape for {name}")
-            parameter.copy_(state[name])
+        for name, tensor in targets.items():
+            tensor.copy_(state[name])
+
+
+def _changing(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Return what training changes, sharing its memory."""
+    frozen = {
+        name
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad
+    }
+    return {name: t.detach() for name, t in module.state_dict().items() if name not in frozen}

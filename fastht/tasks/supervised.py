@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
@@ -17,7 +19,7 @@ from tqdm import tqdm
 from fastht.data.task_dataset import TaskDataset
 from fastht.files import write_atomically
 from fastht.tasks.loading import make_loader, read_batches
-from fastht.tasks.state import trainable_state
+from fastht.tasks.state import ResumeError, load_trainable_state, trainable_state
 
 Scores = dict[str, float]
 
@@ -169,7 +171,19 @@ def predict(
 
 
 def save_trained(model: nn.Module, path: Path) -> None:
-    """Write a model's trainable parameters and its buffers into a safetensors file, in one step."""
+    """Write what training changes in a model into a safetensors file, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffers = {name: b.detach().cpu().clone() for name, b in model.named_buffers()}
-    write_atomically(path, to_safetensors(trainable_state(model) | buffers))
+    write_atomically(path, to_safetensors(trainable_state(model)))
+
+
+def load_trained(model: nn.Module, path: Path) -> None:
+    """Put what :func:`save_trained` wrote into a model that was built alike; all or nothing.
+
+    Raises:
+        ResumeError: the file is not there, damaged, or of another model.
+    """
+    try:
+        state = from_safetensors(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ResumeError(f"{path} cannot be read: {error}") from error
+    load_trainable_state(model, state)

@@ -1,4 +1,4 @@
-"""Embeddings of a frozen text tower, computed once a text and kept on disk."""
+"""Embeddings of texts; those of a frozen text tower are computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -24,23 +24,26 @@ def default_cache_dir() -> Path:
 
 
 class TextEmbedder:
-    """Embed texts with a frozen text tower, each only once.
+    """Embed texts with the text tower of a model.
 
-    A text's key is made of the text tower's weights and the token numbers, which hold the
-    tokenizer and the text; so another model, tokenizer or cleaning never meets a stale embedding.
+    If it is frozen, each text is embedded only once. A text's key is made of the text tower's
+    weights and the token numbers, which hold the tokenizer and the text; so another model,
+    tokenizer or cleaning never meets a stale embedding.
 
     Args:
         model: an open_clip model; it is run in evaluation mode and float32 as it is.
         tokenizer: texts -> ``[n, L]`` token numbers.
-        cache_dir: folder of the cache.
+        cache_dir: folder of the cache; ``None`` keeps nothing, for a text tower that changes.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], cache_dir: Path
+        self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], cache_dir: Path | None
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.path = cache_dir / f"text-{_text_tower_digest(model)[:16]}.safetensors"
+        self.path = None
+        if cache_dir is not None:
+            self.path = cache_dir / f"text-{_text_tower_digest(model)[:16]}.safetensors"
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -77,7 +80,7 @@ class TextEmbedder:
         return torch.cat(parts)
 
     def _read(self) -> dict[bytes, Tensor]:
-        if not self.path.exists():
+        if self.path is None or not self.path.exists():
             return {}
         try:
             content = safetensors.torch.load(self.path.read_bytes())
@@ -90,6 +93,8 @@ class TextEmbedder:
         }
 
     def _write(self, known: dict[bytes, Tensor]) -> None:
+        if self.path is None:
+            return
         keys = torch.tensor([list(key) for key in known], dtype=torch.uint8)
         data = safetensors.torch.save(
             {"keys": keys, "embeddings": torch.stack(list(known.values()))}

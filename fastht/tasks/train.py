@@ -1,10 +1,8 @@
-"""The main job, ``fastht train``: from a model's name and a data set to a trained adapter."""
+"""The main job, ``fastht train``: from a model's name and image-text pairs to an adapted model."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,24 +16,37 @@ from accelerate.utils import set_seed
 import fastht
 from fastht.config import HTConfig
 from fastht.data import RecordSet, load_records, split_records
-from fastht.files import write_atomically
-from fastht.patch import disable_adapter
+from fastht.files import write_json
+from fastht.tasks.clip_run import (
+    ARGUMENTS_NAME,
+    Method,
+    adapt,
+    as_base,
+    load_weights,
+    weights_path,
+    write_split,
+)
+from fastht.tasks.comparison import comparison_table
 from fastht.tasks.contrastive import ContrastiveTask
 from fastht.tasks.models import TINY_MODEL, build_clip, model_source
 from fastht.tasks.plots import plot_curves
+from fastht.tasks.results import RESULTS_NAME
 from fastht.tasks.state import ResumeError
 from fastht.tasks.text import TextEmbedder, default_cache_dir
-from fastht.tasks.trainer import STATE_NAME, NonFiniteLossError, Trainer, TrainerConfig
+from fastht.tasks.trainer import (
+    STATE_NAME,
+    NonFiniteLossError,
+    Trainer,
+    TrainerConfig,
+    make_accelerator,
+)
 
-ARGUMENTS_NAME = "arguments.json"
-RESULTS_NAME = "results.json"
 CURVES_NAME = "curves.png"
-ADAPTER_NAME = "adapter"
 
 
 @dataclass(frozen=True)
 class TrainArguments:
-    """Fine-tune HT adapters in an open_clip model on images and captions.
+    """Fine-tune HT adapters, or LoRA, in an open_clip model on images and captions.
 
     Attributes:
         data: "sample" (simulated images that come with fastht), a CSV or TSV table, or webdataset
@@ -49,8 +60,11 @@ class TrainArguments:
         model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or "fastht-tiny".
         pretrained: open_clip's tag or the file of its weights; "none" starts from random ones.
             Models of hf-hub: and local-dir: bring their own.
-        backend: implementation of the adapter; see `fastht doctor`.
-        adapter: what the adapters are made of.
+        method: what trains: HT adapters in the vision tower, LoRA there, or LoRA in the text tower
+            too.
+        lora_rank: r of LoRA.
+        backend: implementation of the HT adapter; see `fastht doctor`.
+        adapter: what HT adapters are made of.
         trainer: how to train.
         out: folder of the run.
         resume: go on with the run in that folder.
@@ -65,11 +79,17 @@ class TrainArguments:
     flip: bool = False
     model: str = "ViT-B-16"
     pretrained: str = "openai"
+    method: Method = "ht"
+    lora_rank: int = 16
     backend: str = "auto"
     adapter: HTConfig = field(default_factory=HTConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     out: Path = Path("runs/train")
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 1:
+            raise ValueError(f"lora_rank is {self.lora_rank}; it must be at least 1")
 
 
 # The embedded sample is for trying things out on a machine without data, weights or GPU: a small
@@ -85,7 +105,7 @@ SAMPLE_ARGUMENTS = TrainArguments(
 
 
 def train(arguments: TrainArguments) -> dict[str, Any]:
-    """Train and evaluate; leave the adapter, curves and a table of results in ``arguments.out``.
+    """Train and evaluate; leave what was trained, curves and results in ``arguments.out``.
 
     Returns:
         ``{"before": {...}, "after": {...}, ...}`` as in ``results.json``.
@@ -94,10 +114,11 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         DataError: the data cannot be used.
         ResumeError: ``out`` holds a run already and ``resume`` is off, or cannot be resumed.
         NonFiniteLossError: a loss is not finite.
-        ValueError: an argument is out of range, or the model is unknown or has no ViT.
+        ValueError: an argument is out of range, the model is unknown or has no ViT, or LoRA cannot
+            be put into it.
     """
-    config = arguments.trainer
-    accelerator = _accelerator(config)
+    config, method = arguments.trainer, arguments.method
+    accelerator = make_accelerator(config)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes
     out = arguments.out
     _check_folder(out, arguments.resume)
@@ -116,18 +137,18 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     _say(accelerator, _introduction(arguments, records, len(train_records), len(val_records)))
 
     base_model = f"{arguments.model}/{arguments.pretrained}"
+    tokenizer = open_clip.get_tokenizer(model_source(arguments.model))
     task = ContrastiveTask(
         model,
-        TextEmbedder(
-            model, open_clip.get_tokenizer(model_source(arguments.model)), default_cache_dir()
-        ),
+        method,
+        TextEmbedder(model, tokenizer, None if method == "lora-text" else default_cache_dir()),
         train_records,
         val_records,
         transform,
         accelerator,
         batch_size=config.batch_size,
         workers=config.workers,
-        best_path=out / ADAPTER_NAME,
+        out=out,
         base_model=base_model,
         flip=arguments.flip,
     )
@@ -137,20 +158,26 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         plain = _plain(arguments) | {"fastht_version": fastht.__version__}
-        write_atomically(out / ARGUMENTS_NAME, _json(plain))
-    with disable_adapter(model):
+        write_json(out / ARGUMENTS_NAME, plain)
+        write_split(out, {"train": train_records, "val": val_records})
+    with as_base(model, method):
         before = task.evaluate()
     started = time.monotonic()
     progress = trainer.fit()
     seconds = time.monotonic() - started
     if progress.best is None:
         raise NonFiniteLossError(
-            "no epoch had a finite held-out loss, so there is no adapter to keep; lower --lr"
+            "no epoch had a finite held-out loss, so there is nothing to keep; lower --lr"
         )
     accelerator.wait_for_everyone()
-    fastht.load_adapter(model, out / ADAPTER_NAME)
+    load_weights(model, method, out)
     after = task.evaluate()
     results = {
+        "task": "contrastive",
+        "method": method,
+        "percent": 100.0,
+        "seed": config.seed,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "before": before,
         "after": after,
         "best_epoch": progress.best_epoch,
@@ -163,17 +190,17 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "data": arguments.data,
     }
     if accelerator.is_main_process:
-        write_atomically(out / RESULTS_NAME, _json(results))
+        write_json(out / RESULTS_NAME, results)
         plot_curves(
             progress.history,
             out / CURVES_NAME,
             best_epoch=progress.best_epoch,
             title=f"{base_model} on {arguments.data}",
         )
-    _say(accelerator, results_table(results))
+    _say(accelerator, comparison_table("held out", {"before": before, "after": after}))
     _say(
         accelerator,
-        f"adapter: {out / ADAPTER_NAME}   curves: {out / CURVES_NAME}   "
+        f"adapter: {weights_path(out, method)}   curves: {out / CURVES_NAME}   "
         f"TensorBoard: tensorboard --logdir {out / 'tensorboard'}",
     )
     accelerator.end_training()
@@ -181,43 +208,22 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
 
 
 def build_model(arguments: TrainArguments, accelerator: Accelerator) -> tuple[torch.nn.Module, Any]:
-    """Return the patched model on the accelerator's device, and its image transform.
+    """Return the model with what it is to train, on the accelerator's device, and its transform.
 
     Raises:
-        ValueError: open_clip has no such model or cannot get its weights.
+        NoLoraError: LoRA cannot be put into this model.
         UnsupportedModelError: the model has no vision transformer.
+        ValueError: open_clip has no such model or cannot get its weights.
     """
     model, transform = build_clip(arguments.model, arguments.pretrained)
-    fastht.patch(model, arguments.adapter, backend=arguments.backend)
+    adapt(
+        model,
+        arguments.method,
+        config=arguments.adapter,
+        lora_rank=arguments.lora_rank,
+        backend=arguments.backend,
+    )
     return model.to(accelerator.device), transform
-
-
-def results_table(results: dict[str, Any]) -> str:
-    """Return the held-out numbers before and after training as a text table."""
-    before, after = results["before"], results["after"]
-    rows = [("held out", "before", "after")]
-    for name in after:
-        factor, unit = (1, "") if name == "val_loss" else (100, " %")
-        rows.append(
-            (
-                name.removeprefix("val_").replace("_", " "),
-                f"{factor * before[name]:.{4 if factor == 1 else 1}f}{unit}",
-                f"{factor * after[name]:.{4 if factor == 1 else 1}f}{unit}",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [
-        f"{row[0]:<{widths[0]}}   {row[1]:>{widths[1]}}   {row[2]:>{widths[2]}}" for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _accelerator(config: TrainerConfig) -> Accelerator:
-    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    # Without cpu=True accelerate leaves torchrun's processes on a CPU alone with themselves.
-    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
 
 def _check_folder(out: Path, resume: bool) -> None:
@@ -259,15 +265,6 @@ def _plain(arguments: TrainArguments) -> dict[str, Any]:
     plain["image_dirs"] = [str(path) for path in arguments.image_dirs]
     plain["out"] = str(arguments.out)
     return plain
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    def finite(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: finite(item) for key, item in value.items()}
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return (json.dumps(finite(content), indent=2) + "\n").encode()
 
 
 def _say(accelerator: Accelerator, text: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -203,7 +204,7 @@ class Trainer:
     def _epoch(self, loader: DataLoader[Any], writer: SummaryWriter | None) -> None:
         progress, config = self.progress, self.config
         started = time.monotonic()
-        self.module.train()
+        _set_training(self.module)
         self.sampler.set_position(progress.epoch, progress.batch)
         if hasattr(self.task.train_data, "set_epoch"):  # its augmentations differ by epoch
             self.task.train_data.set_epoch(progress.epoch)
@@ -354,6 +355,27 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         set_rng_state(state["rng"][self.accelerator.process_index])
+
+
+def make_accelerator(config: TrainerConfig) -> Accelerator:
+    """Return the processes and the precision of a run.
+
+    Raises:
+        ValueError: the precision needs a GPU and there is none.
+    """
+    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    # Without cpu=True accelerate leaves torchrun's processes on a CPU alone with themselves.
+    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+
+
+def _set_training(module: nn.Module) -> None:
+    """Set a module to training, but not frozen batch norms: their statistics are the base's."""
+    module.train()
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) and not any(p.requires_grad for p in part.parameters()):
+            part.eval()
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:

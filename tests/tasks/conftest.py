@@ -2,6 +2,7 @@
 
 import csv
 import json
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -38,6 +39,23 @@ def pairs(tmp_path_factory):
             label = CLASSES[i % 2]
             writer.writerow([f"{i:02}.png", f"Ultrasound {i} showing a {label}", label])
     return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory):
+    """A table of the first 48 images of the sample, of 24 patients."""
+    source = resources.files("fastht.data") / "sample" / "sample.csv"
+    with source.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[:48]
+    for row in rows:
+        for column in ("filepath", "mask"):
+            row[column] = str(source.parent / row[column])
+    path = tmp_path_factory.mktemp("few") / "few.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 @pytest.fixture(autouse=True)

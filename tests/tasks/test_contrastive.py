@@ -60,3 +60,20 @@ def test_flips_mirror_some_training_images_and_no_others():
     module = ContrastiveModule(model, texts(40), Accelerator(cpu=True))
     module(data)
     assert torch.equal(model.seen, data["image"])
+
+
+def test_token_numbers_are_embedded_with_gradients():
+    """A text tower that trains gives the loss of the embeddings that it has at the time."""
+    model = Model()
+    model.table = nn.Embedding(9, 5)
+    model.encode_text = lambda tokens, normalize: nn.functional.normalize(
+        model.table(tokens).mean(dim=1), dim=-1
+    )
+    tokens = torch.randint(9, (6, 4), generator=torch.Generator().manual_seed(2))
+    data = batch()
+    loss = ContrastiveModule(model, tokens, Accelerator(cpu=True))(data)
+    embeddings = model.encode_text(tokens, True).detach()
+    expected = ContrastiveModule(Model(), embeddings, Accelerator(cpu=True))(data)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert bool(model.table.weight.grad.any())

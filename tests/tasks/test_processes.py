@@ -1,6 +1,7 @@
 """Training as processes: two of them agree with one, and a killed one resumes to the same bits."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -52,6 +53,37 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
         for name in ("train_loss", "val_loss"):
             assert a[name] == pytest.approx(b[name], rel=2e-5), name
         assert a["zero_shot_accuracy"] == b["zero_shot_accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "score"), [("segment", "dice"), ("classify", "auc")])
+def test_two_processes_give_the_scores_of_one(table, tiny_model, tmp_path, task, score):
+    """48 images by halves: training to rounding, and scores of the same weights exactly."""
+    options = ["-m", "fastht.cli", task, "train", "--data", str(table), "--model", tiny_model]
+    options += ["--pretrained", "none", "--blocks", "0", "1", "--width", "16", "--image-size", "32"]
+    options += ["--epochs", "2", "--batch-size", "8", "--workers", "0", "--lr", "3e-3"]
+    options += ["--dropout", "0", "--methods", "frozen", "ht", "--out"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run(*options, str(tmp_path / "one"))
+    printed = run(*launcher, *options, str(tmp_path / "two"))
+    assert printed.count("48 cases from") == 1
+    folders = [tmp_path / name / "ht" / "seed-0" for name in ("one", "two")]
+    if task == "segment":  # the classification head has a dropout of its own, drawn by process
+        one, two = (history(folder) for folder in folders)
+        for a, b in zip(one, two, strict=True):
+            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+            assert a["val_dice"] == pytest.approx(b["val_dice"], abs=1e-2)
+    evaluation = ["-m", "fastht.cli", task, "eval", str(folders[1]), "--batch-size", "3", "--out"]
+    run(*evaluation, str(tmp_path / "alone"))
+    run(*launcher, *evaluation, str(tmp_path / "both"))
+    results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("alone", "both")]
+    trained = json.loads((folders[1] / "results.json").read_text())
+    assert results[0]["after"][score] is not None
+    assert results[0]["after"] == results[1]["after"] == pytest.approx(trained["after"])
+    tables = [(tmp_path / name / "predictions.csv").read_text() for name in ("alone", "both")]
+    assert [line.split(",")[0] for line in tables[0].splitlines()] == [
+        line.split(",")[0] for line in tables[1].splitlines()
+    ]
 
 
 @pytest.mark.slow

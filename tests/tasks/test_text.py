@@ -85,3 +85,15 @@ def test_an_embedding_that_is_not_finite_is_named(tmp_path):
         tower.table.weight[ord("m")] = float("nan")
     with pytest.raises(ValueError, match="'a mass'"):
         TextEmbedder(tower, tokenizer, tmp_path)(TEXTS)
+
+
+def test_without_a_cache_a_tower_that_changes_is_followed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tower = TextTower()
+    embedder = TextEmbedder(tower, tokenizer, None)
+    first = embedder(TEXTS)
+    with torch.no_grad():
+        tower.table.weight.neg_()
+    torch.testing.assert_close(embedder(TEXTS), -first)
+    assert tower.embedded == 4
+    assert not list(tmp_path.iterdir())

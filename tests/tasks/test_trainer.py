@@ -83,6 +83,18 @@ def test_it_learns_and_trains_nothing_frozen(tmp_path):
     assert progress.history[-1]["lr"] == pytest.approx(1e-8)
 
 
+def test_running_statistics_move_where_they_train_and_stay_where_they_are_frozen(tmp_path):
+    task = ToyTask()
+    task.module.frozen = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).requires_grad_(False)
+    task.module.layer = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+    task.evaluate = lambda: {"val_loss": 1.0}
+    trainer(task, tmp_path, epochs=1).fit()
+    frozen, trained = task.module.frozen[1], task.module.layer[0]
+    assert torch.equal(frozen.running_mean, torch.zeros(4))
+    assert torch.equal(frozen.running_var, torch.ones(4))
+    assert bool(trained.running_mean.any())
+
+
 class Killed(BaseException):
     """Stands for the end of the process, which no handler of the trainer sees."""
 

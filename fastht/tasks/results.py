@@ -1,0 +1,305 @@
+"""Results of runs as tables: found on disk, summed up over seeds, as CSV and as aligned text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastht.data.images import DataError
+from fastht.data.layouts.files import natural
+from fastht.data.tables import read_text
+from fastht.files import write_atomically
+
+Run = Mapping[str, Any]
+Row = dict[str, Any]
+
+RESULTS_NAME = "results.json"
+COUNTS = ("images", "empty_predictions", "empty_truths", "without_distance")
+# What some runs have and others do not.
+EXTRAS = ("trained_on", "prompts", "split")
+# Runs that differ in one of these are not of one row.
+KEYS = ("task", "data", "model", "method", "percent", *EXTRAS)
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "task": str,
+    "method": str,
+    "percent": (int, float),
+    "seed": int,
+    "model": str,
+    "data": str,
+    "before": dict,
+    "after": dict,
+}
+_NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "asd": "ASD", "f1": "F1", "auc": "AUC"}
+_PERCENT = ("dice", "iou", "accuracy", "recall", "precision", "f1", "auc", "rsum")
+_WIDTH = 120  # characters of a table on a terminal
+# Columns of names, which are aligned at their left.
+NAME_COLUMNS = ("method", "model", *(name.replace("_", " ") for name in EXTRAS))
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return the results of one run, as its ``results.json`` has them.
+
+    Scores that are null there are NaN; ``folder`` is added.
+
+    Raises:
+        DataError: the folder holds no results, damaged ones, or those of something else.
+    """
+    if not (folder / RESULTS_NAME).is_file():
+        raise DataError(f"{folder}: no {RESULTS_NAME}; give the folder of a run that has finished")
+    run = _load(folder)
+    if run is None:
+        raise DataError(
+            f"{folder}: its {RESULTS_NAME} names no task and method; give the folder of a run"
+        )
+    return run
+
+
+def find_runs(path: Path) -> list[dict[str, Any]]:
+    """Return the runs in a folder and everywhere below it, by path; see :func:`read_run`.
+
+    Raises:
+        DataError: there is no such folder or no run, or results are damaged.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; give that of a run, or one above runs")
+    files = sorted(path.rglob(RESULTS_NAME), key=lambda file: [*map(natural, file.parts)])
+    runs = [run for file in files if (run := _load(file.parent)) is not None]
+    if not runs:
+        raise DataError(
+            f"{path}: no {RESULTS_NAME} that names a task and a method, in it or below; give the "
+            "folder that --out of fastht segment, classify or another task named"
+        )
+    return runs
+
+
+def _load(folder: Path) -> dict[str, Any] | None:
+    """Return a run, or nothing if the results are those of something else."""
+    file = folder / RESULTS_NAME
+    try:
+        run = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise _damaged(file, str(error)) from None
+    if not (isinstance(run, dict) and {"task", "method"} <= run.keys()):
+        return None
+    for name, kind in _FIELDS.items():
+        if not isinstance(run.get(name), kind):
+            raise _damaged(file, f"{name} is {run.get(name)!r}")
+    for side in ("before", "after"):
+        for score, value in run[side].items():
+            if not isinstance(value, int | float | None):
+                raise _damaged(file, f"{side}, {score} is {value!r}")
+        run[side] = {name: math.nan if v is None else v for name, v in run[side].items()}
+    if not run["after"]:
+        raise _damaged(file, "it holds no scores")
+    return run | {"folder": folder}
+
+
+def _damaged(file: Path, what: str) -> DataError:
+    return DataError(f"{file}: damaged ({what}); do the run again or remove it")
+
+
+def summarise(runs: Sequence[Run]) -> list[Row]:
+    """Sum up runs that differ in their seeds alone: one row each, in order of first appearance.
+
+    Args:
+        runs: contents of ``results.json``; scores may be NaN.
+
+    Returns:
+        Rows with what is of ``KEYS`` in their runs; ``seeds``, how many runs there are;
+        ``trainable_parameters``; the means of ``train_images`` and ``test_images``. For each score
+        its mean over the seeds, ``{score}_sd``, their sample standard deviation (``None`` if fewer
+        than two have a value), ``{score}_before``, the mean before training, and, if there are
+        any, ``{score}_undefined``, the number of runs that the mean leaves out, as theirs is NaN.
+        Of ``{score}_std``, a spread over images, the mean alone; of counts of images the sums.
+
+    Raises:
+        ValueError: two runs of a row differ in something else than their seeds.
+    """
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.get(name) for name in KEYS), []).append(run)
+    return [_row(group) for group in groups.values()]
+
+
+def find_stranger(runs: Sequence[Run]) -> str | None:
+    """Return why runs of one method are no repeats with other seeds, or nothing if they are."""
+    first: dict[tuple[float, int], Run] = {}
+    for run in runs:
+        other = first.setdefault((run["percent"], run["seed"]), run)
+        if other is not run:
+            why = f"have the same seed, {run['seed']}"
+        elif run.get("trainable_parameters") != runs[0].get("trainable_parameters"):
+            other, why = runs[0], "do not train as many parameters"
+        else:
+            continue
+        names = " and ".join(str(r.get("folder", "a run")) for r in (other, run))
+        return (
+            f"{names} {why}: they are no repeats of {run['method']}; leave one out, or give fastht "
+            "report each folder by itself"
+        )
+    return None
+
+
+def _row(runs: Sequence[Run]) -> Row:
+    if why := find_stranger(runs):
+        raise ValueError(why)
+    row: Row = {name: value for name in KEYS if (value := runs[0].get(name)) is not None}
+    row["seeds"] = len(runs)
+    row["trainable_parameters"] = runs[0].get("trainable_parameters")
+    for name in ("train_images", "test_images"):
+        known = [run[name] for run in runs if run.get(name) is not None]
+        row[name] = round(statistics.fmean(known)) if known else None
+    for score in dict.fromkeys(score for run in runs for score in run["after"]):
+        values = [run["after"][score] for run in runs if score in run["after"]]
+        if score in COUNTS:
+            row[score] = sum(values)
+            continue
+        row[score] = _mean(values)
+        if score.endswith("_std"):
+            continue
+        defined = [value for value in values if not math.isnan(value)]
+        row[f"{score}_sd"] = statistics.stdev(defined) if len(defined) > 1 else None
+        if before := [run["before"][score] for run in runs if score in run["before"]]:
+            row[f"{score}_before"] = _mean(before)
+        if len(defined) < len(runs):
+            row[f"{score}_undefined"] = len(runs) - len(defined)
+    return row
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN if there are none."""
+    defined = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(defined) if defined else math.nan
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as CSV; a cell is empty where a row has ``None`` or no such column.
+
+    Raises:
+        ValueError: there is no row.
+        OSError: the file cannot be written.
+    """
+    if not rows:
+        raise ValueError(f"{path}: no rows to write; give at least one")
+    text = io.StringIO()
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def scores_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the scores of rows, without spreads over images and counts."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [column for column in columns if f"{column}_sd" in columns]
+
+
+def text_table(rows: Sequence[Row], scores: Sequence[str] | None = None) -> str:
+    """Return rows of one task and data set as an aligned table; see :func:`table_columns`.
+
+    A table that is too wide for a terminal is turned on its side, if that makes it narrower.
+    """
+    columns = table_columns(rows, scores)
+    cells = [list(columns), *map(list, zip(*columns.values(), strict=True))]
+    table = _aligned(cells, sum(name in NAME_COLUMNS for name in columns))
+    turned = _aligned([list(column) for column in zip(*cells, strict=True)], 1)
+    fits = len(table[0]) <= max(_WIDTH, len(turned[0]))
+    head, *body = table if fits else turned
+    return "\n".join([head, "-" * len(head), *body])
+
+
+def _aligned(cells: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Return lines of cells, the first columns aligned at their left and others at their right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "   ".join(
+            cell.ljust(width) if place < names else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def table_columns(rows: Sequence[Row], scores: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Return rows of one task and data set as columns of text by their headings.
+
+    Scores are means, "± their standard deviation over seeds" where there is one. The model, the
+    number of test images and ``EXTRAS`` have columns where rows differ in them, the share of the
+    training data where it is not all of it. Images in which nothing was predicted, and those that
+    distances leave out, are counted in columns of their own where there are any.
+
+    Args:
+        rows: as :func:`summarise` gives them.
+        scores: which of their scores, also ``{score}_before``; default: all.
+
+    Raises:
+        ValueError: there is no row, rows are of several tasks or data sets, or no row has a score.
+    """
+    if len({(row["task"], row["data"]) for row in rows}) != 1:
+        raise ValueError("a table is of one task and data set; divide the rows by them")
+    if scores is None:
+        scores = scores_of(rows)
+    if unknown := [score for score in scores if not any(score in row for row in rows)]:
+        raise ValueError(f"no row has {unknown[0]!r}; choose of {', '.join(scores_of(rows))}")
+    columns = {"method": [row["method"] for row in rows]}
+    for name in ("model", *EXTRAS, "test_images"):
+        found = [str(row.get(name) or "-") for row in rows]
+        if len(set(found)) > 1:
+            columns[name.replace("_", " ")] = found
+    if any(row["percent"] != 100 for row in rows):
+        columns["share"] = [f"{row['percent']:g} %" for row in rows]
+    columns["seeds"] = [str(row["seeds"]) for row in rows]
+    if any(row["trainable_parameters"] is not None for row in rows):
+        counts = [row["trainable_parameters"] for row in rows]
+        columns["trainable"] = ["-" if count is None else f"{count:,}" for count in counts]
+    for score in scores:
+        columns[score_label(score)] = [score_text(row, score) for row in rows]
+    for name, heading in (
+        ("empty_predictions", "nothing predicted"),
+        ("without_distance", "without distance"),
+    ):
+        if any(row.get(name) for row in rows):
+            columns[heading] = [
+                f"{row[name]:,} of {row['images']:,}" if name in row else "-" for row in rows
+            ]
+    return columns
+
+
+def score_label(score: str) -> str:
+    """Return a score's name for people, with its unit in brackets if it has one."""
+    base, before = score.removesuffix("_before"), score.endswith("_before")
+    unit = score_unit(score)[1]
+    name = _NAMES.get(base, base.replace("_", " "))
+    return f"{name}{' before' if before else ''}{f' ({unit})' if unit else ''}"
+
+
+def score_unit(score: str) -> tuple[float, str]:
+    """Return what a score is to be multiplied with to be in its unit, and the unit."""
+    words = score.split("@")[0].removesuffix("_before").split("_")
+    if words[-1] in _PERCENT:
+        return 100, "%"
+    return 1, "px" if words[-1] in ("hd95", "asd") else ""
+
+
+def score_text(row: Row, score: str) -> str:
+    """Return a row's score in its unit, "mean ± standard deviation over the seeds"."""
+    factor, unit = score_unit(score)
+    value = row.get(score)
+    if value is None:
+        return "-"
+    if math.isnan(value):
+        return "undefined"
+    digits = 2 if unit == "px" else 4 if "loss" in score else 1
+    text = f"{factor * value:.{digits}f}"
+    if (spread := row.get(f"{score}_sd")) is not None:
+        text += f" ± {factor * spread:.{digits}f}"
+    if undefined := row.get(f"{score}_undefined"):
+        text += f" ({row['seeds'] - undefined} of {row['seeds']} seeds)"
+    return text
