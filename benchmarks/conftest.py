@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from pytest_benchmark.utils import get_commit_info
 
 from benchmarks.cases import DEVICE
 from fastht.bench.machine import describe
+from fastht.bench.memory import return_free_memory
 
 _START = time.monotonic()
 _machine: dict[str, Any] = {}
@@ -32,6 +35,17 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "times in Triton's interpreter mean nothing: unset TRITON_INTERPRET"
         )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_no_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let go of a suite's contestants after it: the towers of the last need all there is."""
+    yield
+    for value in vars(request.module).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+    torch.compiler.reset()
+    return_free_memory()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

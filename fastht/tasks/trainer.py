@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import math
+import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -265,9 +266,10 @@ class Trainer:
     def _finish_epoch(self, writer: SummaryWriter | None, seconds: float) -> None:
         progress, config = self.progress, self.config
         measured = self.task.evaluate()
+        sums = gather_object([progress.loss_sum])  # each process has seen its share of each batch
         row: dict[str, float] = {
             "epoch": float(progress.epoch + 1),
-            "train_loss": progress.loss_sum / len(self.sampler),
+            "train_loss": statistics.fmean(sums) / len(self.sampler),
             "lr": float(self.scheduler.get_last_lr()[0]),
             "seconds": seconds,
         } | measured

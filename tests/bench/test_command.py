@@ -15,6 +15,7 @@ from fastht.bench.gate import IncorrectError
 from fastht.bench.methods import METHODS, Method
 from fastht.bench.towers import ModelSpec
 from fastht.cli import main
+from fastht.lora import NoLoraError
 
 pytest.importorskip("peft")
 
@@ -63,8 +64,15 @@ def test_memory_is_measured_unless_it_is_left_out(monkeypatch, capsys):
     assert line.split()[-3:] == ["0.0", "7.0", "0"]
 
 
-def test_without_peft_the_others_are_measured(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "peft", None)
+@pytest.fixture
+def no_lora(monkeypatch):
+    def refuse(*args, **options):
+        raise NoLoraError("LoRA needs peft: pip install 'peft>=0.15'")
+
+    monkeypatch.setattr("fastht.bench.methods.add_lora", refuse)
+
+
+def test_without_peft_the_others_are_measured(no_lora, capsys):
     assert main([*QUICK, "--no-memory", "--methods", "frozen", "lora"]) == 0
     printed = capsys.readouterr().out
     assert "lora is left out: LoRA needs peft: pip install 'peft>=0.15'" in printed
@@ -82,8 +90,7 @@ def test_what_computes_something_else_is_left_out_and_ends_with_1(monkeypatch, c
     assert "\nfrozen" in printed
 
 
-def test_nothing_measured_ends_with_1(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "peft", None)
+def test_nothing_measured_ends_with_1(no_lora, capsys):
     assert main([*QUICK, "--methods", "lora"]) == 1
     printed = capsys.readouterr().out
     assert "lora is left out" in printed

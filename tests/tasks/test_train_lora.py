@@ -65,11 +65,13 @@ def test_lora_learns_in_its_towers_and_the_base_stays(
 
     base = dict(build_clip(tiny_model, "none")[0].named_parameters())
     trained = dict(models[0][0].named_parameters())
-    kept = {n.replace(".base_layer", ""): p for n, p in trained.items() if "lora_" not in n}
+    kept = {
+        n.replace("parametrizations.", "").replace(".original", ""): p
+        for n, p in trained.items()
+        if "lora_" not in n
+    }
     assert kept.keys() == base.keys()
-    for name, parameter in kept.items():
-        # Peft adds its update to the weights of nn.MultiheadAttention and takes it off again.
-        torch.testing.assert_close(parameter, base[name], rtol=1e-5, atol=1e-6, msg=name)
+    assert all(torch.equal(parameter, base[name]) for name, parameter in kept.items())
     # What the final numbers are of is what is on disk.
     assert all(torch.equal(trained[name], tensor) for name, tensor in saved.items())
 
@@ -109,14 +111,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     monkeypatch.undo()
     resumed = train_pairs(pairs, tiny_model, tmp_path / "run", resume=True, **options)
     # Not that of the state that it goes on from.
-    assert resumed["before"] == pytest.approx(whole["before"], rel=1e-6)
-    assert resumed["after"]["val_loss"] == pytest.approx(whole["after"]["val_loss"], rel=1e-5)
+    assert resumed["before"] == whole["before"]
+    assert resumed["after"] == whole["after"]
     one, two = (
         safetensors.torch.load_file(tmp_path / name / "lora.safetensors")
         for name in ("whole", "run")
     )
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    assert all(torch.equal(two[name], tensor) for name, tensor in one.items())
 
 
 def test_another_method_does_not_resume_a_run(pairs, tiny_model, tmp_path):
