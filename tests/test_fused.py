@@ -52,7 +52,8 @@ def test_rule_holds_for_hard_inputs(backend, dtype, change, weights):
     if not takes(backend, dtype):
         pytest.skip(f"{backend} does not take {dtype}")
     draws = []
-    for i in range(2):
+    # Here single elements decide, whose error in float32 is a matter of luck on some processors.
+    for i in range(8 if dtype == torch.float32 else 2):
         x, params, upstream, options = case(dtype=dtype, draw=i)
         x = INPUTS.get(change, lambda x: x)(x)
         for name, value in WEIGHTS[weights].items():
