@@ -7,6 +7,7 @@ from test_ops import case, through
 
 from benchmarks import byte_model
 from fastht import backends
+from fastht.bench import memory
 from fastht.ops import ht_adapter
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
@@ -88,17 +89,9 @@ def kept_bytes(backend):
     x, params, _, options = case(dtype=torch.bfloat16, batch=4, grid=(14, 14), dim=768, channels=64)
     params = {name: p.float().requires_grad_() for name, p in params.items()}
     x.requires_grad_()
-    kept = {}
-
-    def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        through(backend)(x, params, dropout=0.1, **options)
-    for parameter in params.values():  # alive anyway
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(kept.values()) / (4 * 197)
+    function = through(backend)
+    kept = memory.saved_bytes(lambda: function(x, params, dropout=0.1, **options), params.values())
+    return kept / (4 * 197)
 
 
 def test_saved_bytes_a_token():

@@ -41,7 +41,9 @@ def saved_bytes(forward: Callable[[], Any], alive: Iterable[Tensor] = ()) -> int
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Not the tensor itself: where an operation keeps its own output, as exp and softmax do, the
+        # graph would hold itself, out of the garbage collector's sight and thus for ever.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()  # alive until all is counted: no address is used twice

@@ -1,6 +1,8 @@
 """What autograd keeps, counted by hand; the peak of a process, of sizes that are known."""
 
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -43,6 +45,24 @@ def test_nothing_is_kept_without_gradients():
 def test_freed_intermediates_do_not_count():
     a = numbers(100)
     assert memory.saved_bytes(lambda: (a + 1) + 2, [a]) == 0
+
+
+class Witness:
+    """Something in a graph that can be referred to weakly, unlike the graph's nodes."""
+
+
+def test_nothing_stays_of_a_graph_that_was_counted():
+    a, witnesses = numbers(100), []
+
+    def forward():
+        double = 2 * a
+        witness = double.grad_fn.metadata["witness"] = Witness()
+        witnesses.append(weakref.ref(witness))
+        return double.exp()  # keeps its own output
+
+    assert memory.saved_bytes(forward) == 400
+    gc.collect()
+    assert witnesses[0]() is None
 
 
 def growth_of(kept_mib, passing_mib):
