@@ -14,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.cases import DEVICE
 from benchmarks.race import Race, clock
 from fastht.bench.lineup import Case, LeftOut, line_up, peak_bytes
+from fastht.bench.machine import multiplies_bf16
 from fastht.bench.meter import Limits
 from fastht.bench.methods import METHODS
 from fastht.bench.step import Step
@@ -95,6 +96,8 @@ def test_training(benchmark: BenchmarkFixture, case: Case, contestant: str) -> N
             pytest.skip("one case is enough where nothing is measured")
         methods = COMPILED if contestant in COMPILED else EAGER
         case = Case(ONE_BLOCK if contestant in COMPILED else TINY, 2, "bf16", DEVICE)
+    elif case.precision != "fp32" and not multiplies_bf16(DEVICE):
+        pytest.skip("PyTorch has no fast matrix products in bfloat16 on this processor")
     found = entered(case, methods)
     if (reason := found.left_out.get(contestant)) is not None:
         (pytest.fail if reason.incorrect else pytest.skip)(reason.reason)

@@ -76,6 +76,18 @@ def cache_bytes(device: str) -> int:
     return max(sizes, default=64 * 2**20)
 
 
+def multiplies_bf16(device: str) -> bool:
+    """Whether PyTorch has fast matrix products in bfloat16 on a device.
+
+    On a CPU they are oneDNN's, which need AVX-512, AMX or the like. PyTorch's own take minutes for
+    a training step that takes seconds in float32.
+    """
+    if device == "cuda":
+        return True
+    available = torch.backends.mkldnn.is_available()
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def cpu_name() -> str:
     """Return the processor's name as the kernel gives it, or its architecture."""
     match = re.search(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)

@@ -54,3 +54,16 @@ def test_the_cache_has_a_size():
 def test_where_the_system_tells_no_cache_it_is_taken_as_a_large_one(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "Path", lambda _: tmp_path)
     assert machine.cache_bytes("cpu") == 64 * 2**20
+
+
+def test_bfloat16_is_slow_where_onednn_has_none(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not machine.multiplies_bf16("cpu")
+    assert machine.multiplies_bf16("cuda")
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="needs AVX-512 and PyTorch for it"
+)
+def test_bfloat16_is_fast_with_avx512():
+    assert machine.multiplies_bf16("cpu")
