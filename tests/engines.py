@@ -4,8 +4,6 @@ An engine is ``"backend"`` or ``"backend/path"``; the fixture ``backend`` of con
 into the name of a backend that takes that path.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,9 +12,6 @@ from fastht.ops import cpu, registry
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING_PATHS = ("amx_bf16", "avx512_bf16")  # their products are in bfloat16 alone
-
-CPUINFO = Path("/proc/cpuinfo")
-ON_AMD = CPUINFO.exists() and "AuthenticAMD" in CPUINFO.read_text(encoding="utf-8")
 
 
 def takes(backend, dtype):

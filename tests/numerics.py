@@ -5,21 +5,28 @@ twice that of the plain PyTorch path in the same dtype, for the update ``out - x
 gradient, plus a floor of a few rounding steps; and it is under a ceiling, relative to the largest
 reference value, whatever the plain path does.
 
-Both errors are the worst over a few draws of the inputs: that of the plain path is a random
-number itself, and for a gradient of four elements one draw of it says little. They are relative to
-the largest reference value of all the draws: a gradient that happens to cancel over the samples of
-one draw has no small relative error in any arithmetic.
+Both errors are random numbers, and for a gradient of three elements one draw of them says little:
+plain PyTorch itself, given its features in reverse order, is off by more than twice its usual error
+in one draw of ten. So the worst of a few draws is only the first look. What breaks the rule there
+is looked at again over ``MANY`` draws, where the root mean squares are compared, with the same
+factor, floor and ceiling. ``test_rule.py`` shows both: that this lets the reversed order pass, and
+that it refuses three times plain PyTorch's error.
+
+Errors are relative to the largest reference value of all the draws: a gradient that happens to
+cancel over the samples of one draw has no small relative error in any arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 FACTOR = 2.0
+MANY = 24
 FLOOR = 2.0  # in epsilons of the dtype, relative to the largest reference value
 # dtype -> (forward, gradients)
 CEILING = {
@@ -84,23 +91,47 @@ class Draw:
 
 
 def violations(
-    draws: Sequence[Draw], ceilings: bool = True, precision: torch.dtype | None = None
+    draw: Callable[[int], Draw],
+    few: int,
+    ceilings: bool = True,
+    precision: torch.dtype | None = None,
 ) -> dict[str, str]:
     """Return what breaks the rule: quantity -> the relative errors and their bounds.
 
-    ``ceilings=False`` is for inputs that lose digits in any arithmetic of their width;
-    ``precision`` is the dtype of the products where that is not x's, as under autocast.
+    ``draw`` makes the draw of a number; the first ``few`` are the first look. ``ceilings=False``
+    is for inputs that lose digits in any arithmetic of their width; ``precision`` is the dtype of
+    the products where that is not x's, as under autocast.
     """
-    broken = {}
+    draws = [draw(i) for i in range(few)]
+    assert all(d.candidate.keys() == d.exact.keys() for d in draws)
     dtype = precision or draws[0].x.dtype
-    for name in draws[0].exact:
-        assert all(draw.candidate.keys() == draw.exact.keys() for draw in draws)
+    broken = _look(draws, draws[0].exact, max, ceilings, dtype)
+    if broken:
+        draws += [draw(i) for i in range(few, MANY)]
+        broken = _look(draws, broken, root_mean_square, ceilings, dtype)
+    return broken
+
+
+def _look(
+    draws: Sequence[Draw],
+    names: Iterable[str],
+    statistic: Callable[[Sequence[float]], float],
+    ceilings: bool,
+    dtype: torch.dtype,
+) -> dict[str, str]:
+    broken = {}
+    for name in names:
         scale = max(1e-300, *(draw.scale(name) for draw in draws))
         pairs = [draw.errors(name) for draw in draws]
         errors = [candidate / scale for candidate, _ in pairs]
-        bound = FACTOR * max(plain for _, plain in pairs) / scale + FLOOR * torch.finfo(dtype).eps
+        usual = statistic([plain / scale for _, plain in pairs])
+        bound = FACTOR * usual + FLOOR * torch.finfo(dtype).eps
         ceiling = CEILING[dtype][name != "update"] if ceilings else float("inf")
-        # Not `max(errors) > bound`: a NaN has to fail.
-        if not all(error <= min(bound, ceiling) for error in errors):
+        # Each one against the ceiling, and not `>`: a NaN has to fail.
+        if not (statistic(errors) <= bound and all(error <= ceiling for error in errors)):
             broken[name] = f"errors {errors}, bound {bound:.3g}, ceiling {ceiling:.3g}"
     return broken
+
+
+def root_mean_square(values: Sequence[float]) -> float:
+    return math.sqrt(sum(value * value for value in values) / len(values))

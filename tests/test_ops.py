@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engines import DEVICE, ENGINES, ON_AMD, ROUNDING_PATHS, WIDE, takes
+from engines import DEVICE, ENGINES, ROUNDING_PATHS, WIDE, takes
 from numerics import Draw, run, violations
 
 from fastht import HTAdapter, HTConfig, backends, reference
@@ -41,7 +41,7 @@ def draw(operation, x, params, upstream, options):
 
 
 def compare(operation, *arguments, draws=1, **shape):
-    return violations([draw(operation, *case(*arguments, draw=i, **shape)) for i in range(draws)])
+    return violations(lambda i: draw(operation, *case(*arguments, draw=i, **shape)), draws)
 
 
 def through(backend):
@@ -87,11 +87,7 @@ def test_rule_holds_for_every_variant_and_dtype(backend, dtype, variant, spectra
 def test_rule_holds_for_every_shape(backend, shape, spectral):
     slow = backend == "triton" and DEVICE == "cpu" and shape.get("grid") == (37, 37)
     draws = 1 if slow else 3  # Triton's interpreter takes half a minute for each
-    broken = compare(through(backend), spectral=spectral, draws=draws, **shape)
-    here = (backend, spectral, shape.get("dim")) == ("cpu", "channel", 192)
-    if here and ON_AMD and list(broken) == ["d noise_gate.0.bias"]:
-        pytest.xfail(f"open: above twice the error of plain PyTorch: {broken}")
-    assert broken == {}
+    assert compare(through(backend), spectral=spectral, draws=draws, **shape) == {}
 
 
 def faulty(fault):
