@@ -19,9 +19,16 @@ def device(results: Results) -> str:
 
 
 def slug(results: Results) -> str:
-    """Return the device for a folder: ``Intel(R) Xeon(R) Gold`` is ``cpu-intel-xeon-gold``."""
-    name = re.sub(r"[^a-z0-9]+", "-", device(results).lower()).strip("-")
-    return f"{results.machine['device']}-{name}"
+    """Return the device for a folder: ``Intel(R) Xeon(R)`` gives ``cpu-intel-xeon-avx512``.
+
+    Torch's instruction set is part of it on a CPU, since processors of one name differ in theirs.
+    """
+    found = results.machine
+    name = device(results)
+    if found["device"] == "cpu":
+        name += f" {found['torch_capability']}"
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{found['device']}-{name}"
 
 
 def machine(results: Results) -> Iterator[str]:

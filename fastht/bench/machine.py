@@ -21,7 +21,10 @@ GPU_FIELDS = (
     "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
 )  # fmt: skip
 # Results are of the same machine where all of these are equal.
-IDENTITY = ("device", "cpu", "cores", "threads", "cache_bytes", "system", "gpu")
+# Two processors of one name may differ in their instruction sets, by which torch chooses its own.
+IDENTITY = (
+    "device", "cpu", "torch_capability", "cores", "threads", "cache_bytes", "system", "gpu",
+)  # fmt: skip
 
 
 def describe(device: str) -> dict[str, Any]:

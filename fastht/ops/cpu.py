@@ -39,7 +39,8 @@ def detail() -> str:
     line = "fused native kernels for CPUs; bfloat16, float32"
     if _native is None:
         return line
-    return f"{line}; on this processor by {path(torch.bfloat16)}, {path(torch.float32)}"
+    taken = dict.fromkeys([path(torch.bfloat16), path(torch.float32)])  # often the same for both
+    return f"{line}; on this processor by {', '.join(taken)}"
 
 
 def paths() -> list[str]:

@@ -21,12 +21,13 @@ def test_each_machine_has_a_folder(file, results: Path, capsys) -> None:
     cpu = file(*everything(shapes=(MAIN,)), name="cpu.json")
     gpu = file(*everything("triton", (MAIN,)), name="gpu.json", machine=CUDA)
     assert report.main([str(cpu)]) == 0
-    assert capsys.readouterr().out == f"{results / 'cpu-example-xeon-processor' / 'README.md'}\n"
+    page = results / "cpu-example-xeon-processor-avx512" / "README.md"
+    assert capsys.readouterr().out == f"{page}\n"
     assert report.main([str(gpu)]) == 0
     found = {path.name: content(path) for path in results.iterdir()}
-    assert found.keys() == {"cpu-example-xeon-processor", "cuda-example-h200"}
+    assert found.keys() == {"cpu-example-xeon-processor-avx512", "cuda-example-h200"}
     everywhere = {"README.md", "results.json", *folder.PICTURES}
-    assert found["cpu-example-xeon-processor"].keys() == everywhere
+    assert found["cpu-example-xeon-processor-avx512"].keys() == everywhere
     assert found["cuda-example-h200"].keys() == everywhere - {"threads.png"}
     for files in found.values():
         for name, data in files.items():
@@ -65,7 +66,7 @@ def test_results_are_not_overwritten(file, results: Path, capsys) -> None:
 
 def test_replacing_tells_what_changes_and_leaves_nothing_stale(file, results: Path, capsys) -> None:
     assert report.main([str(file(*contest(cpu=4, eager=10), *memory()))]) == 0
-    out = results / "cpu-example-xeon-processor"
+    out = results / "cpu-example-xeon-processor-avx512"
     (out / "kept.txt").write_text("by a person")
     assert (out / "memory.png").exists()
     capsys.readouterr()
@@ -113,7 +114,7 @@ def test_a_page_of_something_else_is_never_replaced(file, tmp_path: Path, capsys
 def test_notes_of_people_stay(file, results: Path) -> None:
     path = str(file(*roofs()))
     assert report.main([path]) == 0
-    out = results / "cpu-example-xeon-processor"
+    out = results / "cpu-example-xeon-processor-avx512"
     assert "What limits" not in (out / "README.md").read_text()
     (out / "notes.md").write_text("The copy is **slow**.\n")
     for _ in range(2):

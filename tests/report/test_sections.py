@@ -53,6 +53,16 @@ def test_the_bytes_are_the_roof_where_moving_takes_longer(file) -> None:
     assert row["least time's share"] == "50 %"
 
 
+def test_float32_is_the_roof_where_narrower_products_are_slower(file) -> None:
+    copy, wide, narrow = roofs()
+    narrow["stats"]["median"] = 100 * wide["stats"]["median"]
+    bfloat16 = contest(cpu=4)
+    bfloat16[0]["extra_info"]["dtype"] = "bfloat16"
+    page = page_of(file(copy, wide, narrow, *bfloat16))
+    (row,) = table(page, "One adapter", 1)
+    assert row["least time's share"] == "75 %"
+
+
 def test_a_case_without_the_fused_backend_has_no_summary(file) -> None:
     page = page_of(file(*contest(eager=10)))
     assert "## Summary" not in page
