@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import statistics
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from fastht.bench.lineup import Case, LeftOut, is_out_of_memory, line_up, peak_bytes
-from fastht.bench.machine import describe
+from fastht.bench.machine import describe, multiplies_bf16
 from fastht.bench.meter import Contestant, Limits, alternate
 from fastht.bench.methods import METHODS, PAPER, remark
 from fastht.bench.step import Precision
@@ -33,6 +34,11 @@ PRECISIONS: dict[str, Precision] = {"cpu": "fp32", "cuda": "bf16"}
 LEGEND = (
     "ms a step: the median. kept: what autograd keeps for the backward pass. peak: parameters, "
     "buffers and optimizer states, and what memory grows by in a step."
+)
+
+SLOW_BF16 = (
+    "PyTorch has no fast products in bfloat16 on this processor, for they take AVX-512 or AMX: a "
+    "step may take minutes. --precision fp32 is what to train in here."
 )
 
 
@@ -127,6 +133,8 @@ def bench(arguments: BenchArguments, command: str) -> int:
     if arguments.rounds < 2:
         raise ValueError(f"--rounds is {arguments.rounds}; a median with quartiles takes two")
     machine = describe(case.device)
+    if case.precision != "fp32" and not multiplies_bf16(case.device):
+        print(textwrap.fill(SLOW_BF16, 100), file=sys.stderr)  # before the minutes that it costs
     rows, left_out = measure(case, names, arguments.rounds, with_memory=arguments.memory)
     print(_introduction(arguments, case, machine))
     if rows:

@@ -97,6 +97,17 @@ def test_nothing_measured_ends_with_1(no_lora, capsys):
     assert "ms a step" not in printed
 
 
+@pytest.mark.parametrize(
+    ("precision", "fast", "warned"),
+    [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)],
+)
+def test_it_warns_where_bfloat16_takes_minutes(precision, fast, warned, monkeypatch, capsys):
+    monkeypatch.setattr(command, "multiplies_bf16", lambda device: fast)
+    monkeypatch.setattr(command, "measure", lambda *_, **__: ([], {}))
+    main([*QUICK, "--precision", precision])
+    assert ("--precision fp32 is what to train in here" in capsys.readouterr().err) == warned
+
+
 def test_a_file_is_not_overwritten(tmp_path, capsys):
     target = tmp_path / "results.json"
     target.write_text("precious")
