@@ -13,22 +13,19 @@ GIB = 2**30
 
 
 def device(results: Results) -> str:
-    """Return the name of the GPU or the processor, without its marks."""
-    name = results.machine.get("gpu") or results.machine["cpu"]
+    """Return the name of the GPU or the processor, without its marks.
+
+    Processors of one name differ in their instruction sets: torch's is part of it.
+    """
+    found = results.machine
+    name = found.get("gpu") or f"{found['cpu']}, {found['torch_capability']}"
     return re.sub(r"\((R|TM)\)", "", name, flags=re.IGNORECASE)
 
 
 def slug(results: Results) -> str:
-    """Return the device for a folder: ``Intel(R) Xeon(R)`` gives ``cpu-intel-xeon-avx512``.
-
-    Torch's instruction set is part of it on a CPU, since processors of one name differ in theirs.
-    """
-    found = results.machine
-    name = device(results)
-    if found["device"] == "cpu":
-        name += f" {found['torch_capability']}"
-    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{found['device']}-{name}"
+    """Return the device for a folder: ``Intel(R) Xeon(R), AVX512`` is ``cpu-intel-xeon-avx512``."""
+    name = re.sub(r"[^a-z0-9]+", "-", device(results).lower()).strip("-")
+    return f"{results.machine['device']}-{name}"
 
 
 def machine(results: Results) -> Iterator[str]:

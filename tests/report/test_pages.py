@@ -25,7 +25,7 @@ from benchmarks.report import folder, load, pages, pictures
 
 def test_provenance_of_a_processor(file) -> None:
     page = page_of(file(*roofs()))
-    assert page.startswith("# The benchmarks on Example Xeon Processor\n")
+    assert page.startswith("# The benchmarks on Example Xeon Processor, AVX512\n")
     assert "- processor: Example(R) Xeon(R) Processor, 2 cores, torch uses 2" in page
     assert "- memory: 24.0 GiB" in page
     assert "- last-level cache: 32.0 MiB" in page
