@@ -39,8 +39,8 @@ CASES = {
     "cpu": {
         Case(BASE, 8, "fp32"): ALL,
         Case(BASE, 8, "bf16"): ALL,
-        Case(LARGE, 4, "bf16"): ADAPTING,
-        Case(SIGLIP, 8, "bf16"): ADAPTING,
+        Case(LARGE, 4, "bf16"): ALL,
+        Case(SIGLIP, 8, "bf16"): ALL,
     },
     "cuda": {
         Case(BASE, 256, "bf16", "cuda"): ALL,
