@@ -7,7 +7,7 @@ reference value, whatever the plain path does.
 
 Both errors are random numbers, and for a gradient of three elements one draw of them says little:
 plain PyTorch itself, given its features in reverse order, is off by more than twice its usual error
-in one draw of ten. So the worst of a few draws is only the first look. What breaks the rule there
+in one draw of eight. So the worst of a few draws is only the first look. What breaks the rule there
 is looked at again over ``MANY`` draws, where the root mean squares are compared, with the same
 factor, floor and ceiling. ``test_rule.py`` shows both: that this lets the reversed order pass, and
 that it refuses three times plain PyTorch's error.
