@@ -46,9 +46,10 @@ def test_several_times_the_error_of_plain_pytorch_breaks_the_rule(dtype, times):
     assert {"dx", "d down.weight", "d conv7.weight", "d pointwise.weight"} <= broken.keys()
 
 
-def test_a_result_that_is_not_finite_breaks_the_rule():
+def test_a_result_that_is_not_finite_in_one_draw_breaks_the_rule():
     def infinite(i):
         one = draw(reference.ht_adapter, *case(draw=i))
-        return replace(one, candidate=one.candidate | {"dx": one.exact["dx"] * torch.nan})
+        lost = {"dx": one.exact["dx"] * torch.nan} if i == 1 else {}
+        return replace(one, candidate=one.candidate | lost)
 
-    assert violations(infinite, 1, ceilings=False).keys() == {"dx"}
+    assert violations(infinite, 2, ceilings=False).keys() == {"dx"}
