@@ -1,8 +1,9 @@
 """Images a second through the real trainer: reading, resizing, training, writing its state.
 
-One epoch of contrastive fine-tuning on the embedded sample, by ``fastht.tasks.trainer.Trainer``
-with two worker processes, against the loader alone. Captions are random features: the text tower is
-frozen and its features are read from a cache in real runs too. Nothing is evaluated.
+One epoch of contrastive fine-tuning on the embedded sample, by
+``fastht.tasks.training.trainer.Trainer`` with two worker processes, against the loader alone.
+Captions are random features: the text tower is frozen and its features are read from a cache in
+real runs too. Nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ open_clip = pytest.importorskip("open_clip")
 accelerate = pytest.importorskip("accelerate")
 
 from fastht.data import ImageTextDataset, load_records  # noqa: E402  # these need the packages above
-from fastht.tasks.contrastive import ContrastiveModule  # noqa: E402
-from fastht.tasks.loading import make_loader  # noqa: E402
-from fastht.tasks.models import TINY_MODEL, model_source  # noqa: E402
-from fastht.tasks.trainer import Trainer, TrainerConfig  # noqa: E402
+from fastht.tasks.image_text.contrastive import ContrastiveModule  # noqa: E402
+from fastht.tasks.models.build import TINY_MODEL, model_source  # noqa: E402
+from fastht.tasks.training.loading import make_loader  # noqa: E402
+from fastht.tasks.training.trainer import Trainer, TrainerConfig  # noqa: E402
 
 LOADING = "loading alone"
 BACKENDS = {operators.FUSED: operators.FUSED, "published": "reference"}
@@ -65,7 +66,7 @@ SMOKE = Case(TINY_MODEL, 4, Shape(2, 7, 192))
 
 
 class SampleTask:
-    """The contrastive task without evaluation. See :class:`fastht.tasks.trainer.Task`."""
+    """The contrastive task without evaluation. See :class:`fastht.tasks.training.trainer.Task`."""
 
     monitor = "val_loss"
     larger_is_better = False

@@ -54,7 +54,7 @@ def _doctor(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.train", "train")
+    module = _import("fastht.tasks.image_text.train", "train")
     # The sample has settings of its own, so which data it is has to be known first.
     sample = _option("--data", arguments, "sample") == "sample"
     defaults = module.SAMPLE_ARGUMENTS if sample else module.TrainArguments()
@@ -83,7 +83,7 @@ def _task(task: str, arguments: Sequence[str]) -> int:
     action = parser.parse_args(arguments[:1]).action
     command = f"{task} {action}"
     if action == "train":
-        commands = _import("fastht.tasks.commands", command, "tasks")
+        commands = _import("fastht.tasks.images.commands", command, "tasks")
         return _experiment(
             commands.ExperimentArguments(),
             command,
@@ -91,13 +91,13 @@ def _task(task: str, arguments: Sequence[str]) -> int:
             Path(f"runs/sample-{task}"),
             lambda parsed: commands.train(task, parsed),
         )
-    module = _import("fastht.tasks.evaluate", command, "tasks")
+    module = _import("fastht.tasks.images.evaluate", command, "tasks")
     parsed = _parse(module.EvalArguments, command, arguments[1:])
     return _told(command, lambda: module.evaluate(task, parsed), _mendable())
 
 
 def _fewshot(arguments: Sequence[str]) -> int:
-    commands = _import("fastht.tasks.commands", "fewshot", "tasks")
+    commands = _import("fastht.tasks.images.commands", "fewshot", "tasks")
     task = _option("--task", arguments, "classify")
     out = Path(f"runs/sample-fewshot-{task}")
     return _experiment(commands.FewShotArguments(), "fewshot", arguments, out, commands.fewshot)
@@ -111,26 +111,28 @@ def _experiment(
     run: Callable[[Any], int],
 ) -> int:
     if _option("--data", arguments, "sample") == "sample":
-        defaults = _import("fastht.tasks.experiment", command).for_sample(defaults, sample_out)
+        defaults = _import("fastht.tasks.images.experiment", command).for_sample(
+            defaults, sample_out
+        )
     parsed = _parse(type(defaults), command, arguments, defaults)
     resume = f"; go on with --resume (folder {parsed.out})"
     return _told(command, lambda: run(parsed), _mendable(), resume=resume)
 
 
 def _zeroshot(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.zeroshot", "zeroshot", "tasks")
+    module = _import("fastht.tasks.image_text.zeroshot", "zeroshot", "tasks")
     parsed = _parse(module.ZeroShotArguments, "zeroshot", arguments)
     return _told("zeroshot", lambda: module.zeroshot(parsed), _mendable())
 
 
 def _retrieve(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.retrieve", "retrieve", "tasks")
+    module = _import("fastht.tasks.image_text.retrieve", "retrieve", "tasks")
     parsed = _parse(module.RetrieveArguments, "retrieve", arguments)
     return _told("retrieve", lambda: module.retrieve(parsed), _mendable())
 
 
 def _report(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.report", "report", "tasks")
+    module = _import("fastht.tasks.results.report", "report", "tasks")
     parsed = _parse(module.ReportArguments, "report", arguments)
     return _told("report", lambda: module.report(parsed), (OSError, ValueError))
 
@@ -202,8 +204,8 @@ def _parse(kind: Any, command: str, arguments: Sequence[str], default: Any = Non
 def _mendable() -> tuple[type[Exception], ...]:
     """Return the errors of a training command that a user can mend."""
     from fastht.ops import BackendUnavailableError
-    from fastht.tasks.state import ResumeError
-    from fastht.tasks.trainer import NonFiniteLossError
+    from fastht.tasks.training.state import ResumeError
+    from fastht.tasks.training.trainer import NonFiniteLossError
 
     return (BackendUnavailableError, NonFiniteLossError, OSError, ResumeError, ValueError)
 

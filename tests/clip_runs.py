@@ -3,8 +3,8 @@
 import pytest
 from accelerate.state import AcceleratorState
 
-from fastht.tasks.train import TrainArguments, train
-from fastht.tasks.trainer import TrainerConfig
+from fastht.tasks.image_text.train import TrainArguments, train
+from fastht.tasks.training.trainer import TrainerConfig
 
 
 def train_pairs(pairs, model, out, **changes):

@@ -42,14 +42,14 @@ def test_every_option_named_in_the_readme_exists():
     from fastht.bench.command import BenchArguments
     from fastht.config import HTConfig
     from fastht.data.check import CheckArguments
-    from fastht.tasks.commands import FewShotArguments
-    from fastht.tasks.evaluate import EvalArguments
-    from fastht.tasks.methods import AdapterSettings
-    from fastht.tasks.report import ReportArguments
-    from fastht.tasks.retrieve import RetrieveArguments
-    from fastht.tasks.train import TrainArguments
-    from fastht.tasks.trainer import TrainerConfig
-    from fastht.tasks.zeroshot import ZeroShotArguments
+    from fastht.tasks.image_text.retrieve import RetrieveArguments
+    from fastht.tasks.image_text.train import TrainArguments
+    from fastht.tasks.image_text.zeroshot import ZeroShotArguments
+    from fastht.tasks.images.commands import FewShotArguments
+    from fastht.tasks.images.evaluate import EvalArguments
+    from fastht.tasks.models.methods import AdapterSettings
+    from fastht.tasks.results.report import ReportArguments
+    from fastht.tasks.training.trainer import TrainerConfig
 
     arguments = (
         AdapterSettings,

@@ -26,7 +26,7 @@ from fastht.bench.step import Precision
 from fastht.bench.towers import ModelSpec
 from fastht.config import HTConfig
 from fastht.files import write_atomically
-from fastht.tasks.models import TINY_MODEL, model_source
+from fastht.tasks.models.build import TINY_MODEL, model_source
 
 WARM_UP = 2
 BATCH_SIZES = {"cpu": 8, "cuda": 64}

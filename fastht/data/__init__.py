@@ -6,7 +6,8 @@ from fastht.data.dataset import ImageTextDataset
 from fastht.data.images import DataError, read_image
 from fastht.data.layouts import load_cases
 from fastht.data.masks import read_mask
-from fastht.data.records import Record, RecordSet, load_records, split_records
+from fastht.data.pairs import load_records
+from fastht.data.records import Record, RecordSet, split_records
 from fastht.data.shards import load_shards, read_member
 from fastht.data.splits import few_shot, split_cases
 from fastht.data.task_dataset import TaskDataset

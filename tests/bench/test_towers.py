@@ -8,7 +8,7 @@ from vits import VITS
 
 from fastht.backbones import UnsupportedModelError, find_backbone
 from fastht.bench.towers import TINY, ModelSpec, features, image_size
-from fastht.tasks.models import TINY_MODEL, model_source
+from fastht.tasks.models.build import TINY_MODEL, model_source
 
 OPEN_CLIP = ModelSpec("open_clip", model_source(TINY_MODEL))
 

@@ -12,11 +12,11 @@ import torch
 from clip_runs import train_pairs
 
 from fastht.cli import main
-from fastht.tasks import train as train_module
-from fastht.tasks.models import build_clip
-from fastht.tasks.state import ResumeError
-from fastht.tasks.train import TrainArguments
-from fastht.tasks.trainer import Trainer, TrainerConfig
+from fastht.tasks.image_text import train as train_module
+from fastht.tasks.image_text.train import TrainArguments
+from fastht.tasks.models.build import build_clip
+from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.trainer import Trainer, TrainerConfig
 
 pytest.importorskip("peft")
 

@@ -1,0 +1,1 @@
+"""Tasks on images with texts: contrastive training, zero-shot, retrieval."""

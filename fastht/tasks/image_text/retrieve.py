@@ -1,0 +1,208 @@
+"""``fastht retrieve``: images found by captions and captions by images, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastht
+from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
+from fastht.tasks.image_text.run import ClipRun, file_key, load_clip
+from fastht.tasks.results.comparison import comparison_table, write_comparison
+from fastht.tasks.results.retrieval_pictures import Found, draw_found
+from fastht.tasks.scores.retrieval import class_precision, retrieval_scores
+
+RETRIEVED_NAME = "retrieved.png"
+QUERY_NAME = "query.png"
+RANKS = (1, 5, 10)
+_NEAREST = 5  # images that a text is shown with
+_ROWS = 6  # captions in the picture
+
+
+@dataclass(frozen=True)
+class RetrieveArguments:
+    """Find images by captions and captions by images, with a base and with what a run made of it.
+
+    Images that the run trained on are left out. One process does it all.
+
+    Attributes:
+        data: "run" (what the run held out, or the sample if there is no run), "sample", a CSV or
+            TSV table, or webdataset shards ("shards/{000..009}.tar").
+        image_key: column of the image files; default: filepath, or filename.
+        caption_key: column of the captions; default: title, or Caption.
+        separator: column separator of the table; default: found out.
+        image_dirs: folders in which relative image paths are looked up, before the table's own.
+        run: folder of a run of fastht train, which names the model.
+        model: without a run: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or
+            "fastht-tiny".
+        pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
+            ones.
+        adapter: without a run: folder of a saved HT adapter; default: the base alone.
+        query: only show the images that are nearest to this text.
+        batch_size: images at a time.
+        workers: processes that load images.
+        out: folder of the results.
+    """
+
+    data: str = "run"
+    image_key: str | None = None
+    caption_key: str | None = None
+    separator: str | None = None
+    image_dirs: tuple[Path, ...] = ()
+    run: Path | None = None
+    model: str = "ViT-B-16"
+    pretrained: str = "openai"
+    adapter: Path | None = None
+    query: str | None = None
+    batch_size: int = 32
+    workers: int = 2
+    out: Path = Path("runs/retrieve")
+
+
+def retrieve(arguments: RetrieveArguments) -> int:
+    """Measure retrieval, print the scores and leave them with a picture; or answer a query.
+
+    Raises:
+        DataError: the data cannot be used, or no image is left.
+        ResumeError: the run's weights cannot be read.
+        ValueError: the run or the model cannot be had, or the query is empty.
+    """
+    out = arguments.out
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    if arguments.query is not None and not arguments.query.strip():
+        raise ValueError("--query is empty; give the text to look for")
+    clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
+    own = arguments.data == "run"
+    data = str(clip.arguments.get("data", "sample")) if own else arguments.data
+    found = _load(data, clip.arguments if own and clip.arguments else vars(arguments))
+    records = _keep(found, own and arguments.run is not None, clip)
+    print(found.describe())
+    if arguments.run is not None:
+        print(f"{len(found) - len(records)} of them left out, as {arguments.run} trained on them.")
+    if data == "sample":
+        print("These images are SIMULATED: they show that things work, nothing clinical.")
+    out.mkdir(parents=True, exist_ok=True)
+    if arguments.query is not None:
+        _answer(arguments.query, records, clip, arguments)
+    else:
+        _measure(records, data, len(found) - len(records), clip, arguments)
+    return 0
+
+
+def _load(data: str, options: Mapping[str, Any]) -> RecordSet:
+    names = ("image_key", "caption_key", "separator", "image_dirs")
+    return load_records(data, **{name: options[name] for name in names if options.get(name)})
+
+
+def _keep(found: RecordSet, own: bool, clip: ClipRun) -> tuple[Record, ...]:
+    """Return what the run held out of its own data, or what it has not trained on of other data."""
+    if own:
+        kept = tuple(r for r in found if clip.sides.get(file_key(r.image)) == "val")
+        remedy = "were the images moved since? Then give them by --data"
+    else:
+        kept = tuple(r for r in found if not clip.trained_on(r.image))
+        remedy = "give others by --data"
+    if not kept:
+        raise DataError(f"{found.source}: no image is left that the run held out; {remedy}")
+    return kept
+
+
+def _measure(
+    records: Sequence[Record],
+    data: str,
+    left_out: int,
+    clip: ClipRun,
+    arguments: RetrieveArguments,
+) -> None:
+    captions = [record.caption for record in records]
+    # An image with several captions is one image.
+    different = {(record.image, record.frame): i for i, record in enumerate(records)}
+    labelled = [i for i in different.values() if records[i].label is not None]
+    labels = [str(records[i].label) for i in labelled]
+    patients = [records[i].patient for i in labelled]
+    scores = {}
+    for version in clip.versions():
+        images = _encode(records, clip, arguments)
+        texts = clip.embedder(captions)
+        scores[version] = retrieval_scores(images, texts, captions, RANKS)
+        if len(set(labels)) > 1:
+            scores[version] |= class_precision(images[labelled], labels, patients, RANKS)
+    out = arguments.out
+    write_comparison(
+        out,
+        {
+            "task": "retrieve",
+            "data": data,
+            **clip.describe(),
+            "test_images": len(records),
+            "captions": len(set(captions)),
+            "left_out": left_out,
+            "before": scores["before"],
+            # Where nothing adapts the model, it is the same before and after.
+            "after": scores.get("after", scores["before"]),
+            "fastht_version": fastht.__version__,
+        },
+    )
+    # The last version is the adapted one, if there is one.
+    _draw(records, images, texts, clip, out / RETRIEVED_NAME)
+    heading = f"{len(records)} images, {len(set(captions))} captions"
+    print(f"{comparison_table(heading, scores)}\n\nresults and pictures: {out}")
+
+
+def _answer(
+    query: str, records: Sequence[Record], clip: ClipRun, arguments: RetrieveArguments
+) -> None:
+    """Print the files of the images nearest to a text, and draw them."""
+    different = list({(record.image, record.frame): record for record in records}.values())
+    images = _encode(different, clip, arguments)
+    nearest = _nearest(images, clip.embedder([query])[0])
+    for place, (index, similarity) in enumerate(nearest, 1):
+        print(f"{place}  {similarity:.4f}  {different[index].image}")
+    pictures = ImageTextDataset(different, _unchanged)
+    found = [Found(pictures[index]["image"], similarity) for index, similarity in nearest]
+    path = arguments.out / QUERY_NAME
+    draw_found(path, [(query, found)], f"nearest by {clip.name}{_adapted(clip)}")
+    print(f"picture: {path}")
+
+
+def _draw(
+    records: Sequence[Record], images: Tensor, texts: Tensor, clip: ClipRun, path: Path
+) -> None:
+    """Draw captions that are evenly spaced among all, with the images nearest to them."""
+    rows = list({record.caption: i for i, record in enumerate(records)}.values())
+    places = torch.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).round().int().tolist()
+    pictures = ImageTextDataset(records, _unchanged)
+    drawn = []
+    for row in (rows[place] for place in places):
+        caption = records[row].caption
+        found = [
+            Found(pictures[index]["image"], similarity, records[index].caption == caption)
+            for index, similarity in _nearest(images, texts[row])
+        ]
+        drawn.append((caption, found))
+    draw_found(path, drawn, f"nearest by {clip.name}{_adapted(clip)}")
+
+
+def _nearest(images: Tensor, text: Tensor) -> list[tuple[int, float]]:
+    """Return the indexes of the images nearest to a text, with their similarities."""
+    found = (images @ text).topk(min(_NEAREST, len(images)))
+    return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+
+
+def _encode(records: Sequence[Record], clip: ClipRun, arguments: RetrieveArguments) -> Tensor:
+    data = ImageTextDataset(records, clip.transform)
+    return clip.encode_images(data, arguments.batch_size, arguments.workers)
+
+
+def _adapted(clip: ClipRun) -> str:
+    return "" if clip.method is None else f" with {clip.method}"
+
+
+def _unchanged(image: Any) -> Any:
+    return image

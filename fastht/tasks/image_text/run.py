@@ -1,0 +1,285 @@
+"""What adapts a CLIP-like model: put in, kept in a run's folder, and loaded again to be judged."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from fastht.checkpoint import load_adapter, save_adapter
+from fastht.config import HTConfig
+from fastht.data import Record
+from fastht.data.cases import split_part
+from fastht.data.tables import read_table
+from fastht.files import write_atomically
+from fastht.lora import add_lora, disable_lora
+from fastht.patch import disable_adapter, patch
+from fastht.tasks.image_text.text_embeddings import TextEmbedder, default_cache_dir
+from fastht.tasks.images.supervised import load_trained, save_trained
+from fastht.tasks.models.build import build_clip, model_source
+from fastht.tasks.training.loading import make_loader, read_batches
+
+Method = Literal["ht", "lora", "lora-text"]
+
+ARGUMENTS_NAME = "arguments.json"
+SPLIT_NAME = "split.csv"
+ADAPTER_NAME = "adapter"
+LORA_NAME = "lora.safetensors"
+_NEEDED = ("data", "model", "pretrained", "method", "lora_rank")
+
+
+def adapt(
+    model: nn.Module, method: Method, *, config: HTConfig, lora_rank: int, backend: str
+) -> None:
+    """Freeze a model and put in what a method trains, so that it starts as its base, in place.
+
+    Args:
+        model: an open_clip model.
+        method: HT adapters, LoRA in the vision tower, or LoRA in both towers.
+        config: of HT adapters.
+        lora_rank: r of LoRA.
+        backend: of HT adapters.
+
+    Raises:
+        NoLoraError: LoRA cannot be put into this model.
+        UnsupportedModelError: the model has no vision transformer.
+        ValueError: there is no such backend.
+    """
+    if method == "ht":
+        patch(model, config, backend=backend)
+    else:
+        add_lora(model, lora_rank, text=method == "lora-text")
+
+
+@contextmanager
+def as_base(model: nn.Module, method: Method) -> Iterator[None]:
+    """Run the model without what the method put in inside the context: bitwise the base."""
+    if method == "ht":
+        with disable_adapter(model):
+            yield
+        return
+    with disable_lora(model):
+        yield
+
+
+def weights_path(run: Path, method: Method) -> Path:
+    """Return where a run keeps its best weights: a folder of HT adapters, or a file of LoRA's."""
+    return run / (ADAPTER_NAME if method == "ht" else LORA_NAME)
+
+
+def save_weights(model: nn.Module, method: Method, run: Path, base_model: str) -> None:
+    """Write what the method trains into a run's folder."""
+    path = weights_path(run, method)
+    if method == "ht":
+        save_adapter(model, path, base_model=base_model)
+    else:
+        save_trained(model, path)
+
+
+def load_weights(model: nn.Module, method: Method, run: Path) -> None:
+    """Load what :func:`save_weights` wrote into a model that is adapted alike.
+
+    Raises:
+        CheckpointError: the HT adapter cannot be read or does not fit.
+        ResumeError: LoRA's file cannot be read or does not fit.
+    """
+    path = weights_path(run, method)
+    if method == "ht":
+        load_adapter(model, path)
+    else:
+        load_trained(model, path)
+
+
+def write_split(run: Path, sides: Mapping[str, Sequence[Record]]) -> None:
+    """Write on which side of a run's split each sample is, with the absolute path of its file."""
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["file", "split"])
+    for side, records in sides.items():
+        table.writerows([os.path.abspath(record.image), side] for record in records)
+    write_atomically(run / SPLIT_NAME, text.getvalue().encode())
+
+
+def read_split(run: Path) -> dict[str, str]:
+    """Return the side of each file of a run's split, by :func:`file_key`.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    _, rows = read_table(run / SPLIT_NAME)
+    # Some row of a file on the training side is enough to have trained on it.
+    return {
+        file_key(row["file"]): side
+        for side in ("val", "train")
+        for _, row in rows
+        if row["split"] == side
+    }
+
+
+def file_key(image: str) -> str:
+    """Return what tells the files of images apart, however they are named.
+
+    Frames and slices of a file count as one, the images inside a tar do not.
+    """
+    tar, mark, member = image.partition(".tar::")
+    if mark:
+        return f"{os.path.realpath(tar + '.tar')}::{member}"
+    return os.path.realpath(split_part(image)[0])
+
+
+@dataclass(frozen=True)
+class ClipRun:
+    """A CLIP-like model to be judged as its base and, if anything adapts it, as adapted.
+
+    Attributes:
+        model: in evaluation mode.
+        transform: PIL image -> ``[3, H, W]``.
+        embedder: embeds texts with the text tower as it is at the time.
+        name: of the base, as ``"ViT-B-16/openai"``.
+        method: what adapts it; ``None``: nothing.
+        arguments: those of the run of ``fastht train`` that it is from; empty for others.
+        sides: the run's split, as :func:`read_split` returns it.
+    """
+
+    model: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    embedder: TextEmbedder
+    name: str
+    method: Method | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    sides: Mapping[str, str] = field(default_factory=dict)
+
+    def versions(self) -> Iterator[str]:
+        """Make the model its base, and then the adapted one if there is one, while iterated."""
+        if self.method is None:
+            yield "before"
+            return
+        with as_base(self.model, self.method):
+            yield "before"
+        yield "after"
+
+    @torch.no_grad()
+    def encode_images(self, data: Dataset[Any], batch_size: int, workers: int) -> Tensor:
+        """Return the normalised embeddings ``[n, E]`` of a data set's images, on the CPU.
+
+        Args:
+            data: items are mappings with an ``"image"`` that went through the transform.
+            batch_size: images at a time.
+            workers: processes that load images.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        device = next(self.model.parameters()).device
+        loader = make_loader(data, workers=workers, batch_size=batch_size)
+        parts = []
+        for batch in tqdm(read_batches(loader), total=len(loader), leave=False, disable=None):
+            images = batch["image"].to(device)
+            parts.append(self.model.encode_image(images, normalize=True).float().cpu())  # type: ignore[operator]
+        return torch.cat(parts)
+
+    def trained_on(self, image: str) -> bool:
+        """Return whether the run trained on an image's file."""
+        return self.sides.get(file_key(image)) == "train"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a report of results tells of the model, as plain JSON types."""
+        told: dict[str, Any] = {
+            "model": self.name,
+            "method": self.method or "base",
+            "percent": 100.0,
+            "seed": self.arguments.get("trainer", {}).get("seed", 0),
+        }
+        return told | ({"trained_on": self.arguments["data"]} if self.arguments else {})
+
+
+def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | None) -> ClipRun:
+    """Return a model to be judged, on a GPU if there is one.
+
+    Args:
+        run: folder of ``fastht train``, which names the model; ``None`` takes the arguments below.
+        model: as :func:`build_clip` takes it.
+        pretrained: likewise.
+        adapter: folder of a saved HT adapter for it.
+
+    Raises:
+        CheckpointError: the HT adapter cannot be read or does not fit.
+        DataError: the run's split cannot be read.
+        ResumeError: LoRA's weights cannot be read or do not fit.
+        ValueError: the folder holds no run or one without weights, a run and an adapter are both
+            given, or the model is unknown or its weights cannot be had.
+    """
+    if run is None:
+        return _load_model(model, pretrained, adapter)
+    if adapter is not None:
+        raise ValueError("--run and --adapter are both given: a run has its own; leave out one")
+    arguments = _read_arguments(run)
+    method: Method = arguments["method"]
+    if not weights_path(run, method).exists():
+        raise ValueError(
+            f"{run} has no {weights_path(run, method).name}: its training has not finished an "
+            "epoch yet; go on with fastht train --resume"
+        )
+    sides = read_split(run)
+    clip, transform = build_clip(arguments["model"], arguments["pretrained"])
+    if method == "ht":
+        load_adapter(clip, weights_path(run, method))  # patches it as it was trained
+    else:
+        adapt(clip, method, config=HTConfig(), lora_rank=arguments["lora_rank"], backend="auto")
+        load_weights(clip, method, run)
+    name, source = f"{arguments['model']}/{arguments['pretrained']}", arguments["model"]
+    return _finish(clip, transform, source, name, method, arguments, sides)
+
+
+def _load_model(model: str, pretrained: str, adapter: Path | None) -> ClipRun:
+    clip, transform = build_clip(model, pretrained)
+    if adapter is not None:
+        load_adapter(clip, adapter)
+    method: Method | None = None if adapter is None else "ht"
+    return _finish(clip, transform, model, f"{model}/{pretrained}", method, {}, {})
+
+
+def _finish(
+    model: nn.Module,
+    transform: Callable[[Image.Image], Tensor],
+    source: str,
+    name: str,
+    method: Method | None,
+    arguments: Mapping[str, Any],
+    sides: Mapping[str, str],
+) -> ClipRun:
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    # A text tower that is adapted embeds anew what its base has embedded.
+    cache = None if method == "lora-text" else default_cache_dir()
+    embedder = TextEmbedder(model, open_clip.get_tokenizer(model_source(source)), cache)
+    return ClipRun(model, transform, embedder, name, method, arguments, sides)
+
+
+def _read_arguments(run: Path) -> dict[str, Any]:
+    try:
+        arguments = json.loads((run / ARGUMENTS_NAME).read_text(encoding="utf-8"))
+        missing = [name for name in _NEEDED if name not in arguments]
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{run} is no run of fastht train: {ARGUMENTS_NAME} cannot be read ({error}); give "
+            "the folder that was its --out"
+        ) from error
+    if missing:
+        raise ValueError(
+            f"{run} is no run of this version of fastht train: {ARGUMENTS_NAME} lacks "
+            f"{', '.join(missing)}; train anew, or give its adapter by --adapter"
+        )
+    return dict(arguments)

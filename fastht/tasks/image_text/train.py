@@ -1,0 +1,272 @@
+"""The main job, ``fastht train``: from a model's name and image-text pairs to an adapted model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+import fastht
+from fastht.config import HTConfig
+from fastht.data import RecordSet, load_records, split_records
+from fastht.files import write_json
+from fastht.tasks.image_text.contrastive import ContrastiveTask
+from fastht.tasks.image_text.run import (
+    ARGUMENTS_NAME,
+    Method,
+    adapt,
+    as_base,
+    load_weights,
+    weights_path,
+    write_split,
+)
+from fastht.tasks.image_text.text_embeddings import TextEmbedder, default_cache_dir
+from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
+from fastht.tasks.results.comparison import comparison_table
+from fastht.tasks.results.figure_style import plot_curves
+from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.trainer import (
+    STATE_NAME,
+    NonFiniteLossError,
+    Trainer,
+    TrainerConfig,
+    make_accelerator,
+)
+
+CURVES_NAME = "curves.png"
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Fine-tune HT adapters, or LoRA, in an open_clip model on images and captions.
+
+    Attributes:
+        data: "sample" (simulated images that come with fastht), a CSV or TSV table, or webdataset
+            shards ("shards/{000..009}.tar").
+        image_key: column of the image files; default: filepath, or filename.
+        caption_key: column of the captions; default: title, or Caption.
+        separator: column separator of the table; default: found out.
+        image_dirs: folders in which relative image paths are looked up, before the table's own.
+        val_fraction: share of the data that is held out.
+        flip: mirror each training image left to right with probability 1/2; the paper does not.
+        model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or "fastht-tiny".
+        pretrained: open_clip's tag or the file of its weights; "none" starts from random ones.
+            Models of hf-hub: and local-dir: bring their own.
+        method: what trains: HT adapters in the vision tower, LoRA there, or LoRA in the text tower
+            too.
+        lora_rank: r of LoRA.
+        backend: implementation of the HT adapter; see `fastht doctor`.
+        adapter: what HT adapters are made of.
+        trainer: how to train.
+        out: folder of the run.
+        resume: go on with the run in that folder.
+    """
+
+    data: str = "sample"
+    image_key: str | None = None
+    caption_key: str | None = None
+    separator: str | None = None
+    image_dirs: tuple[Path, ...] = ()
+    val_fraction: float = 0.1
+    flip: bool = False
+    model: str = "ViT-B-16"
+    pretrained: str = "openai"
+    method: Method = "ht"
+    lora_rank: int = 16
+    backend: str = "auto"
+    adapter: HTConfig = field(default_factory=HTConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    out: Path = Path("runs/train")
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 1:
+            raise ValueError(f"lora_rank is {self.lora_rank}; it must be at least 1")
+
+
+# The embedded sample is for trying things out on a machine without data, weights or GPU: a small
+# model, few epochs, and smaller batches and larger steps, as few images and a random base need.
+SAMPLE_ARGUMENTS = TrainArguments(
+    val_fraction=0.2,
+    flip=True,
+    model=TINY_MODEL,
+    pretrained="none",
+    trainer=TrainerConfig(epochs=12, batch_size=16, lr=3e-3, patience=0, workers=0),
+    out=Path("runs/sample"),
+)
+
+
+def train(arguments: TrainArguments) -> dict[str, Any]:
+    """Train and evaluate; leave what was trained, curves and results in ``arguments.out``.
+
+    Returns:
+        ``{"before": {...}, "after": {...}, ...}`` as in ``results.json``.
+
+    Raises:
+        DataError: the data cannot be used.
+        ResumeError: ``out`` holds a run already and ``resume`` is off, or cannot be resumed.
+        NonFiniteLossError: a loss is not finite.
+        ValueError: an argument is out of range, the model is unknown or has no ViT, or LoRA cannot
+            be put into it.
+    """
+    config, method = arguments.trainer, arguments.method
+    accelerator = make_accelerator(config)
+    set_seed(config.seed, device_specific=True)  # dropout differs between processes
+    out = arguments.out
+    _check_folder(out, arguments.resume)
+
+    records = load_records(
+        arguments.data,
+        image_key=arguments.image_key,
+        caption_key=arguments.caption_key,
+        separator=arguments.separator,
+        image_dirs=arguments.image_dirs,
+    )
+    train_records, val_records = split_records(
+        records.records, val_fraction=arguments.val_fraction, seed=config.seed
+    )
+    model, transform = build_model(arguments, accelerator)
+    _say(accelerator, _introduction(arguments, records, len(train_records), len(val_records)))
+
+    base_model = f"{arguments.model}/{arguments.pretrained}"
+    tokenizer = open_clip.get_tokenizer(model_source(arguments.model))
+    task = ContrastiveTask(
+        model,
+        method,
+        TextEmbedder(model, tokenizer, None if method == "lora-text" else default_cache_dir()),
+        train_records,
+        val_records,
+        transform,
+        accelerator,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        out=out,
+        base_model=base_model,
+        flip=arguments.flip,
+    )
+    trainer = Trainer(
+        accelerator, config, task, out, _signature(arguments, records), arguments.resume
+    )
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        plain = _plain(arguments) | {"fastht_version": fastht.__version__}
+        write_json(out / ARGUMENTS_NAME, plain)
+        write_split(out, {"train": train_records, "val": val_records})
+    with as_base(model, method):
+        before = task.evaluate()
+    started = time.monotonic()
+    progress = trainer.fit()
+    seconds = time.monotonic() - started
+    if progress.best is None:
+        raise NonFiniteLossError(
+            "no epoch had a finite held-out loss, so there is nothing to keep; lower --lr"
+        )
+    accelerator.wait_for_everyone()
+    load_weights(model, method, out)
+    after = task.evaluate()
+    results = {
+        "task": "contrastive",
+        "method": method,
+        "percent": 100.0,
+        "seed": config.seed,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "before": before,
+        "after": after,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "seconds": seconds,
+        "train_samples": len(train_records),
+        "held_out_samples": len(val_records),
+        "classes": task.classes,
+        "model": base_model,
+        "data": arguments.data,
+    }
+    if accelerator.is_main_process:
+        write_json(out / RESULTS_NAME, results)
+        plot_curves(
+            progress.history,
+            out / CURVES_NAME,
+            best_epoch=progress.best_epoch,
+            title=f"{base_model} on {arguments.data}",
+        )
+    _say(accelerator, comparison_table("held out", {"before": before, "after": after}))
+    _say(
+        accelerator,
+        f"adapter: {weights_path(out, method)}   curves: {out / CURVES_NAME}   "
+        f"TensorBoard: tensorboard --logdir {out / 'tensorboard'}",
+    )
+    accelerator.end_training()
+    return results
+
+
+def build_model(arguments: TrainArguments, accelerator: Accelerator) -> tuple[torch.nn.Module, Any]:
+    """Return the model with what it is to train, on the accelerator's device, and its transform.
+
+    Raises:
+        NoLoraError: LoRA cannot be put into this model.
+        UnsupportedModelError: the model has no vision transformer.
+        ValueError: open_clip has no such model or cannot get its weights.
+    """
+    model, transform = build_clip(arguments.model, arguments.pretrained)
+    adapt(
+        model,
+        arguments.method,
+        config=arguments.adapter,
+        lora_rank=arguments.lora_rank,
+        backend=arguments.backend,
+    )
+    return model.to(accelerator.device), transform
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    occupied = (out / STATE_NAME).exists()
+    if occupied and not resume:
+        raise ResumeError(f"{out} holds a run already: add --resume, or give another --out")
+    if resume and not occupied:
+        raise ResumeError(f"{out} holds no state to resume from; start it without --resume")
+
+
+def _signature(arguments: TrainArguments, records: RecordSet) -> dict[str, Any]:
+    """Return the settings that decide a run's numbers: a resumed run must have the same."""
+    plain = _plain(arguments)
+    for name in ("out", "resume", "image_dirs"):
+        del plain[name]
+    trainer = plain.pop("trainer")
+    for name in ("workers", "checkpoint_steps"):
+        del trainer[name]
+    return plain | trainer | {"samples": len(records)}
+
+
+def _introduction(arguments: TrainArguments, records: RecordSet, train: int, val: int) -> str:
+    lines = [records.describe(), f"{train} samples to train on, {val} held out."]
+    if arguments.data == "sample":
+        lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
+    if arguments.pretrained == "none":
+        lines.append(
+            f"{arguments.model} starts from RANDOM weights (--pretrained none): good for trying "
+            "things out; real work starts from pretrained ones."
+        )
+    return "\n".join(lines)
+
+
+def _plain(arguments: TrainArguments) -> dict[str, Any]:
+    plain = dataclasses.asdict(arguments)
+    plain["adapter"] = arguments.adapter.to_dict()
+    plain["image_dirs"] = [str(path) for path in arguments.image_dirs]
+    plain["out"] = str(arguments.out)
+    return plain
+
+
+def _say(accelerator: Accelerator, text: str) -> None:
+    if accelerator.is_main_process:
+        print(text, flush=True)

@@ -1,0 +1,251 @@
+"""``fastht zeroshot``: classes told apart by prompts alone, before and after fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import fastht
+from fastht.data.cases import SPLITS, Case, CaseSet, read_case_image
+from fastht.data.images import DataError
+from fastht.data.source import DataSource
+from fastht.tasks.image_text.prompts import SHIPPED, class_embeddings, load_prompts
+from fastht.tasks.image_text.run import ClipRun, load_clip
+from fastht.tasks.results.comparison import comparison_table, write_comparison
+from fastht.tasks.results.tables import write_table
+from fastht.tasks.scores.classification import classification_scores, roc_curves
+
+PREDICTIONS_NAME = "predictions.csv"
+ROC_NAME = "roc.png"
+_VERSIONS = {"before": "base", "after": "adapted"}
+
+
+@dataclass(frozen=True)
+class ZeroShotArguments(DataSource):
+    """Classify images by prompts, with a model's base and with what a run made of it.
+
+    Images that the run trained on are left out. One process does it all.
+
+    Attributes:
+        data: "run" (the sample, if the run trained on it or there is no run), "sample", a folder,
+            or a CSV or TSV table.
+        run: folder of a run of fastht train, which names the model.
+        model: without a run: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or
+            "fastht-tiny".
+        pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
+            ones.
+        adapter: without a run: folder of a saved HT adapter; default: the base alone.
+        prompts: breast, lymph_node, thyroid, sample or a YAML file; default: sample, for that.
+        split: side to classify; default: test where the data comes with one, else val where it
+            comes with that, else all of it.
+        batch_size: images at a time.
+        workers: processes that load images.
+        out: folder of the results.
+    """
+
+    data: str = "run"
+    run: Path | None = None
+    model: str = "ViT-B-16"
+    pretrained: str = "openai"
+    adapter: Path | None = None
+    prompts: str | None = None
+    split: Literal["train", "val", "test", "all"] | None = None
+    batch_size: int = 32
+    workers: int = 2
+    out: Path = Path("runs/zeroshot")
+
+
+class CaseImages(Dataset[dict[str, Any]]):
+    """The images of cases, each read when asked for: ``{"image": transform(image)}``.
+
+    Indexing raises DataError, with the name of the file, for an image that cannot be read.
+    """
+
+    def __init__(self, cases: Sequence[Case], transform: Callable[[Image.Image], Tensor]) -> None:
+        self.cases = cases
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {"image": self.transform(read_case_image(self.cases[i]))}
+
+
+def zeroshot(arguments: ZeroShotArguments) -> int:
+    """Classify, print the scores and leave them, all predictions and ROC curves.
+
+    Raises:
+        DataError: the data or the prompts cannot be used, or no image is left.
+        ResumeError: the run's weights cannot be read.
+        ValueError: the run, the model or the prompts cannot be had.
+    """
+    out = arguments.out
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
+    data = _choose_data(arguments, clip)
+    found = replace(arguments, data=data).load("classify")
+    if len(found.classes) < 2:
+        raise DataError(
+            f"{found.source}: all images are {found.classes[0]!r}; give several classes"
+        )
+    prompts = load_prompts(_choose_prompts(arguments, data), found.classes)
+    split, cases = choose_side(found, arguments.split)
+    kept = tuple(case for case in cases if not clip.trained_on(case.image))
+    if not kept:
+        raise DataError(
+            f"{found.source}: all {len(cases)} images of split {split} trained {arguments.run}; "
+            "give others by --data or --split"
+        )
+    print(_introduction(found, split, len(kept), len(cases) - len(kept), arguments, data))
+
+    images = CaseImages(kept, clip.transform)
+    labels = torch.tensor([found.classes.index(str(case.label)) for case in kept])
+    probabilities = {}
+    for version in clip.versions():
+        probabilities[version] = class_probabilities(
+            clip.encode_images(images, arguments.batch_size, arguments.workers),
+            class_embeddings(clip.embedder, prompts),
+            clip.model.logit_scale.detach().exp().item(),  # type: ignore[operator, union-attr]
+        )
+    scores = {name: classification_scores(p, labels) for name, p in probabilities.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    write_comparison(
+        out,
+        {
+            "task": "zeroshot",
+            "data": found.source,
+            **clip.describe(),
+            "prompts": arguments.prompts or data,
+            "split": split,
+            "classes": list(found.classes),
+            "test_images": len(kept),
+            "left_out": len(cases) - len(kept),
+            "before": scores["before"],
+            # Where nothing adapts the model, it is the same before and after.
+            "after": scores.get("after", scores["before"]),
+            "fastht_version": fastht.__version__,
+        },
+    )
+    write_table(out / PREDICTIONS_NAME, _predictions(kept, found.classes, probabilities))
+    title = f"{clip.name}, zero-shot on {Path(found.source).name}"
+    _draw(probabilities, labels, found.classes, out / ROC_NAME, title)
+    print(f"{comparison_table('zero-shot', scores)}\n\nresults, predictions, ROC curves: {out}")
+    return 0
+
+
+def class_probabilities(images: Tensor, classes: Tensor, scale: float) -> Tensor:
+    """Return the probability of each class for each image, ``[n, classes]``, float64.
+
+    Args:
+        images: ``[n, E]``, normalised.
+        classes: ``[classes, E]``, as :func:`class_embeddings` gives them.
+        scale: the model's factor of similarities.
+    """
+    # In float32 sure predictions would all be 1, and the AUC could not rank them.
+    return (scale * images.double() @ classes.double().T).softmax(dim=1)
+
+
+def choose_side(found: CaseSet, split: str | None) -> tuple[str, tuple[Case, ...]]:
+    """Return which side of a data set is classified, and its cases.
+
+    Args:
+        found: the data set.
+        split: what is asked for; ``None`` takes test or else val where the data comes with it:
+            those are what published numbers are of. Otherwise all of it, for nothing here learns
+            from the labels.
+
+    Raises:
+        DataError: no case is on the side asked for.
+    """
+    own = [side for side in SPLITS if found.side(side)]
+    if split is None:
+        split = next((side for side in ("test", "val") if side in own), "all")
+    cases = found.cases if split == "all" else tuple(c for c in found if c.split == split)
+    if not cases:
+        choice = ", ".join([*own, "all"])
+        raise DataError(f"{found.source}: no case is for {split}; choose --split of {choice}")
+    return split, cases
+
+
+def _choose_data(arguments: ZeroShotArguments, clip: ClipRun) -> str:
+    if arguments.data != "run":
+        return arguments.data
+    trained_on = clip.arguments.get("data", "sample")
+    if trained_on != "sample":
+        raise ValueError(
+            f"{arguments.run} trained on {trained_on}, whose captions are no labels: name labelled "
+            "images to classify by --data"
+        )
+    return "sample"
+
+
+def _choose_prompts(arguments: ZeroShotArguments, data: str) -> str:
+    if arguments.prompts is not None:
+        return arguments.prompts
+    if data != "sample":
+        raise ValueError(
+            f"which prompts describe the classes of {data}? Give --prompts {', '.join(SHIPPED)} "
+            "or a YAML file"
+        )
+    return "sample"
+
+
+def _introduction(
+    found: CaseSet,
+    split: str,
+    kept: int,
+    left_out: int,
+    arguments: ZeroShotArguments,
+    data: str,
+) -> str:
+    lines = [found.describe()]
+    if arguments.run is not None:
+        lines.append(
+            f"{left_out} images of split {split} left out, as {arguments.run} trained on them."
+        )
+    elif arguments.adapter is not None:
+        lines.append("What the adapter trained on is not known; with --run it is left out.")
+    lines.append(f"{kept} images of split {split} to classify.")
+    if data == "sample":
+        lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
+    return "\n".join(lines)
+
+
+def _predictions(
+    cases: Sequence[Case], classes: Sequence[str], probabilities: dict[str, Tensor]
+) -> list[dict[str, Any]]:
+    """Return a row for each image: what it is, and what each version of the model takes it for."""
+    rows: list[dict[str, Any]] = [{"file": case.image, "label": case.label} for case in cases]
+    for version, found in probabilities.items():
+        for row, values in zip(rows, found.tolist(), strict=True):
+            row[f"predicted {version}"] = classes[values.index(max(values))]
+            row |= {f"p({name}) {version}": p for name, p in zip(classes, values, strict=True)}
+    return rows
+
+
+def _draw(
+    probabilities: dict[str, Tensor],
+    labels: Tensor,
+    classes: Sequence[str],
+    path: Path,
+    title: str,
+) -> None:
+    """Draw a curve for each class and version; with two classes that of the second one."""
+    from fastht.tasks.results.pictures import draw_roc
+
+    curves = {
+        f"{classes[index]}, {_VERSIONS[version]}": curve
+        for version, found in probabilities.items()
+        for index, curve in roc_curves(found, labels).items()
+    }
+    areas = {name: float(torch.trapezoid(true, false)) for name, (false, true) in curves.items()}
+    draw_roc(path, curves, areas, title)

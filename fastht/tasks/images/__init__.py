@@ -1,0 +1,1 @@
+"""Tasks on images with masks or labels: segmentation, classification, few-shot."""

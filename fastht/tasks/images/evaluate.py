@@ -1,0 +1,128 @@
+"""``fastht segment eval`` and ``classify eval``: a finished run scored again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fastht.data.cases import Case, CaseSet, Task
+from fastht.data.images import DataError
+from fastht.data.source import DataSource
+from fastht.files import write_json
+from fastht.tasks.images.experiment import (
+    GOALS,
+    ExperimentArguments,
+    build_model,
+    load_split,
+    make_dataset,
+)
+from fastht.tasks.images.outcome import leave_outcome
+from fastht.tasks.images.run import BEST_NAME, read_description
+from fastht.tasks.images.supervised import SupervisedTask, load_trained
+from fastht.tasks.results.tables import RESULTS_NAME, summarise, text_table
+from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.trainer import make_accelerator
+
+
+@dataclass(frozen=True)
+class EvalArguments(DataSource):
+    """Score a run again, on its own held-out images or on those of another data set.
+
+    Attributes:
+        run: folder of one run, such as runs/experiment/ht/seed-0.
+        data: "run" (that of the run), "sample", a folder, or a CSV or TSV table.
+        split: side to score; default: test where the data comes with one, or is the run's; else
+            all of it.
+        batch_size: images at a time.
+        workers: processes that load images.
+        precision: of the forward pass.
+        out: folder of the results; default: eval-NAME in the run's folder.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional] = field(kw_only=True)
+    data: str = "run"
+    split: Literal["train", "val", "test", "all"] | None = None
+    batch_size: int = 32
+    workers: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    out: Path | None = None
+
+
+def evaluate(task: Task, arguments: EvalArguments) -> int:
+    """Score a finished run on a data set and leave tables and pictures.
+
+    Raises:
+        DataError: the data cannot be used, or has other classes than the run.
+        ResumeError: the folder holds no finished run of this task.
+    """
+    folder = arguments.run
+    description = read_description(folder)
+    if description["task"] != task:
+        raise ResumeError(f"{folder} is a run of fastht {description['task']}, not of {task}")
+    options = description["options"]
+    options["trainer"]["seed"] = description["split_seed"]
+    made = ExperimentArguments.from_plain(
+        options
+        | {
+            "methods": [description["method"]],
+            "percents": [description["percent"]],
+            "repeats": 1,
+            "out": str(folder),
+            "resume": False,
+        }
+    )
+    classes = tuple(description["classes"])
+    vision = build_model(made, task, description["method"], len(classes))
+    load_trained(vision.module, folder / BEST_NAME)
+    cases, side = _cases_to_score(arguments, made, task)
+    accelerator = make_accelerator(replace(made.trainer, precision=arguments.precision))
+    data = make_dataset(made, task, side, vision, classes)
+    name = Path(cases.source).stem
+    out = arguments.out or folder / f"eval-{name}"
+    scored = SupervisedTask(
+        vision.module.to(accelerator.device),
+        GOALS[task](),
+        data,
+        data,
+        accelerator,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        best_path=folder / BEST_NAME,
+    )
+    if accelerator.is_main_process:
+        print(f"{cases.describe()}\n{len(data)} of them are scored.", flush=True)
+    scores = leave_outcome(scored, data, classes, out, f"{description['method']} on {name}")
+    results = {
+        "task": task,
+        "method": description["method"],
+        "percent": description["percent"],
+        "seed": description["seed"],
+        "model": f"{made.model}/{made.pretrained}",
+        "data": cases.source,
+        "trained_on": made.data,
+        "classes": list(classes),
+        "test_images": len(data),
+        "before": {},
+        "after": scores,
+    }
+    if accelerator.is_main_process:
+        write_json(out / RESULTS_NAME, results)
+        print(f"\n{text_table(summarise([results]))}\n\nresults and pictures: {out}")
+    accelerator.end_training()
+    return 0
+
+
+def _cases_to_score(
+    arguments: EvalArguments, made: ExperimentArguments, task: Task
+) -> tuple[CaseSet, tuple[Case, ...]]:
+    """Return the data set and the cases of it that are scored."""
+    own = arguments.data == "run"
+    cases = load_split(made, task) if own else arguments.load(task)
+    split = arguments.split or ("test" if own or cases.side("test") else "all")
+    chosen = cases.cases if split == "all" else cases.side(split)
+    if not chosen:
+        raise DataError(f"{cases.source}: no case is on the side {split}; choose another --split")
+    return cases, chosen

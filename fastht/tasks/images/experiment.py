@@ -1,0 +1,221 @@
+"""What an experiment on masks or labels is made of: its options, its data and its models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from fastht.data.augment import PaperAugmentation
+from fastht.data.cases import Case, CaseSet, Task
+from fastht.data.source import DataSource
+from fastht.data.splits import split_cases
+from fastht.data.task_dataset import TaskDataset
+from fastht.tasks.images.goals import ClassificationGoal, SegmentationGoal
+from fastht.tasks.images.supervised import Goal
+from fastht.tasks.models.baselines import BASELINES, BaselineSettings
+from fastht.tasks.models.build import TINY_MODEL, VisionModel, build_vision
+from fastht.tasks.models.features import BlockFeatures
+from fastht.tasks.models.heads import Classifier, Segmenter
+from fastht.tasks.models.methods import METHODS, AdapterSettings, apply_method
+from fastht.tasks.training.trainer import TrainerConfig
+
+GOALS: dict[Task, Callable[[], Goal]] = {
+    "segment": SegmentationGoal,
+    "classify": ClassificationGoal,
+}
+FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
+ArgumentsT = TypeVar("ArgumentsT", bound="ExperimentArguments")
+
+
+@dataclass(frozen=True)
+class ExperimentArguments(DataSource):
+    """Train a head, and what each method adds to the vision tower under it; compare the methods.
+
+    Each method, percentage and repeat is a run with a folder of its own below ``out``.
+
+    Attributes:
+        val_fraction: share of the data by which the best epoch is chosen, where the data comes
+            without such a split.
+        test_fraction: share of the data for the final numbers, likewise.
+        methods: frozen, lora, mona, ht-noise, ht-filter, ht, ht-full; unet, clipseg (segment);
+            resnet18, linear-probe (classify); dinov2.
+        percents: shares of the training data, of every class alike.
+        repeats: runs of each, with the seeds that follow --seed; the split is that of --seed.
+        model: open_clip's name, hf-hub:ORG/REPO, local-dir:FOLDER, timm:NAME, or "fastht-tiny".
+        pretrained: open_clip's tag, "timm" for timm's weights, the file of the weights, or "none"
+            for random ones. Other baselines take their library's weights, but for "none".
+        start: folder of a saved HT adapter that HT methods start from, as of fastht train.
+        blocks: blocks of the tower whose features the head takes, from 0.
+        width: features of the head.
+        image_size: side of the images in pixels.
+        augment: augment training images as in the paper.
+        prompt: what clipseg is asked for.
+        settings: sizes of adapters.
+        trainer: how to train.
+        out: folder of the experiment.
+        resume: go on with the experiment in that folder.
+    """
+
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    methods: tuple[str, ...] = ("ht",)
+    percents: tuple[float, ...] = (100.0,)
+    repeats: int = 1
+    model: str = "ViT-B-16"
+    pretrained: str = "openai"
+    start: Path | None = None
+    blocks: tuple[int, ...] = (3, 6, 9)
+    width: int = 512
+    image_size: int = 224
+    augment: bool = True
+    prompt: str = "a lesion in an ultrasound image"
+    settings: AdapterSettings = field(default_factory=AdapterSettings)
+    # The published code looks every tenth epoch and stops after fifteen looks without improvement.
+    trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(epochs=200, patience=150))
+    out: Path = Path("runs/experiment")
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "percents", "blocks"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} is {list(values)}; name at least one, each once")
+        for name in ("repeats", "width", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not (self.val_fraction > 0 < self.test_fraction):
+            raise ValueError("val_fraction and test_fraction must both be above 0")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction and test_fraction leave nothing to train on")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options as plain JSON types."""
+        options = dataclasses.asdict(self)
+        for name in ("start", "out"):
+            options[name] = None if options[name] is None else str(options[name])
+        return options
+
+    @classmethod
+    def from_plain(cls, options: dict[str, Any]) -> ExperimentArguments:
+        """Return the options from :meth:`plain`, which may have been JSON meanwhile."""
+        made: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+        }
+        made["settings"] = AdapterSettings(**made["settings"])
+        made["trainer"] = TrainerConfig(**made["trainer"])
+        made["start"] = None if made["start"] is None else Path(made["start"])
+        made["out"] = Path(made["out"])
+        return cls(**made)
+
+
+def for_sample(arguments: ArgumentsT, out: Path) -> ArgumentsT:
+    """Return options with defaults for the embedded sample.
+
+    Minutes on two cores instead of hours on a GPU: a small random base, which learns from few
+    images by larger steps.
+    """
+    return dataclasses.replace(
+        arguments,
+        model=TINY_MODEL,
+        pretrained="none",
+        blocks=(1, 3, 5),
+        width=128,
+        image_size=112,
+        trainer=TrainerConfig(epochs=30, batch_size=16, lr=1e-3, patience=0, workers=0),
+        out=out,
+    )
+
+
+def check_methods(methods: Sequence[str], task: Task) -> None:
+    """Raise ``ValueError`` for a method that there is not, or not for this task."""
+    for name in methods:
+        if name in METHODS or (name in BASELINES and task in BASELINES[name].tasks):
+            continue
+        known = [*METHODS, *(n for n, baseline in BASELINES.items() if task in baseline.tasks)]
+        raise ValueError(f"there is no method {name!r} to {task}; choose of {', '.join(known)}")
+
+
+def load_split(arguments: ExperimentArguments, task: Task) -> CaseSet:
+    """Return the cases of the data with the sides that they belong to.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    fractions = (
+        1 - arguments.val_fraction - arguments.test_fraction,
+        arguments.val_fraction,
+        arguments.test_fraction,
+    )
+    return split_cases(arguments.load(task), fractions, seed=arguments.trainer.seed)
+
+
+def build_model(
+    arguments: ExperimentArguments, task: Task, method: str, classes: int
+) -> VisionModel:
+    """Return a model from images to logits, of which what has ``requires_grad`` is to be trained.
+
+    Args:
+        arguments: the options.
+        task: which logits: of two masks, or of ``classes``.
+        method: a key of ``METHODS`` or ``BASELINES``.
+        classes: how many classes there are.
+
+    Raises:
+        ValueError: the model is unknown, or does not fit the options.
+    """
+    if method in BASELINES:
+        return BASELINES[method].build(
+            BaselineSettings(
+                task=task,
+                classes=classes,
+                image_size=arguments.image_size,
+                width=arguments.width,
+                blocks=arguments.blocks,
+                model=arguments.model,
+                pretrained=arguments.pretrained,
+                prompt=arguments.prompt,
+            )
+        )
+    vision = build_vision(arguments.model, arguments.pretrained, arguments.image_size)
+    features = BlockFeatures(vision.module, arguments.blocks)
+    layers = range(features.deepest + 1)
+    apply_method(vision.module, METHODS[method], layers, arguments.settings, arguments.start)
+    model: nn.Module = (
+        Segmenter(features, width=arguments.width)
+        if task == "segment"
+        else Classifier(features, classes, arguments.width)
+    )
+    return dataclasses.replace(vision, module=model)
+
+
+def make_dataset(
+    arguments: ExperimentArguments,
+    task: Task,
+    cases: Sequence[Case],
+    vision: VisionModel,
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+    training: bool = False,
+) -> TaskDataset:
+    """Return cases as a data set for a model, augmented if it is for training and they ask for it.
+
+    Raises:
+        DataError: a label is not among the classes.
+    """
+    return TaskDataset(
+        cases,
+        arguments.image_size,
+        mean=vision.mean,
+        std=vision.std,
+        classes=classes if task == "classify" else None,
+        with_masks=task == "segment",
+        augment=PaperAugmentation(arguments.image_size) if training and arguments.augment else None,
+        seed=seed,
+    )

@@ -1,0 +1,120 @@
+"""What the scoring of a model leaves: a table of all images, masks, overlays, ROC curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastht.data.task_dataset import TaskDataset
+from fastht.files import write_atomically
+from fastht.tasks.images.goals import SegmentationGoal
+from fastht.tasks.images.supervised import Scores, SupervisedTask
+from fastht.tasks.results.overlays import Overlay, draw_overlays
+from fastht.tasks.results.pictures import draw_roc
+from fastht.tasks.scores.classification import roc_curves
+
+PREDICTIONS_NAME = "predictions.csv"
+MASKS_NAME = "masks"
+OVERLAYS_NAME = "overlays.png"
+ROC_NAME = "roc.png"
+_SHOWN = 12  # images in the overlays
+
+
+def leave_outcome(
+    task: SupervisedTask, data: TaskDataset, classes: Sequence[str], out: Path, title: str
+) -> Scores:
+    """Score a model on a data set and leave what it predicts; every process calls it.
+
+    Segmentation leaves a PNG of each predicted mask at the size that the model saw, and overlays
+    of images from the worst Dice to the best; classification leaves ROC curves.
+
+    Args:
+        task: holds the model and the goal.
+        data: samples without augmentation.
+        classes: names of the classes.
+        out: the folder, made if needed.
+        title: of the pictures.
+    """
+    segmenting = isinstance(task.goal, SegmentationGoal)
+    folder = out / MASKS_NAME
+    (folder if segmenting else out).mkdir(parents=True, exist_ok=True)
+
+    def keep_masks(logits: Tensor, batch: dict[str, Any]) -> None:
+        masks = logits.argmax(dim=1).to(torch.uint8) * 255
+        for mask, index in zip(masks, batch["index"].tolist(), strict=True):
+            Image.fromarray(mask.numpy()).save(folder / f"{data.cases[index].name}.png")
+
+    scores, judged = task.score(data, keep_masks if segmenting else None)
+    task.accelerator.wait_for_everyone()
+    if task.accelerator.is_main_process:
+        write_atomically(out / PREDICTIONS_NAME, _table(data, classes, judged))
+        if segmenting:
+            _draw_masks(data, judged["dice"], folder, out / OVERLAYS_NAME, title)
+        else:
+            _draw_curves(judged, classes, scores["auc"], out / ROC_NAME, title)
+    return scores
+
+
+def _table(data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any]]) -> bytes:
+    """Return a row an image as CSV."""
+    rows = []
+    for i, case in enumerate(data.cases):
+        row = {"file": case.image}
+        if "probabilities" in judged:
+            probabilities = judged["probabilities"][i]
+            best = max(range(len(classes)), key=probabilities.__getitem__)
+            row |= {"label": classes[judged["label"][i]], "predicted": classes[best]}
+            row |= {f"p({name})": p for name, p in zip(classes, probabilities, strict=True)}
+        else:
+            row |= {name: values[i] for name, values in judged.items()}
+        rows.append(row)
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _draw_masks(
+    data: TaskDataset, dice: Sequence[float], folder: Path, path: Path, title: str
+) -> None:
+    """Draw images evenly spaced from the worst Dice to the best."""
+    order = sorted(range(len(data)), key=dice.__getitem__)
+    count = min(_SHOWN, len(order))
+    places = torch.linspace(0, len(order) - 1, count).round().int().tolist()
+    items = []
+    for index in (order[place] for place in places):
+        name = data.cases[index].name
+        with Image.open(folder / f"{name}.png") as picture:
+            predicted = torch.from_numpy(np.array(picture)) // 255
+        items.append(
+            Overlay(
+                name=name,
+                image=data.picture(index),
+                truth=data[index]["mask"],
+                prediction=predicted,
+                dice=dice[index],
+            )
+        )
+    draw_overlays(path, items, title)
+
+
+def _draw_curves(
+    judged: dict[str, list[Any]], classes: Sequence[str], auc: float, path: Path, title: str
+) -> None:
+    probabilities = torch.tensor(judged["probabilities"])
+    labels = torch.tensor(judged["label"])
+    curves = roc_curves(probabilities, labels)
+    named = {classes[index]: curve for index, curve in curves.items()}
+    areas = {name: float(torch.trapezoid(true, false)) for name, (false, true) in named.items()}
+    known = "" if math.isnan(auc) else f": AUC {auc:.3f}"
+    draw_roc(path, named, areas, f"{title}{known}")

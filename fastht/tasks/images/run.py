@@ -1,0 +1,252 @@
+"""One run of an experiment: a method trained with one seed, scored on images it has not seen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+import fastht
+from fastht.checkpoint import save_adapter
+from fastht.data.cases import Case, CaseSet, Task
+from fastht.data.images import DataError
+from fastht.data.splits import few_shot
+from fastht.files import write_json
+from fastht.tasks.images.experiment import (
+    GOALS,
+    ExperimentArguments,
+    build_model,
+    make_dataset,
+)
+from fastht.tasks.images.outcome import leave_outcome
+from fastht.tasks.images.supervised import SupervisedTask, load_trained
+from fastht.tasks.models.methods import METHODS
+from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
+
+RUN_NAME = "run.json"
+BEST_NAME = "best.safetensors"
+ADAPTER_NAME = "adapter"
+CURVES_NAME = "curves.png"
+# Options that do not change what a run computes.
+_FREE = ("out", "resume", "methods", "percents", "repeats")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run is to do.
+
+    Attributes:
+        arguments: those of the experiment.
+        task: to segment or to classify.
+        method: a key of ``METHODS`` or ``BASELINES``.
+        percent: share of the training cases.
+        seed: of weights, order, dropout, augmentation and the share.
+    """
+
+    arguments: ExperimentArguments
+    task: Task
+    method: str
+    percent: float
+    seed: int
+
+    @property
+    def out(self) -> Path:
+        """The folder of the run."""
+        share = () if self.arguments.percents == (100.0,) else (f"{self.percent:g}-percent",)
+        return self.arguments.out.joinpath(self.method, *share, f"seed-{self.seed}")
+
+    def describe(self, cases: CaseSet) -> dict[str, Any]:
+        """Return all that decides the run's numbers, as plain JSON types."""
+        options = self.arguments.plain()
+        trainer = options["trainer"]
+        for name in _FREE:
+            del options[name]
+        for name in ("workers", "checkpoint_steps", "seed"):
+            del trainer[name]
+        return {
+            "task": self.task,
+            "method": self.method,
+            "percent": self.percent,
+            "seed": self.seed,
+            "split_seed": self.arguments.trainer.seed,
+            "classes": list(cases.classes),
+            "cases": len(cases),
+            "options": options,
+        }
+
+
+def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
+    """Train and score; leave everything in the run's folder.
+
+    A run that has come to its end is not repeated but read.
+
+    Args:
+        run: what to do.
+        cases: with their sides.
+
+    Returns:
+        The content of the folder's ``results.json``.
+
+    Raises:
+        DataError: an image or mask cannot be read.
+        ResumeError: the folder holds a run of other settings, or one that cannot be resumed.
+        NonFiniteLossError: no epoch had a finite loss.
+    """
+    description = run.describe(cases)
+    out = run.out
+    if (done := _finished(out, description)) is not None:
+        return done
+    arguments, method = run.arguments, run.method
+    config = replace(arguments.trainer, seed=run.seed)
+    accelerator = make_accelerator(config)
+    chosen = _training_cases(cases, run)
+    config = replace(config, batch_size=_batch_size(config.batch_size, len(chosen), accelerator))
+    set_seed(run.seed)  # every process builds the same head
+    vision = build_model(arguments, run.task, method, len(cases.classes))
+    set_seed(run.seed, device_specific=True)  # dropout differs between processes
+    model = vision.module.to(accelerator.device)
+
+    def dataset(side: tuple[Case, ...], training: bool = False) -> Any:
+        return make_dataset(
+            arguments, run.task, side, vision, cases.classes, seed=run.seed, training=training
+        )
+
+    task = SupervisedTask(
+        model,
+        GOALS[run.task](),
+        dataset(chosen, training=True),
+        dataset(cases.side("val")),
+        accelerator,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        best_path=out / BEST_NAME,
+    )
+    test = dataset(cases.side("test"))
+    before, _ = task.score(test)
+    resume = (out / STATE_NAME).exists()
+    trainer = Trainer(accelerator, config, task, out, _flat(description), resume)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / RUN_NAME, description | {"fastht_version": fastht.__version__})
+    progress = trainer.fit()
+    if progress.best is None:
+        raise NonFiniteLossError(
+            f"no epoch of {out} had a finite {task.monitor}: there is nothing to keep; lower --lr"
+        )
+    accelerator.wait_for_everyone()
+    load_trained(model, out / BEST_NAME)
+    after = leave_outcome(task, test, cases.classes, out, _title(run))
+    results = {
+        "task": run.task,
+        "method": method,
+        "percent": run.percent,
+        "seed": run.seed,
+        "model": f"{arguments.model}/{arguments.pretrained}",
+        "data": cases.source,
+        "classes": list(cases.classes),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "train_images": len(chosen),
+        "test_images": len(test),
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "seconds": sum(row["seconds"] for row in progress.history),
+        "before": before,
+        "after": after,
+    }
+    if accelerator.is_main_process:
+        _leave_training(run, model, task.monitor, progress)
+        write_json(out / RESULTS_NAME, results)
+    accelerator.wait_for_everyone()
+    return results
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what a run's folder says that it is.
+
+    Raises:
+        ResumeError: the folder holds no run, or a damaged one.
+    """
+    try:
+        content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
+        names = ("task", "method", "percent", "seed", "split_seed", "classes", "options")
+        return {name: content[name] for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResumeError(
+            f"{folder} is no run of fastht segment or classify: {RUN_NAME} cannot be read ({error})"
+        ) from error
+
+
+def _finished(out: Path, description: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the results of a run that has come to its end with these settings."""
+    if not (out / RESULTS_NAME).exists():
+        return None
+    try:
+        found = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
+        results: dict[str, Any] = json.loads((out / RESULTS_NAME).read_text(encoding="utf-8"))
+        before = _flat(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResumeError(f"{out} holds a damaged run ({error}); give another --out") from error
+    now = _flat(json.loads(json.dumps(description)))
+    if differing := [name for name, value in now.items() if before.get(name) != value]:
+        raise ResumeError(
+            f"{out} holds a run with other settings ({', '.join(differing)}); give another --out"
+        )
+    return results
+
+
+def _flat(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a description without nesting, so that what differs can be told by its name."""
+    flat: dict[str, Any] = {}
+    for name, value in description.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _training_cases(cases: CaseSet, run: Run) -> tuple[Case, ...]:
+    for side in ("train", "val", "test"):
+        if not cases.side(side):  # type: ignore[arg-type]
+            raise DataError(f"{cases.source}: no case is for {side}; check its splits")
+    chosen = cases.side("train")
+    return chosen if run.percent == 100 else few_shot(chosen, run.percent, seed=run.seed)
+
+
+def _batch_size(asked: int, samples: int, accelerator: Accelerator) -> int:
+    """Return a batch that few samples fill, divisible among the processes."""
+    processes = accelerator.num_processes
+    if samples >= asked:
+        return asked
+    if samples < processes:
+        raise ValueError(f"{samples} training images cannot be shared by {processes} processes")
+    return samples - samples % processes
+
+
+def _leave_training(run: Run, model: nn.Module, monitor: str, progress: Any) -> None:
+    """Write the adapter by itself and the picture of the training."""
+    from fastht.tasks.results.pictures import draw_learning_curves
+
+    method = METHODS.get(run.method)
+    if method is not None and method.variant is not None:
+        name = f"{run.arguments.model}/{run.arguments.pretrained}"
+        tower: Any = model
+        save_adapter(tower.features.model, run.out / ADAPTER_NAME, base_model=name)
+    label = f"{monitor.removeprefix('val_')}, validation"
+    draw_learning_curves(
+        run.out / CURVES_NAME,
+        progress.history,
+        monitor,
+        label,
+        progress.best_epoch,
+        _title(run),
+    )
+
+
+def _title(run: Run) -> str:
+    share = "" if run.percent == 100 else f", {run.percent:g} % of the training data"
+    return f"{run.method} on {Path(run.arguments.data).name}{share}, seed {run.seed}"

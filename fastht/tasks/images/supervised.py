@@ -1,0 +1,189 @@
+"""Training a head, and what a method adds to the tower under it, on images with masks or labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from fastht.data.task_dataset import TaskDataset
+from fastht.files import write_atomically
+from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.state import ResumeError, load_trainable_state, trainable_state
+
+Scores = dict[str, float]
+
+
+class Goal(Protocol):
+    """What is learnt: how far predictions are from the truth, in training and in evaluation.
+
+    Attributes:
+        monitor: the score by which the best epoch is chosen; larger is better.
+    """
+
+    monitor: str
+
+    def loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a batch, a scalar."""
+
+    def judge(self, logits: Tensor, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Return named lists with an entry for each image of a batch."""
+
+    def summarise(self, judged: dict[str, list[Any]]) -> Scores:
+        """Return the scores of all images from their entries in the order of the images."""
+
+
+class SupervisedModule(nn.Module):
+    """A model whose call on a batch returns its loss, as the trainer wants it."""
+
+    def __init__(self, model: nn.Module, goal: Goal) -> None:
+        super().__init__()
+        self.model = model
+        self.goal = goal
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of ``batch["image"]``."""
+        logits = self.model(batch["image"])
+        # In float32 whatever the model computes in: losses sum over many pixels.
+        with torch.autocast(logits.device.type, enabled=False):
+            return self.goal.loss(logits.float(), batch)
+
+
+class SupervisedTask:
+    """The trainer's view of segmentation and classification.
+
+    Args:
+        model: images ``[B, 3, H, W]`` to logits, on the accelerator's device; what has
+            ``requires_grad`` trains.
+        goal: the loss and the scores.
+        train_data: samples to learn from.
+        val_data: held-out samples for the choice of the best epoch.
+        accelerator: the processes and the precision.
+        batch_size: of evaluation.
+        workers: processes that load images.
+        best_path: file of the best weights.
+    """
+
+    larger_is_better = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        goal: Goal,
+        train_data: TaskDataset,
+        val_data: TaskDataset,
+        accelerator: Accelerator,
+        *,
+        batch_size: int,
+        workers: int,
+        best_path: Path,
+    ) -> None:
+        self.model = model
+        self.goal = goal
+        self.module = SupervisedModule(model, goal)
+        self.train_data: Dataset[Any] = train_data
+        self.val_data = val_data
+        self.accelerator = accelerator
+        self.batch_size = batch_size
+        self.workers = workers
+        self.best_path = best_path
+        self.monitor = f"val_{goal.monitor}"
+
+    def evaluate(self) -> Scores:
+        """Score the model as it is on the held-out samples."""
+        scores = self.score(self.val_data)[0]
+        return {f"val_{name}": value for name, value in scores.items()}
+
+    def score(
+        self, data: TaskDataset, watch: Callable[[Tensor, dict[str, Any]], None] | None = None
+    ) -> tuple[Scores, dict[str, list[Any]]]:
+        """Score the model on a data set; every process calls it and gets the same.
+
+        Args:
+            data: samples without augmentation.
+            watch: is called with the logits and the batch of each batch of this process.
+
+        Returns:
+            The scores, and the entries of all images in the order of the data.
+        """
+        judged = predict(
+            self.model, self.goal, data, self.accelerator, self.batch_size, self.workers, watch
+        )
+        return self.goal.summarise(judged), judged
+
+    def save_best(self) -> None:
+        """Write what trains as it is: parameters and running statistics."""
+        save_trained(self.model, self.best_path)
+
+    def files(self, batch: Any) -> list[str]:
+        """Name the images of a training batch."""
+        return [self.train_data.file(int(i)) for i in batch["index"]]  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    goal: Goal,
+    data: TaskDataset,
+    accelerator: Accelerator,
+    batch_size: int,
+    workers: int,
+    watch: Callable[[Tensor, dict[str, Any]], None] | None = None,
+) -> dict[str, list[Any]]:
+    """Judge all images of a data set, each process a share of them; see ``SupervisedTask.score``.
+
+    Every image is judged once, however many processes there are, so that their scores are those
+    of one.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    share = range(rank, len(data), world)
+    loader = make_loader(Subset(data, share), workers=workers, batch_size=batch_size)
+    training = model.training
+    model.eval()
+    judged: list[tuple[int, dict[str, Any]]] = []
+    hidden = None if accelerator.is_main_process else True  # None: only on a terminal
+    bar = tqdm(
+        read_batches(loader), total=len(loader), desc="held out", leave=False, disable=hidden
+    )
+    for batch in bar:
+        with accelerator.autocast():
+            logits = model(batch["image"].to(accelerator.device))
+        logits = logits.float().cpu()
+        entries = goal.judge(logits, batch)
+        for row, index in enumerate(batch["index"].tolist()):
+            judged.append((index, {name: values[row] for name, values in entries.items()}))
+        if watch is not None:
+            watch(logits, batch)
+    model.train(training)
+    everything = sorted(gather_object(judged), key=lambda pair: pair[0])
+    names = everything[0][1]
+    return {name: [entry[name] for _, entry in everything] for name in names}
+
+
+def save_trained(model: nn.Module, path: Path) -> None:
+    """Write what training changes in a model into a safetensors file, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_safetensors(trainable_state(model)))
+
+
+def load_trained(model: nn.Module, path: Path) -> None:
+    """Put what :func:`save_trained` wrote into a model that was built alike; all or nothing.
+
+    Raises:
+        ResumeError: the file is not there, damaged, or of another model.
+    """
+    try:
+        state = from_safetensors(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ResumeError(f"{path} cannot be read: {error}") from error
+    load_trainable_state(model, state)

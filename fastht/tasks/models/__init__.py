@@ -1,0 +1,1 @@
+"""Models of the tasks: towers, what a method adds to them, heads and baselines."""

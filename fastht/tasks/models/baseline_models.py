@@ -1,0 +1,115 @@
+"""Models that baselines wrap around towers of other libraries, from images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastht.tasks.models.features import BlockFeatures
+
+
+def next_multiple(size: int, patch_size: int) -> int:
+    """Return the smallest multiple of the patch size that is not below ``size``."""
+    return -(-size // patch_size) * patch_size
+
+
+def fit_to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Enlarge images ``[B, 3, H, W]`` bilinearly until whole patches cover them.
+
+    A tower would leave out the rest of the last patch. Images that fit stay as they are.
+    """
+    height, width = (next_multiple(side, patch_size) for side in images.shape[-2:])
+    return _resize(images, (height, width))
+
+
+class TiledFeatures(BlockFeatures):
+    """Features of a tower's blocks for images of any size; see :func:`fit_to_patches`.
+
+    Args:
+        model: as of :class:`BlockFeatures`.
+        blocks: as of :class:`BlockFeatures`.
+        patch_size: side of the tower's patches in pixels.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[int], patch_size: int) -> None:
+        super().__init__(model, blocks)
+        self.patch_size = patch_size
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return ``[B, D, H, W]`` for each of the blocks, in their order."""
+        return super().forward(fit_to_patches(images, self.patch_size))
+
+
+class PromptedSegmenter(nn.Module):
+    """CLIPSeg, asked for the same thing in every image.
+
+    CLIPSeg gives a pixel one logit l. Its two-class logits are -l/2 and l/2, whose softmax is the
+    sigmoid of l.
+
+    Args:
+        model: CLIPSegForImageSegmentation of transformers; its text tower is not called.
+        condition: ``[1, E]``, the text tower's embedding of what to look for.
+    """
+
+    condition: Tensor
+
+    def __init__(self, model: nn.Module, condition: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("condition", condition)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, 2, size, size]`` of square images ``[B, 3, size, size]``."""
+        config: Any = self.model.config
+        output = self.model(
+            pixel_values=fit_to_patches(images, config.vision_config.patch_size),
+            conditional_embeddings=self.condition.expand(len(images), -1),
+            interpolate_pos_encoding=True,
+        )
+        half = output.logits / 2
+        logits = torch.stack([-half, half], dim=1)
+        return _resize(logits, (images.shape[-2], images.shape[-1]))
+
+
+class LinearProbe(nn.Module):
+    """A linear layer on the image features of a frozen tower.
+
+    The tower stays in evaluation mode, so that running statistics are frozen too.
+
+    Args:
+        tower: images to pooled features ``[B, E]``, or to a tuple that begins with them.
+        classes: how many there are.
+        image_size: side in pixels of the images that the tower takes.
+    """
+
+    def __init__(self, tower: nn.Module, classes: int, image_size: int) -> None:
+        super().__init__()
+        self.tower = tower.requires_grad_(False).eval()
+        # Towers of different libraries say in different places how long their features are.
+        features = self._encode(torch.zeros(1, 3, image_size, image_size))
+        self.linear = nn.Linear(features.shape[1], classes)
+
+    def train(self, mode: bool = True) -> LinearProbe:
+        """Set the mode of the linear layer."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, classes]`` of images ``[B, 3, H, W]``."""
+        return self.linear(self._encode(images))
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor) -> Tensor:
+        output = self.tower(images)
+        return output[0] if isinstance(output, tuple) else output
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,1 @@
+"""What runs leave to be read: tables, comparisons, reports and pictures."""

@@ -1,0 +1,221 @@
+"""``fastht report``: runs compared, one table for each task and data set."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from fastht.files import make_directory, write_atomically, write_json
+from fastht.tasks.results.pictures import draw_comparison, draw_few_shot
+from fastht.tasks.results.tables import (
+    EXTRAS,
+    KEYS,
+    NAME_COLUMNS,
+    Row,
+    find_runs,
+    find_stranger,
+    score_label,
+    score_text,
+    score_unit,
+    scores_of,
+    summarise,
+    table_columns,
+    text_table,
+    write_table,
+)
+
+TABLE_NAME = "report.csv"
+JSON_NAME = "report.json"
+PAGE_NAME = "report.md"
+_INTRODUCTION = """\
+Scores are of held-out images: means over the runs with different seeds, ± their sample standard
+deviation where there are several. "before" is without what was trained: of the base, or of a head
+of random weights; "without distance" are the images that HD95 and ASD leave out, because the true
+or the predicted mask is empty."""
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Compare finished runs: tables and pictures, apart for each task and data set.
+
+    Attributes:
+        runs: folders of runs, or folders above them. Runs that differ in their seeds alone are
+            summed up; runs of the same name and seed are told apart if they lie in different ones
+            of these folders.
+        out: folder of the report.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path = Path("runs/report")
+
+
+@dataclass(frozen=True)
+class _Section:
+    """The runs of one task and data set, and their rows."""
+
+    task: str
+    data: str
+    rows: list[Row]
+    runs: list[dict[str, Any]]
+
+    @property
+    def heading(self) -> str:
+        """The task, the data, and what else is the same in all rows."""
+        parts = [f"{self.task}: {self.data}"]
+        for name in ("model", *EXTRAS):
+            values = {row.get(name) for row in self.rows}
+            if len(values) == 1 and None not in values:
+                label = "" if name == "model" else f"{name.replace('_', ' ')} "
+                parts.append(f"{label}{values.pop()}")
+        return ", ".join(parts)
+
+    @property
+    def score(self) -> str:
+        """The score that is drawn: the first one."""
+        return scores_of(self.rows)[0]
+
+    @property
+    def shown(self) -> list[str]:
+        """The scores of the table."""
+        before = f"{self.score}_before"
+        known = any(before in row for row in self.rows)
+        return [*([before] if known else []), *scores_of(self.rows)]
+
+
+def report(arguments: ReportArguments) -> int:
+    """Print and write the comparison; return the exit status.
+
+    Raises:
+        DataError: a folder holds no run, or a damaged one.
+        ValueError: no folder is named, or runs cannot be told apart.
+        OSError: the report cannot be written.
+    """
+    if not arguments.runs:
+        raise ValueError("no runs to compare; name folders of runs, or a folder above them")
+    runs = _gather(arguments.runs)
+    rows = summarise(runs)
+    out = arguments.out
+    make_directory(out)
+    write_table(out / TABLE_NAME, rows)
+    write_json(out / JSON_NAME, {"rows": rows})
+    page = ["# Comparison of runs", _INTRODUCTION]
+    stems: set[str] = set()
+    for task, data in dict.fromkeys((row["task"], row["data"]) for row in rows):
+        section = _Section(
+            task,
+            data,
+            [row for row in rows if (row["task"], row["data"]) == (task, data)],
+            [run for run in runs if (run["task"], run["data"]) == (task, data)],
+        )
+        print(f"{section.heading}\n\n{text_table(section.rows, section.shown)}\n")
+        page += _write_section(section, out, _new_stem(section, stems))
+    write_atomically(out / PAGE_NAME, ("\n\n".join(page) + "\n").encode())
+    print(f"report: {out / PAGE_NAME}   table: {out / TABLE_NAME}")
+    return 0
+
+
+def _gather(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return all runs, each once; those that one folder repeats of another bear its name."""
+    runs: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        for run in find_runs(folder):
+            runs.setdefault(run["folder"].resolve(), run | {"given": folder})
+    methods: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in runs.values():
+        key = tuple(run.get(name) for name in KEYS if name != "percent")
+        methods.setdefault(key, []).append(run)
+    for found in methods.values():
+        if find_stranger(found) and len({run["given"] for run in found}) > 1:
+            for run in found:
+                run["method"] = f"{run['method']} ({run['given']})"
+    return list(runs.values())
+
+
+def _new_stem(section: _Section, taken: set[str]) -> str:
+    """Return a name for the section's pictures that no other section has."""
+    words = re.findall(r"[a-z0-9]+", f"{section.task} {Path(section.data).name}".lower())
+    stem, number = "-".join(words), 1
+    while stem in taken:
+        number += 1
+        stem = "-".join([*words, str(number)])
+    taken.add(stem)
+    return stem
+
+
+def _write_section(section: _Section, out: Path, stem: str) -> list[str]:
+    """Draw a section's pictures; return its paragraphs."""
+    pictures = _draw(section, out, stem)
+    return [
+        f"## {section.heading}",
+        _markdown(table_columns(section.rows, section.shown)),
+        *(f"![{alt}]({name})" for name, alt in pictures.items()),
+        _markdown(_run_columns(section)),
+    ]
+
+
+def _draw(section: _Section, out: Path, stem: str) -> dict[str, str]:
+    """Draw a score of the methods, and over the shares of the training data if there are several.
+
+    Returns:
+        What each picture shows by its file name.
+    """
+    score, label = section.score, score_label(section.score)
+    factor, _ = score_unit(score)
+    percents = sorted({row["percent"] for row in section.rows})
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for name, row in zip(_names(section.rows), section.rows, strict=True):
+        mean, spread = row.get(score, math.nan), row.get(f"{score}_sd")
+        point = (factor * mean, math.nan if spread is None else factor * spread)
+        points.setdefault(name, []).append((row["percent"], *point))
+    pictures = {}
+    for percent in percents:
+        share = "" if percents == [100] else f", {percent:g} % of the training data"
+        at = {name: p[1:] for name, found in points.items() for p in found if p[0] == percent}
+        file = f"comparison-{stem}{f'-{percent:g}-percent' if share else ''}.png"
+        draw_comparison(out / file, at, label, f"{section.heading}{share}")
+        pictures[file] = f"{label} of the methods{share}"
+    if any(len(found) > 1 for found in points.values()) and percents[0] > 0:
+        file = f"few-shot-{stem}.png"
+        draw_few_shot(out / file, points, label, section.heading)
+        pictures[file] = f"{label} over the share of the training data"
+    return pictures
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Return names that tell rows apart up to their share of the training data."""
+    columns = table_columns(rows)
+    names = columns["method"]
+    for column in NAME_COLUMNS[1:]:
+        label = "" if column == "model" else f"{column} "
+        for place, cell in enumerate(columns.get(column, ())):
+            if cell != "-":
+                names[place] += f", {label}{cell}"
+    return names
+
+
+def _run_columns(section: _Section) -> dict[str, list[str]]:
+    """Return the single runs with their folders."""
+    runs = section.runs
+    return {
+        "method": [run["method"] for run in runs],
+        "model": [run["model"] for run in runs],
+        "share": [f"{run['percent']:g} %" for run in runs],
+        "seed": [str(run["seed"]) for run in runs],
+        "best epoch": [str(run.get("best_epoch") or "-") for run in runs],
+        score_label(section.score): [score_text(run["after"], section.score) for run in runs],
+        "folder": [f"`{run['folder']}`" for run in runs],
+    }
+
+
+def _markdown(columns: dict[str, list[str]]) -> str:
+    """Return columns by their headings as a table of Markdown."""
+    marks = ["---" if name in (*NAME_COLUMNS, "folder") else "---:" for name in columns]
+    escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in columns.values())
+    lines = [list(columns), marks, *zip(*escaped, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

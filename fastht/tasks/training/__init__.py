@@ -1,0 +1,1 @@
+"""The training loop: batches, steps, state that resumes to the same bits."""

@@ -1,0 +1,402 @@
+"""The one training loop that every task shares, on top of accelerate."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from fastht.files import write_atomically
+from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.sampler import GlobalBatchSampler
+from fastht.tasks.training.state import (
+    Progress,
+    ResumeError,
+    load_state,
+    load_trainable_state,
+    rng_state,
+    save_state,
+    set_rng_state,
+    trainable_state,
+)
+
+STATE_NAME = "state.pt"
+HISTORY_NAME = "history.csv"
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How to train; the defaults are the paper's (arXiv 2506.08849, section IV).
+
+    Attributes:
+        epochs: passes over the training data.
+        batch_size: samples a step, over all processes together.
+        accumulate: batches whose gradients make one optimizer step. Each batch is contrasted
+            within itself.
+        lr: learning rate at the start.
+        lr_min: learning rate at the end of the cosine.
+        weight_decay: of AdamW.
+        beta1: of AdamW.
+        beta2: of AdamW.
+        clip_grad_norm: largest norm of the gradient; 0 does not clip.
+        precision: of the forward pass; parameters and optimizer stay in float32.
+        patience: epochs without improvement after which training stops; 0 never stops.
+        seed: of the split, the order and the dropout.
+        workers: processes that load images, for each training process.
+        checkpoint_steps: batches between two states for --resume; 0 writes one an epoch.
+    """
+
+    epochs: int = 32
+    batch_size: int = 32
+    accumulate: int = 1
+    lr: float = 1e-4
+    lr_min: float = 1e-8
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_grad_norm: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    patience: int = 10
+    seed: int = 0
+    workers: int = 2
+    checkpoint_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "lr_min", "weight_decay", "clip_grad_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}; it must be a finite number, 0 or more")
+        for name in ("patience", "workers", "checkpoint_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient became NaN or infinite; the message names the batch's files."""
+
+
+class Task(Protocol):
+    """What the trainer needs to know of a task.
+
+    Attributes:
+        module: called with a batch of ``train_data`` it returns the loss, a scalar tensor. Its
+            trainable parameters are what is trained.
+        train_data: the training samples; a batch is what the loader's default collation makes.
+        monitor: the key of :meth:`evaluate`'s result by which the best epoch is chosen.
+        larger_is_better: the direction of ``monitor``.
+    """
+
+    train_data: Dataset[Any]
+    monitor: str
+    larger_is_better: bool
+
+    @property
+    def module(self) -> nn.Module:
+        """The module described above."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the module as it is on held-out data; every process calls it."""
+
+    def save_best(self) -> None:
+        """Keep the module as it is as the best so far; the main process calls it."""
+
+    def files(self, batch: Any) -> list[str]:
+        """Name the files that a batch was read from."""
+
+
+class Trainer:
+    """Train a :class:`Task`, keeping enough on disk to resume to the same bits.
+
+    Args:
+        accelerator: made by the caller with ``config.precision``.
+        config: how to train.
+        task: what to train.
+        out: folder of the run, shared by all processes.
+        signature: what a resumed run must have been started with, as plain JSON types.
+        resume: go on from the folder's last state instead of starting.
+
+    Raises:
+        ResumeError: the folder holds a run already, or none that can be resumed.
+        ValueError: the batch size does not fit the data or the processes.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        config: TrainerConfig,
+        task: Task,
+        out: Path,
+        signature: dict[str, Any],
+        resume: bool = False,
+    ) -> None:
+        self.accelerator = accelerator
+        self.config = config
+        self.task = task
+        self.out = out
+        self.signature = signature
+        self.progress = Progress()
+        self.sampler = GlobalBatchSampler(
+            len(task.train_data),  # type: ignore[arg-type]
+            config.batch_size,
+            config.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        parameters = [p for p in task.module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters,
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+        steps = config.epochs * math.ceil(len(self.sampler) / config.accumulate)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, T_max=steps, eta_min=config.lr_min
+        )
+        self.module, self.optimizer = accelerator.prepare(task.module, optimizer)
+        self.parameters = parameters
+        if resume:
+            self._restore()
+
+    def fit(self) -> Progress:
+        """Train to the end, or until the monitored value stops improving.
+
+        Raises:
+            NonFiniteLossError: a loss or gradient is not finite. Nothing of that batch has
+                reached the weights, and the last state on disk is of before it.
+        """
+        main = self.accelerator.is_main_process
+        loader = make_loader(
+            self.task.train_data,
+            workers=self.config.workers,
+            batch_sampler=self.sampler,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        with contextlib.ExitStack() as stack:
+            writer = None
+            if main:
+                # Events after the state that a run resumes from would otherwise stand twice.
+                writer = SummaryWriter(
+                    str(self.out / "tensorboard"), purge_step=self.progress.step + 1
+                )
+                stack.callback(writer.close)
+            while not self.progress.finished:
+                self._epoch(loader, writer)
+        return self.progress
+
+    def _epoch(self, loader: DataLoader[Any], writer: SummaryWriter | None) -> None:
+        progress, config = self.progress, self.config
+        started = time.monotonic()
+        _set_training(self.module)
+        self.sampler.set_position(progress.epoch, progress.batch)
+        if hasattr(self.task.train_data, "set_epoch"):  # its augmentations differ by epoch
+            self.task.train_data.set_epoch(progress.epoch)
+        bar = tqdm(
+            read_batches(loader),
+            total=len(self.sampler),
+            initial=progress.batch,
+            desc=f"epoch {progress.epoch + 1}/{config.epochs}",
+            # None: no bar where nobody sees it move, as in a log file.
+            disable=None if self.accelerator.is_main_process else True,
+            leave=False,
+        )
+        for batch in bar:
+            loss = self._batch(_to_device(batch, self.accelerator.device))
+            progress.loss_sum += loss
+            bar.set_postfix(loss=f"{loss:.4f}")
+            if writer is not None:
+                writer.add_scalar("train/loss", loss, progress.step)
+                writer.add_scalar("train/lr", self.scheduler.get_last_lr()[0], progress.step)
+            boundary = progress.batch % config.accumulate == 0
+            due = config.checkpoint_steps and progress.batch % config.checkpoint_steps == 0
+            if due and boundary and progress.batch < len(self.sampler):
+                self._save()
+        self._finish_epoch(writer, time.monotonic() - started)
+
+    def _batch(self, batch: Any) -> float:
+        """Run one batch forward and backward, and the optimizer where a step is complete."""
+        progress, config = self.progress, self.config
+        first = progress.batch - progress.batch % config.accumulate
+        group = min(config.accumulate, len(self.sampler) - first)
+        last = progress.batch == first + group - 1
+        context = contextlib.nullcontext() if last else self.accelerator.no_sync(self.module)
+        with context:
+            loss = self.module(batch)
+            value = loss.item()
+            if not math.isfinite(value):
+                self._stop_on_non_finite("loss", value, batch)
+            self.accelerator.backward(loss / group)
+        if last:
+            if config.clip_grad_norm:
+                norm = self.accelerator.clip_grad_norm_(self.parameters, config.clip_grad_norm)
+            else:
+                self.accelerator.unscale_gradients(self.optimizer)
+                norm = torch.nn.utils.get_total_norm(
+                    [p.grad for p in self.parameters if p.grad is not None]
+                )
+            # In fp16 the scaler leaves out such a step by itself, and lowers its scale.
+            if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):
+                self._stop_on_non_finite("gradient's norm", float(norm), batch)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if not self.accelerator.optimizer_step_was_skipped:
+                self.scheduler.step()
+            progress.step += 1
+        progress.batch += 1
+        return value
+
+    def _finish_epoch(self, writer: SummaryWriter | None, seconds: float) -> None:
+        progress, config = self.progress, self.config
+        measured = self.task.evaluate()
+        sums = gather_object([progress.loss_sum])  # each process has seen its share of each batch
+        row: dict[str, float] = {
+            "epoch": float(progress.epoch + 1),
+            "train_loss": statistics.fmean(sums) / len(self.sampler),
+            "lr": float(self.scheduler.get_last_lr()[0]),
+            "seconds": seconds,
+        } | measured
+        value = measured[self.task.monitor]
+        # Rounding differs between processes; one of them decides for all.
+        better = broadcast_object_list([self._is_better(value)])[0]
+        if better:
+            progress.best, progress.best_epoch, progress.bad_epochs = value, progress.epoch + 1, 0
+            if self.accelerator.is_main_process:
+                self.task.save_best()
+        else:
+            progress.bad_epochs += 1
+        progress.history.append(row)
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        out_of_patience = bool(config.patience) and progress.bad_epochs >= config.patience
+        progress.finished = progress.epoch >= config.epochs or out_of_patience
+        if writer is not None:
+            for name, number in measured.items():
+                writer.add_scalar(f"val/{name.removeprefix('val_')}", number, progress.step)
+            writer.flush()
+            tqdm.write(_line(row, config.epochs, self.task.monitor, better))
+            write_atomically(self.out / HISTORY_NAME, _table(progress.history))
+        self._save()
+
+    def _is_better(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False  # NaN compares false with everything: never let it be the best
+        best = self.progress.best
+        if best is None:
+            return True
+        return value > best if self.task.larger_is_better else value < best
+
+    def _stop_on_non_finite(self, what: str, value: float, batch: Any) -> None:
+        files = self.task.files(batch)
+        shown = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+        raise NonFiniteLossError(
+            f"the {what} is {value} in epoch {self.progress.epoch + 1}, batch "
+            f"{self.progress.batch + 1}. Files: {shown}. Nothing of this batch was learned; look "
+            "at these images, or lower --lr, then go on with --resume"
+        )
+
+    def _save(self) -> None:
+        """Write the state; every process calls it, the main one writes."""
+        states = gather_object([rng_state()])
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            save_state(
+                self.out / STATE_NAME,
+                {
+                    "signature": self.signature,
+                    "world_size": self.accelerator.num_processes,
+                    "progress": asdict(self.progress),
+                    "trainable": trainable_state(self.task.module),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": self.scheduler.state_dict(),
+                    "scaler": None if scaler is None else scaler.state_dict(),
+                    "rng": states,
+                },
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        state = load_state(self.out / STATE_NAME)
+        differing = sorted(
+            name
+            for name in self.signature.keys() | state["signature"].keys()
+            if self.signature.get(name) != state["signature"].get(name)
+        )
+        if differing:
+            name = differing[0]
+            raise ResumeError(
+                f"{self.out} was started with other settings ({', '.join(differing)}): {name} was "
+                f"{state['signature'].get(name)!r} and is {self.signature.get(name)!r} now; "
+                "resume with the same, or start anew in another --out"
+            )
+        if state["world_size"] != self.accelerator.num_processes:
+            raise ResumeError(
+                f"{self.out} was started with {state['world_size']} processes and is resumed with "
+                f"{self.accelerator.num_processes}; use the same number"
+            )
+        load_trainable_state(self.task.module, state["trainable"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        set_rng_state(state["rng"][self.accelerator.process_index])
+
+
+def make_accelerator(config: TrainerConfig) -> Accelerator:
+    """Return the processes and the precision of a run.
+
+    Raises:
+        ValueError: the precision needs a GPU and there is none.
+    """
+    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    # Without cpu=True accelerate leaves torchrun's processes on a CPU alone with themselves.
+    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+
+
+def _set_training(module: nn.Module) -> None:
+    """Set a module to training, but not frozen batch norms: their statistics are the base's."""
+    module.train()
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) and not any(p.requires_grad for p in part.parameters()):
+            part.eval()
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def _line(row: dict[str, float], epochs: int, monitor: str, better: bool) -> str:
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  train loss {row['train_loss']:.4f}  "
+        f"{monitor.replace('_', ' ')} {row[monitor]:.4f}{'  (best)' if better else ''}"
+    )
+
+
+def _table(history: list[dict[str, float]]) -> bytes:
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(history[0]))
+    table.writeheader()
+    table.writerows(history)
+    return text.getvalue().encode()

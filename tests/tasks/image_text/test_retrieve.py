@@ -1,0 +1,123 @@
+"""`fastht retrieve`: the numbers of a run's held-out pairs, others' data, and queries."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from clip_runs import train_pairs
+
+from fastht.cli import main
+from fastht.data import DataError
+from fastht.tasks.image_text.retrieve import RetrieveArguments, retrieve
+
+METHODS = ["ht", "lora-text"]
+
+
+@pytest.fixture(scope="module")
+def runs(pairs, tiny_model, tmp_path_factory):
+    """Runs by their method."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method in METHODS:
+        train_pairs(pairs, tiny_model, folder / method, method=method)
+    return folder
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_runs_held_out_pairs_give_its_own_numbers(method, runs, pairs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert retrieve(RetrieveArguments(run=runs / method, workers=0, out=out)) == 0
+    results, trained = results_of(out), results_of(runs / method)
+    assert (results["task"], results["method"]) == ("retrieve", method)
+    assert results["data"] == results["trained_on"] == str(pairs)
+    assert (results["test_images"], results["captions"], results["left_out"]) == (10, 10, 30)
+    for version in ("before", "after"):
+        found = results[version]
+        recalls = {name: value for name, value in trained[version].items() if "recall" in name}
+        assert len(recalls) == 6
+        assert {name: found[name] for name in recalls} == recalls
+        assert found["rsum"] == pytest.approx(sum(recalls.values()))
+        assert 1 <= found["image_to_text_median_rank"] <= 10
+        assert 0 <= found["image_to_image_precision@5"] <= 1
+    assert results["after"]["image_to_image_precision@1"] >= 0.9
+    table = {r["score"]: r for r in csv.DictReader((out / "results.csv").open())}
+    assert float(table["rsum"]["after"]) == results["after"]["rsum"]
+    assert (out / "retrieved.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "30 of them left out" in printed
+    assert "rsum" in printed
+    assert "SIMULATED" not in printed
+
+
+def test_of_other_data_what_trained_the_run_is_left_out(runs, pairs, tmp_path):
+    lines = pairs.read_text().splitlines()
+    shutil.copy(pairs.with_name("00.png"), pairs.with_name("new.png"))
+    other = pairs.with_name("other.csv")
+    other.write_text("\n".join([*lines, "new.png,Ultrasound of one more dark cyst,cyst"]))
+    retrieve(RetrieveArguments(run=runs / "ht", data=str(other), workers=0, out=tmp_path / "out"))
+    results = results_of(tmp_path / "out")
+    assert (results["test_images"], results["left_out"]) == (11, 30)
+
+
+def test_the_base_alone_and_unlabelled_data(pairs, tiny_model, tmp_path, capsys):
+    table = pairs.with_name("plain.csv")
+    lines = pairs.read_text().splitlines()
+    table.write_text("\n".join(line.rsplit(",", 1)[0] for line in lines))
+    options = {"model": tiny_model, "pretrained": "none", "workers": 0, "out": tmp_path / "out"}
+    retrieve(RetrieveArguments(data=str(table), **options))
+    results = results_of(tmp_path / "out")
+    assert results["before"] == results["after"]
+    assert (results["method"], results["test_images"]) == ("base", 40)
+    assert not any("precision" in name for name in results["after"])
+    printed = capsys.readouterr().out
+    assert "after" not in printed
+    assert "left out, as" not in printed
+
+
+def test_a_query_names_the_nearest_images(runs, tmp_path, capsys):
+    query = "Ultrasound 3 showing a bright echogenic solid mass"
+    options = {"run": runs / "ht", "workers": 0, "out": tmp_path / "out"}
+    retrieve(RetrieveArguments(query=query, **options))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    found = [line for line in lines if line and line[0].isdigit() and line[-1].endswith(".png")]
+    assert [line[0] for line in found] == ["1", "2", "3", "4", "5"]
+    similarities = [float(line[1]) for line in found]
+    assert similarities == sorted(similarities, reverse=True)
+    # Odd numbers are bright; half of the images are.
+    assert sum(int(line[2][-6:-4]) % 2 for line in found) >= 4
+    assert (tmp_path / "out" / "query.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_sample_is_the_default(tiny_model, tmp_path, capsys):
+    options = {"model": tiny_model, "pretrained": "none", "workers": 0, "out": tmp_path / "out"}
+    retrieve(RetrieveArguments(**options))
+    assert results_of(tmp_path / "out")["test_images"] == 320
+    assert "SIMULATED" in capsys.readouterr().out
+
+
+def test_moved_images_and_an_empty_query_are_named(runs, pairs, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(pairs.parent, folder)
+    run = tmp_path / "run"
+    shutil.copytree(runs / "ht", run)
+    arguments = json.loads((run / "arguments.json").read_text())
+    arguments["data"] = str(folder / pairs.name)
+    (run / "arguments.json").write_text(json.dumps(arguments))
+    with pytest.raises(DataError, match="no image is left that the run held out; were the images"):
+        retrieve(RetrieveArguments(run=run, workers=0, out=tmp_path / "out"))
+    with pytest.raises(ValueError, match="--query is empty"):
+        retrieve(RetrieveArguments(run=run, query=" ", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(runs, tmp_path, capsys):
+    command = ["retrieve", "--run", str(runs / "ht"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--workers", "0"]) == 0
+    assert (tmp_path / "out" / "results.json").exists()
+    assert main([*command, "--run", str(tmp_path)]) == 1
+    assert "is no run of fastht train" in capsys.readouterr().err

@@ -1,0 +1,196 @@
+"""`fastht train` as a user runs it: what it learns, leaves behind, and says when it cannot."""
+
+import csv
+import dataclasses
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+
+import fastht
+from fastht.cli import main
+from fastht.data import DataError, load_records
+from fastht.tasks.image_text.train import SAMPLE_ARGUMENTS, TrainArguments, build_model, train
+from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.trainer import NonFiniteLossError, TrainerConfig
+
+
+@pytest.fixture
+def arguments(pairs, tiny_model, tmp_path):
+    return TrainArguments(
+        data=str(pairs),
+        model=tiny_model,
+        pretrained="none",
+        val_fraction=0.25,
+        trainer=TrainerConfig(epochs=6, batch_size=10, lr=1e-2, workers=0),
+        out=tmp_path / "run",
+    )
+
+
+def test_it_learns_and_leaves_everything_that_it_promises(arguments, capsys):
+    results = train(arguments)
+    out = arguments.out
+    before, after = results["before"], results["after"]
+    assert after["val_loss"] < before["val_loss"] - 0.05
+    assert after["zero_shot_accuracy"] >= 0.9
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((out / "results.json").read_text()) == results
+    assert list((out / "tensorboard").iterdir())
+    rows = list(csv.DictReader((out / "history.csv").open()))
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    assert float(best["val_loss"]) == pytest.approx(after["val_loss"], rel=1e-5)
+    printed = capsys.readouterr().out
+    assert "RANDOM weights" in printed
+    assert "image to text recall@10" in printed
+    assert "SIMULATED" not in printed
+
+
+def test_the_saved_adapter_is_the_trained_model(arguments):
+    from accelerate import Accelerator
+
+    train(arguments)
+    model, _ = build_model(arguments, Accelerator(cpu=True))
+    base = {name: p.clone() for name, p in model.named_parameters() if ".ht." not in name}
+    fastht.load_adapter(model, arguments.out / "adapter")
+    assert all(bool(a.up.weight.any()) for a in fastht.adapters(model).values())
+    again = {name: p for name, p in model.named_parameters() if ".ht." not in name}
+    assert all(torch.equal(again[name], p) for name, p in base.items())
+    config = json.loads((arguments.out / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model"]["name"] == f"{arguments.model}/none"
+
+
+def test_the_frozen_text_tower_sees_each_text_once(arguments, monkeypatch):
+    import open_clip
+
+    seen = []
+    encode = open_clip.CLIP.encode_text
+
+    def counting(self, text, normalize=False):
+        seen.append(len(text))
+        return encode(self, text, normalize)
+
+    monkeypatch.setattr(open_clip.CLIP, "encode_text", counting)
+    train(arguments)
+    assert sum(seen) == 40 + 2 * 3  # captions, and three prompts for each of two classes
+    train(dataclasses.replace(arguments, out=arguments.out.with_name("again")))
+    assert sum(seen) == 46
+
+
+def test_the_same_seed_gives_the_same_bits(arguments):
+    train(arguments)
+    train(dataclasses.replace(arguments, out=arguments.out.with_name("again")))
+    files = [
+        arguments.out.with_name(name) / "adapter" / "adapter_model.safetensors"
+        for name in ("run", "again")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_bfloat16_trains(arguments):
+    config = dataclasses.replace(arguments.trainer, precision="bf16")
+    results = train(dataclasses.replace(arguments, trainer=config))
+    assert results["after"]["val_loss"] < results["before"]["val_loss"]
+
+
+def test_a_run_is_not_overwritten_and_resumes_only_as_itself(arguments):
+    train(arguments)
+    with pytest.raises(ResumeError, match="add --resume, or give another --out"):
+        train(arguments)
+    with pytest.raises(ResumeError, match=r"val_fraction was 0\.25 and is 0\.5"):
+        train(dataclasses.replace(arguments, val_fraction=0.5, resume=True))
+    with pytest.raises(ResumeError, match="no state to resume"):
+        train(dataclasses.replace(arguments, out=arguments.out / "other", resume=True))
+    assert train(dataclasses.replace(arguments, resume=True))["epochs"] == 6
+
+
+def test_a_diverging_run_names_the_files_and_keeps_no_adapter(arguments, monkeypatch):
+    from fastht.tasks.image_text import contrastive
+
+    forward = contrastive.ContrastiveModule.forward
+    monkeypatch.setattr(
+        contrastive.ContrastiveModule, "forward", lambda *a: forward(*a) * float("nan")
+    )
+    with pytest.raises(NonFiniteLossError, match=r"\d\d\.png"):
+        train(arguments)
+    assert not (arguments.out / "adapter").exists()
+
+
+def test_data_without_labels_has_no_zero_shot_row(arguments, pairs):
+    table = pairs.with_name("unlabelled.csv")
+    lines = pairs.read_text().splitlines()
+    table.write_text("\n".join(line.rsplit(",", 1)[0] for line in lines))
+    quick = dataclasses.replace(arguments.trainer, epochs=1)
+    results = train(dataclasses.replace(arguments, data=str(table), trainer=quick))
+    assert "zero_shot_accuracy" not in results["after"]
+    assert results["classes"] == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_in_one_line(arguments, pairs, tmp_path, workers):
+    folder = tmp_path / "pairs"
+    shutil.copytree(pairs.parent, folder)
+    image = folder / "07.png"
+    image.write_bytes(image.read_bytes()[:-100])
+    config = dataclasses.replace(arguments.trainer, workers=workers)
+    changed = dataclasses.replace(arguments, data=str(folder / pairs.name), trainer=config)
+    with pytest.raises(DataError, match=r"07\.png") as caught:
+        train(changed)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"data": "no-such.csv"}, DataError, "no-such.csv"),
+        ({"model": "ViT-Z-99"}, ValueError, "no model 'ViT-Z-99'"),
+        ({"model": "RN50"}, fastht.UnsupportedModelError, "ResNet"),
+        ({"pretrained": "no-such-tag"}, ValueError, "pretrained='no-such-tag'"),
+        ({"backend": "warp"}, ValueError, "'warp'"),
+    ],
+)
+def test_bad_argument_is_named(arguments, change, error, message):
+    if change.get("pretrained"):
+        change = change | {"model": "ViT-B-32"}
+    with pytest.raises(error, match=message):
+        train(dataclasses.replace(arguments, **change))
+    assert not arguments.out.exists()
+
+
+def test_half_precision_without_a_gpu_is_refused(arguments, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = dataclasses.replace(arguments.trainer, precision="fp16")
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        train(dataclasses.replace(arguments, trainer=config))
+
+
+def test_the_command_trains_and_reports_errors_in_one_line(pairs, tiny_model, tmp_path, capsys):
+    logging.disable(logging.CRITICAL)
+    command = ["train", "--data", str(pairs), "--model", tiny_model, "--pretrained", "none"]
+    command += ["--epochs", "1", "--batch-size", "10", "--workers", "0", "--variant", "baseline"]
+    command += ["--layers", "1", "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    saved = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert saved["config"]["layers"] == [1]
+    assert saved["config"]["variant"] == "baseline"
+    capsys.readouterr()
+    assert main(command) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    logging.disable(logging.NOTSET)
+
+
+def test_the_paper_recipe_is_the_default():
+    defaults = TrainArguments()
+    config = defaults.trainer
+    assert (config.beta1, config.beta2, config.lr, config.lr_min) == (0.9, 0.95, 1e-4, 1e-8)
+    assert (config.weight_decay, config.epochs, config.batch_size) == (0.01, 32, 32)
+    assert defaults.val_fraction == 0.1
+    assert SAMPLE_ARGUMENTS.data == "sample"
+
+
+def test_the_embedded_sample_is_the_default_data():
+    records = load_records("sample")
+    assert len({record.label for record in records}) == 3
+    assert all(record.patient for record in records)

@@ -1,0 +1,280 @@
+"""Experiments as a user runs them: what they learn, leave, resume and refuse."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+pytest.importorskip("monai")
+pytest.importorskip("torchmetrics")
+
+from fastht.cli import main
+from fastht.data import DataError
+from fastht.tasks.images import run as run_module
+from fastht.tasks.images.commands import FewShotArguments, fewshot, train
+from fastht.tasks.images.evaluate import EvalArguments, evaluate
+from fastht.tasks.images.experiment import ExperimentArguments
+from fastht.tasks.images.supervised import SupervisedTask
+from fastht.tasks.models.methods import AdapterSettings
+from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.trainer import NonFiniteLossError, TrainerConfig
+
+
+@pytest.fixture
+def arguments(table, tiny_model, tmp_path):
+    return ExperimentArguments(
+        data=str(table),
+        model=tiny_model,
+        pretrained="none",
+        blocks=(0, 1),
+        width=16,
+        image_size=32,
+        methods=("ht",),
+        settings=AdapterSettings(bottleneck_dim=8, lora_rank=2),
+        trainer=TrainerConfig(epochs=4, batch_size=8, lr=1e-2, patience=0, workers=0),
+        out=tmp_path / "runs",
+    )
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_segmentation_learns_and_leaves_everything_that_it_promises(arguments, capsys):
+    longer = dataclasses.replace(arguments.trainer, epochs=10)
+    chosen = dataclasses.replace(arguments, methods=("frozen", "ht"), trainer=longer)
+    assert train("segment", chosen) == 0
+    printed = capsys.readouterr().out
+    assert "RANDOM weights" in printed
+    assert "SIMULATED" not in printed
+    for method in ("frozen", "ht"):
+        folder = arguments.out / method / "seed-0"
+        results = read(folder / "results.json")
+        assert results["after"]["dice"] > results["before"]["dice"] + 0.02
+        assert results["after"]["images"] == results["test_images"] > 0
+        assert results["epochs"] == 10
+        predictions = rows_of(folder / "predictions.csv")
+        dice = [float(row["dice"]) for row in predictions]
+        assert sum(dice) / len(dice) == pytest.approx(results["after"]["dice"])
+        for row in predictions:
+            name = row["file"].rpartition("/")[2].partition(".")[0]
+            (mask,) = (folder / "masks").glob(f"*{name}.png")
+            with Image.open(mask) as picture:
+                histogram = picture.histogram()
+            assert histogram[255] == float(row["predicted_pixels"])
+            assert histogram[0] + histogram[255] == 32 * 32
+        for picture in ("overlays.png", "curves.png"):
+            assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+        assert list((folder / "tensorboard").iterdir())
+        history = rows_of(folder / "history.csv")
+        best = max(history, key=lambda row: float(row["val_dice"]))
+        assert float(best["epoch"]) == results["best_epoch"]
+    assert (arguments.out / "ht" / "seed-0" / "adapter" / "adapter_model.safetensors").exists()
+    assert not (arguments.out / "frozen" / "seed-0" / "adapter").exists()
+    assert [row["method"] for row in rows_of(arguments.out / "report.csv")] == ["frozen", "ht"]
+    assert list(arguments.out.glob("comparison-*.png"))
+    kept = load_file(arguments.out / "ht" / "seed-0" / "best.safetensors")
+    assert not [name for name in kept if "patch_embed" in name or "conv1" in name]
+
+
+def test_classification_leaves_probabilities_and_curves(arguments):
+    assert train("classify", arguments) == 0
+    folder = arguments.out / "ht" / "seed-0"
+    results = read(folder / "results.json")
+    classes = ["benign mass", "cyst", "malignant mass"]
+    assert results["classes"] == classes
+    predictions = rows_of(folder / "predictions.csv")
+    right = 0
+    for row in predictions:
+        probabilities = [float(row[f"p({name})"]) for name in classes]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == classes[probabilities.index(max(probabilities))]
+        right += row["predicted"] == row["label"]
+    assert right / len(predictions) == pytest.approx(results["after"]["accuracy"])
+    assert (folder / "roc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_repeats_are_seeds_and_make_a_deviation(arguments):
+    train("segment", dataclasses.replace(arguments, repeats=2))
+    found = [read(arguments.out / "ht" / f"seed-{seed}" / "results.json") for seed in (0, 1)]
+    assert found[0]["after"] != found[1]["after"]
+    assert found[0]["after"]["images"] == found[1]["after"]["images"]
+    (row,) = rows_of(arguments.out / "report.csv")
+    first, second = (result["after"]["dice"] for result in found)
+    assert float(row["dice"]) == pytest.approx((first + second) / 2)
+
+
+def test_few_shot_trains_on_shares_of_every_class(arguments, table):
+    options = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(ExperimentArguments)}
+    short = dataclasses.replace(arguments.trainer, epochs=1)
+    options |= {"percents": (10.0, 50.0), "trainer": short}
+    assert fewshot(FewShotArguments(task="classify", **options)) == 0
+    found = {
+        percent: read(arguments.out / "ht" / f"{percent}-percent" / "seed-0" / "results.json")
+        for percent in (10, 50)
+    }
+    assert 3 <= found[10]["train_images"] < found[50]["train_images"] < 33
+    assert found[10]["test_images"] == found[50]["test_images"]
+    assert list(arguments.out.glob("few-shot-*.png"))
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["ht", "resnet18"])
+def test_a_stopped_experiment_resumes_to_the_same_bits(arguments, monkeypatch, method):
+    chosen = dataclasses.replace(
+        arguments,
+        methods=("frozen", method),
+        trainer=dataclasses.replace(arguments.trainer, epochs=3),
+    )
+    whole = dataclasses.replace(chosen, out=arguments.out.with_name("whole"))
+    train("classify", whole)
+    score = SupervisedTask.evaluate
+    calls = []
+
+    def stopping(self):
+        calls.append(1)
+        if len(calls) == 3 + 2:  # in the second epoch of the second run
+            raise StoppedError
+        return score(self)
+
+    monkeypatch.setattr(SupervisedTask, "evaluate", stopping)
+    with pytest.raises(StoppedError):
+        train("classify", chosen)
+    monkeypatch.setattr(SupervisedTask, "evaluate", score)
+    with pytest.raises(ResumeError, match="is there already: add --resume"):
+        train("classify", chosen)
+    performed = []
+    fit = run_module.Trainer.fit
+    monkeypatch.setattr(
+        run_module.Trainer, "fit", lambda self: performed.append(self.progress.epoch) or fit(self)
+    )
+    assert train("classify", dataclasses.replace(chosen, resume=True)) == 0
+    assert performed == [1]  # the first run was read, the second went on after its first epoch
+    for name in ("frozen", method):
+        folders = [out / name / "seed-0" for out in (chosen.out, whole.out)]
+        weights = [(folder / "best.safetensors").read_bytes() for folder in folders]
+        assert weights[0] == weights[1]
+        results = [read(folder / "results.json") for folder in folders]
+        assert results[0]["after"] == results[1]["after"]
+        assert results[0]["before"] == results[1]["before"]
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_its_own(arguments):
+    short = dataclasses.replace(arguments.trainer, epochs=1)
+    chosen = dataclasses.replace(arguments, trainer=short)
+    train("segment", chosen)
+    other = dataclasses.replace(chosen, width=8, resume=True)
+    with pytest.raises(ResumeError, match=r"other settings \(width\)"):
+        train("segment", other)
+
+
+def test_eval_gives_the_scores_of_the_run_and_takes_other_data(arguments, tmp_path, capsys):
+    train("segment", arguments)
+    folder = arguments.out / "ht" / "seed-0"
+    assert evaluate("segment", EvalArguments(run=folder, out=tmp_path / "own")) == 0
+    own = read(tmp_path / "own" / "results.json")
+    assert own["after"] == read(folder / "results.json")["after"]
+    everything = EvalArguments(run=folder, data=arguments.data, out=tmp_path / "all", batch_size=5)
+    assert evaluate("segment", everything) == 0
+    assert read(tmp_path / "all" / "results.json")["test_images"] == 48
+    assert "48 of them are scored" in capsys.readouterr().out
+    with pytest.raises(ResumeError, match="is a run of fastht segment, not of classify"):
+        evaluate("classify", EvalArguments(run=folder))
+    with pytest.raises(DataError, match="no case is on the side val"):
+        evaluate("segment", EvalArguments(run=folder, data=arguments.data, split="val"))
+
+
+def test_eval_names_what_is_missing_or_damaged(arguments, tmp_path):
+    with pytest.raises(ResumeError, match="is no run of fastht segment or classify"):
+        evaluate("segment", EvalArguments(run=tmp_path))
+    short = dataclasses.replace(arguments.trainer, epochs=1)
+    train("segment", dataclasses.replace(arguments, trainer=short))
+    folder = arguments.out / "ht" / "seed-0"
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    content = (broken / "best.safetensors").read_bytes()
+    (broken / "best.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ResumeError, match=r"best\.safetensors cannot be read"):
+        evaluate("segment", EvalArguments(run=broken))
+
+
+def test_labels_that_the_run_does_not_know_are_named(arguments, table, tmp_path):
+    short = dataclasses.replace(arguments.trainer, epochs=1)
+    train("classify", dataclasses.replace(arguments, trainer=short))
+    other = tmp_path / "other.csv"
+    other.write_text(table.read_text().replace("malignant mass,", "carcinoma,"))
+    folder = arguments.out / "ht" / "seed-0"
+    with pytest.raises(DataError, match="label 'carcinoma' is none of benign mass, cyst"):
+        evaluate("classify", EvalArguments(run=folder, data=str(other)))
+
+
+def test_a_loss_that_is_not_finite_names_the_files(arguments, monkeypatch):
+    from fastht.tasks.images.goals import SegmentationGoal
+
+    loss = SegmentationGoal.loss
+    monkeypatch.setattr(SegmentationGoal, "loss", lambda *a: loss(*a) * float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"\d{4}\.jpg"):
+        train("segment", arguments)
+
+
+def test_nothing_is_begun_for_bad_arguments(arguments, tmp_path):
+    for change in ({"methods": ("ht", "warp")}, {"data": "no-such.csv"}, {"model": "ViT-Z-99"}):
+        with pytest.raises(ValueError, match=r"warp|no-such|ViT-Z-99"):
+            train("segment", dataclasses.replace(arguments, **change))
+    assert not arguments.out.exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        train("segment", dataclasses.replace(arguments, out=tmp_path / "file"))
+
+
+def test_the_commands_run_and_report_errors_in_one_line(table, tiny_model, tmp_path, capsys):
+    options = ["--data", str(table), "--model", tiny_model, "--pretrained", "none"]
+    options += ["--blocks", "0", "1", "--width", "16", "--image-size", "32", "--epochs", "1"]
+    options += ["--batch-size", "8", "--workers", "0", "--bottleneck-dim", "8"]
+    out = tmp_path / "run"
+    command = ["segment", "train", *options, "--methods", "mona", "--out", str(out)]
+    assert main(command) == 0
+    assert "dice" in capsys.readouterr().out.lower()
+    assert main(["segment", "eval", str(out / "mona" / "seed-0")]) == 0
+    assert (out / "mona" / "seed-0" / "eval-few" / "results.json").exists()
+    capsys.readouterr()
+    assert main(command) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["classify", "eval", str(tmp_path / "nothing")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["segment", "draw"])
+
+
+def test_running_statistics_come_along(tmp_path):
+    from torch import nn
+
+    from fastht.tasks.training.state import load_trainable_state, trainable_state
+
+    def model():
+        torch.manual_seed(0)
+        made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        made[0].requires_grad_(False)
+        return made
+
+    first, second = model(), model()
+    first(torch.rand(2, 3, 8, 8))
+    state = trainable_state(first)
+    assert set(state) == {f"1.{name}" for name, _ in first[1].state_dict().items()}
+    load_trainable_state(second, state)
+    assert torch.equal(second[1].running_mean, first[1].running_mean)
+    with pytest.raises(ResumeError, match="other parameters"):
+        load_trainable_state(second, {"1.weight": state["1.weight"]})

@@ -1,0 +1,108 @@
+"""Imports run one way, as the design says: no module needs one that stands above it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fastht"
+
+# Of fastht.tasks: what each wing may import beside itself.
+BELOW: dict[str, set[str]] = {
+    "training": set(),
+    "models": set(),
+    "scores": set(),
+    "results": set(),
+    "images": {"results", "models", "scores", "training"},
+    "image_text": {"images", "results", "models", "scores", "training"},
+}
+
+
+def imported(module: str, text: str, modules: set[str]) -> Iterator[str]:
+    """Name the modules of the package that a module's text imports, inside functions too."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively, which this test does not follow"
+            for name in node.names:
+                inner = f"{node.module}.{name.name}"
+                if inner in modules:
+                    yield inner
+                elif node.module in modules:
+                    yield str(node.module)
+
+
+def graph() -> dict[str, set[str]]:
+    """Return what each module of the package imports of it."""
+    paths = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return {
+        module: set(imported(module, path.read_text(encoding="utf-8"), set(paths)))
+        for module, path in paths.items()
+    }
+
+
+def within(edges: dict[str, set[str]], package: str) -> dict[str, set[str]]:
+    """Return the part of the graph inside a package."""
+    inside = {module for module in edges if f"{module}.".startswith(f"{package}.")}
+    return {module: edges[module] & inside for module in inside}
+
+
+def wing(module: str) -> str | None:
+    """Return in which wing of fastht.tasks a module stands."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["fastht", "tasks"] and len(parts) > 2 else None
+
+
+def astray(edges: dict[str, set[str]]) -> list[str]:
+    """List the imports inside fastht.tasks that run against the order of its wings."""
+    return [
+        f"{module} imports {target}"
+        for module, targets in sorted(edges.items())
+        for target in sorted(targets)
+        if (here := wing(module)) is not None
+        and (there := wing(target)) is not None
+        and there != here
+        and there not in BELOW[here]
+    ]
+
+
+def test_every_module_of_the_tasks_stands_in_a_wing() -> None:
+    assert {wing(module) for module in within(graph(), "fastht.tasks")} == {None, *BELOW}
+
+
+def test_the_wings_of_the_tasks_import_one_way() -> None:
+    edges = graph()
+    assert astray(edges) == []
+    # The check sees an import that runs back, and one between neighbours.
+    edges["fastht.tasks.scores.retrieval"].add("fastht.tasks.images.run")
+    edges["fastht.tasks.models.build"].add("fastht.tasks.training.state")
+    assert astray(edges) == [
+        "fastht.tasks.models.build imports fastht.tasks.training.state",
+        "fastht.tasks.scores.retrieval imports fastht.tasks.images.run",
+    ]
+
+
+@pytest.mark.parametrize("package", ["fastht.data", "fastht.tasks"])
+def test_a_package_has_no_circle(package: str) -> None:
+    edges = within(graph(), package)
+    assert len(edges) > 5
+    TopologicalSorter(edges).prepare()
+    if package == "fastht.data":
+        edges["fastht.data.images"].add("fastht.data.shards")
+        with pytest.raises(CycleError):
+            TopologicalSorter(edges).prepare()
+
+
+def test_only_the_tasks_know_of_the_tasks() -> None:
+    above = {"fastht.cli", "fastht.bench.command"}
+    for module, targets in graph().items():
+        if wing(module) is None and module != "fastht.tasks":
+            assert module in above or not any(wing(target) for target in targets), module
