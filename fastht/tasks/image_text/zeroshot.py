@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from fastht.data.images import DataError
 from fastht.data.source import DataSource
 from fastht.tasks.image_text.prompts import SHIPPED, class_embeddings, load_prompts
 from fastht.tasks.image_text.run import ClipRun, load_clip
+from fastht.tasks.images.intervals import resample_cases
 from fastht.tasks.results.comparison import comparison_table, write_comparison
-from fastht.tasks.results.tables import write_table
-from fastht.tasks.scores.classification import classification_scores, roc_curves
+from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
+from fastht.tasks.scores.classification import classification_scores, resampled, roc_curves
 
-PREDICTIONS_NAME = "predictions.csv"
 ROC_NAME = "roc.png"
 _VERSIONS = {"before": "base", "after": "adapted"}
 
@@ -87,6 +89,7 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         ResumeError: the run's weights cannot be read.
         ValueError: the run, the model or the prompts cannot be had.
     """
+    started = time.monotonic()
     out = arguments.out
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
@@ -117,6 +120,15 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
             clip.model.logit_scale.detach().exp().item(),  # type: ignore[operator, union-attr]
         )
     scores = {name: classification_scores(p, labels) for name, p in probabilities.items()}
+    resamples = resample_cases(kept)
+    intervals = resamples.record(
+        **{
+            name: resamples.statistics(lambda weights, p=p: resampled(p, labels, weights))  # type: ignore[misc]
+            for name, p in probabilities.items()
+        }
+    )
+    # Where nothing adapts the model, it is the same before and after.
+    intervals.setdefault("after", intervals["before"])
     out.mkdir(parents=True, exist_ok=True)
     write_comparison(
         out,
@@ -130,15 +142,23 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
             "test_images": len(kept),
             "left_out": len(cases) - len(kept),
             "before": scores["before"],
-            # Where nothing adapts the model, it is the same before and after.
             "after": scores.get("after", scores["before"]),
+            "intervals": intervals,
+            "provenance": provenance(
+                {"scored": kept},
+                found.left_out | {"the run trained on": len(cases) - len(kept)},
+                device=next(clip.model.parameters()).device,
+                seconds=time.monotonic() - started,
+            ),
             "fastht_version": fastht.__version__,
         },
     )
     write_table(out / PREDICTIONS_NAME, _predictions(kept, found.classes, probabilities))
     title = f"{clip.name}, zero-shot on {Path(found.source).name}"
     _draw(probabilities, labels, found.classes, out / ROC_NAME, title)
-    print(f"{comparison_table('zero-shot', scores)}\n\nresults, predictions, ROC curves: {out}")
+    print(
+        f"{comparison_table('zero-shot', scores, intervals)}\n\nresults, predictions, ROC curves: {out}"
+    )
     return 0
 
 
@@ -224,7 +244,9 @@ def _predictions(
     cases: Sequence[Case], classes: Sequence[str], probabilities: dict[str, Tensor]
 ) -> list[dict[str, Any]]:
     """Return a row for each image: what it is, and what each version of the model takes it for."""
-    rows: list[dict[str, Any]] = [{"file": case.image, "label": case.label} for case in cases]
+    rows: list[dict[str, Any]] = [
+        {"file": case.image, "patient": case.patient, "label": case.label} for case in cases
+    ]
     for version, found in probabilities.items():
         for row, values in zip(rows, found.tolist(), strict=True):
             row[f"predicted {version}"] = classes[values.index(max(values))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,9 +20,11 @@ from fastht.tasks.images.experiment import (
     load_split,
     make_dataset,
 )
+from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome
 from fastht.tasks.images.run import BEST_NAME, read_description
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
+from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.tables import RESULTS_NAME, summarise, text_table
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
@@ -58,6 +61,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         DataError: the data cannot be used, or has other classes than the run.
         ResumeError: the folder holds no finished run of this task.
     """
+    started = time.monotonic()
     folder = arguments.run
     description = read_description(folder)
     if description["task"] != task:
@@ -94,7 +98,8 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     )
     if accelerator.is_main_process:
         print(f"{cases.describe()}\n{len(data)} of them are scored.", flush=True)
-    scores = leave_outcome(scored, data, classes, out, f"{description['method']} on {name}")
+    title = f"{description['method']} on {name}"
+    scores, judged = leave_outcome(scored, data, classes, out, title)
     results = {
         "task": task,
         "method": description["method"],
@@ -109,8 +114,17 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         "after": scores,
     }
     if accelerator.is_main_process:
+        results["intervals"] = score_intervals(scored.goal, side, after=judged)
+        results["provenance"] = provenance(
+            {"scored": side},
+            cases.left_out,
+            device=accelerator.device,
+            seconds=time.monotonic() - started,
+            processes=accelerator.num_processes,
+        )
         write_json(out / RESULTS_NAME, results)
-        print(f"\n{text_table(summarise([results]))}\n\nresults and pictures: {out}")
+        table, note = text_table(summarise([results])), results["intervals"]["note"]
+        print(f"\n{table}\n[low, high]: {note}\n\nresults and pictures: {out}")
     accelerator.end_training()
     return 0
 

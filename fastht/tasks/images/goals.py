@@ -9,7 +9,9 @@ from monai.losses import DiceCELoss, FocalLoss
 from torch import Tensor
 
 from fastht.tasks.scores.classification import classification_scores
-from fastht.tasks.scores.segmentation import image_scores, summarise
+from fastht.tasks.scores.classification import resampled as resampled_classification
+from fastht.tasks.scores.intervals import weighted_means
+from fastht.tasks.scores.segmentation import SCORES, image_scores, summarise
 
 
 class SegmentationGoal:
@@ -35,6 +37,11 @@ class SegmentationGoal:
         """Return means, standard deviations and counts over all images."""
         return summarise(judged)
 
+    def resampled(self, judged: dict[str, list[Any]], weights: Tensor) -> dict[str, Tensor]:
+        """Return the means over the images in each of some resamples."""
+        values = torch.tensor([judged[name] for name in SCORES], dtype=torch.float64)
+        return dict(zip(SCORES, weighted_means(values.T, weights).T, strict=True))
+
 
 class ClassificationGoal:
     """Focal loss on classes, chosen by the accuracy. See :class:`supervised.Goal`."""
@@ -59,3 +66,8 @@ class ClassificationGoal:
         """Return accuracy, recall, precision, F1 and AUC over all images."""
         probabilities = torch.tensor(judged["probabilities"])
         return classification_scores(probabilities, torch.tensor(judged["label"]))
+
+    def resampled(self, judged: dict[str, list[Any]], weights: Tensor) -> dict[str, Tensor]:
+        """Return the same scores in each of some resamples."""
+        probabilities = torch.tensor(judged["probabilities"])
+        return resampled_classification(probabilities, torch.tensor(judged["label"]), weights)

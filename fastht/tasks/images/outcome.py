@@ -20,9 +20,9 @@ from fastht.tasks.images.goals import SegmentationGoal
 from fastht.tasks.images.supervised import Scores, SupervisedTask
 from fastht.tasks.results.overlays import Overlay, draw_overlays
 from fastht.tasks.results.pictures import draw_roc
+from fastht.tasks.results.tables import PREDICTIONS_NAME
 from fastht.tasks.scores.classification import roc_curves
 
-PREDICTIONS_NAME = "predictions.csv"
 MASKS_NAME = "masks"
 OVERLAYS_NAME = "overlays.png"
 ROC_NAME = "roc.png"
@@ -31,7 +31,7 @@ _SHOWN = 12  # images in the overlays
 
 def leave_outcome(
     task: SupervisedTask, data: TaskDataset, classes: Sequence[str], out: Path, title: str
-) -> Scores:
+) -> tuple[Scores, dict[str, list[Any]]]:
     """Score a model on a data set and leave what it predicts; every process calls it.
 
     Segmentation leaves a PNG of each predicted mask at the size that the model saw, and overlays
@@ -43,6 +43,9 @@ def leave_outcome(
         classes: names of the classes.
         out: the folder, made if needed.
         title: of the pictures.
+
+    Returns:
+        The scores, and the entries of all images in the order of the data.
     """
     segmenting = isinstance(task.goal, SegmentationGoal)
     folder = out / MASKS_NAME
@@ -56,19 +59,21 @@ def leave_outcome(
     scores, judged = task.score(data, keep_masks if segmenting else None)
     task.accelerator.wait_for_everyone()
     if task.accelerator.is_main_process:
-        write_atomically(out / PREDICTIONS_NAME, _table(data, classes, judged))
+        leave_predictions(out / PREDICTIONS_NAME, data, classes, judged)
         if segmenting:
             _draw_masks(data, judged["dice"], folder, out / OVERLAYS_NAME, title)
         else:
             _draw_curves(judged, classes, scores["auc"], out / ROC_NAME, title)
-    return scores
+    return scores, judged
 
 
-def _table(data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any]]) -> bytes:
-    """Return a row an image as CSV."""
+def leave_predictions(
+    path: Path, data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any]]
+) -> None:
+    """Write a row an image as CSV; the patient is empty where it is not known."""
     rows = []
     for i, case in enumerate(data.cases):
-        row = {"file": case.image}
+        row = {"file": case.image, "patient": case.patient or ""}
         if "probabilities" in judged:
             probabilities = judged["probabilities"][i]
             best = max(range(len(classes)), key=probabilities.__getitem__)
@@ -81,7 +86,7 @@ def _table(data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any
     table = csv.DictWriter(text, fieldnames=list(rows[0]))
     table.writeheader()
     table.writerows(rows)
-    return text.getvalue().encode()
+    write_atomically(path, text.getvalue().encode())
 
 
 def _draw_masks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 import fastht
 from fastht.checkpoint import save_adapter
-from fastht.data.cases import Case, CaseSet, Task
+from fastht.data.cases import SPLITS, Case, CaseSet, Task
 from fastht.data.images import DataError
 from fastht.data.splits import few_shot
 from fastht.files import write_json
@@ -23,10 +24,12 @@ from fastht.tasks.images.experiment import (
     build_model,
     make_dataset,
 )
-from fastht.tasks.images.outcome import leave_outcome
+from fastht.tasks.images.intervals import score_intervals
+from fastht.tasks.images.outcome import leave_outcome, leave_predictions
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.models.methods import METHODS
-from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
 
@@ -103,6 +106,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
     out = run.out
     if (done := _finished(out, description)) is not None:
         return done
+    started = time.monotonic()
     arguments, method = run.arguments, run.method
     config = replace(arguments.trainer, seed=run.seed)
     accelerator = make_accelerator(config)
@@ -129,7 +133,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         best_path=out / BEST_NAME,
     )
     test = dataset(cases.side("test"))
-    before, _ = task.score(test)
+    before, judged_before = task.score(test)
     resume = (out / STATE_NAME).exists()
     trainer = Trainer(accelerator, config, task, out, _flat(description), resume)
     if accelerator.is_main_process:
@@ -142,7 +146,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         )
     accelerator.wait_for_everyone()
     load_trained(model, out / BEST_NAME)
-    after = leave_outcome(task, test, cases.classes, out, _title(run))
+    after, judged = leave_outcome(task, test, cases.classes, out, _title(run))
     results = {
         "task": run.task,
         "method": method,
@@ -161,6 +165,17 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         "after": after,
     }
     if accelerator.is_main_process:
+        leave_predictions(out / BEFORE_NAME, test, cases.classes, judged_before)
+        results["intervals"] = score_intervals(
+            task.goal, test.cases, before=judged_before, after=judged
+        )
+        results["provenance"] = provenance(
+            {side: cases.side(side) for side in SPLITS},
+            cases.left_out,
+            device=accelerator.device,
+            seconds=time.monotonic() - started,
+            processes=accelerator.num_processes,
+        )
         _leave_training(run, model, task.monitor, progress)
         write_json(out / RESULTS_NAME, results)
     accelerator.wait_for_everyone()

@@ -42,6 +42,9 @@ class Goal(Protocol):
     def summarise(self, judged: dict[str, list[Any]]) -> Scores:
         """Return the scores of all images from their entries in the order of the images."""
 
+    def resampled(self, judged: dict[str, list[Any]], weights: Tensor) -> dict[str, Tensor]:
+        """Return scores ``[r]`` of resamples that count each image ``[r, n]`` times."""
+
 
 class SupervisedModule(nn.Module):
     """A model whose call on a batch returns its loss, as the trainer wants it."""

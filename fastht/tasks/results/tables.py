@@ -20,6 +20,8 @@ Run = Mapping[str, Any]
 Row = dict[str, Any]
 
 RESULTS_NAME = "results.json"
+PREDICTIONS_NAME = "predictions.csv"  # a row an image
+BEFORE_NAME = "predictions-before.csv"  # the same before training
 COUNTS = ("images", "empty_predictions", "empty_truths", "without_distance")
 # What some runs have and others do not.
 EXTRAS = ("trained_on", "prompts", "split")
@@ -95,9 +97,28 @@ def _load(folder: Path) -> dict[str, Any] | None:
             if not isinstance(value, int | float | None):
                 raise _damaged(file, f"{side}, {score} is {value!r}")
         run[side] = {name: math.nan if v is None else v for name, v in run[side].items()}
+    _check_intervals(file, run.get("intervals", {}))
     if not run["after"]:
         raise _damaged(file, "it holds no scores")
     return run | {"folder": folder}
+
+
+def _check_intervals(file: Path, intervals: Any) -> None:
+    """Make the nulls of a run's intervals NaN; runs of old versions have none."""
+    if not isinstance(intervals, dict):
+        raise _damaged(file, f"intervals is {intervals!r}")
+    for version in {"before", "after", "difference"} & intervals.keys():
+        found = intervals[version]
+        if not isinstance(found, dict):
+            raise _damaged(file, f"intervals, {version} is {found!r}")
+        for score, ends in found.items():
+            if not (
+                isinstance(ends, list)
+                and len(ends) == 2
+                and all(isinstance(end, int | float | None) for end in ends)
+            ):
+                raise _damaged(file, f"intervals, {version}, {score} is {ends!r}")
+            found[score] = [math.nan if end is None else end for end in ends]
 
 
 def _damaged(file: Path, what: str) -> DataError:
@@ -115,7 +136,9 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
         ``trainable_parameters``; the means of ``train_images`` and ``test_images``. For each score
         its mean over the seeds, ``{score}_sd``, their sample standard deviation (``None`` if fewer
         than two have a value), ``{score}_before``, the mean before training, and, if there are
-        any, ``{score}_undefined``, the number of runs that the mean leaves out, as theirs is NaN.
+        any, ``{score}_undefined``, the number of runs that the mean leaves out, as theirs is NaN;
+        where there is one run and it has intervals, their ends ``{score}_low``, ``{score}_high``,
+        ``{score}_before_low`` and ``{score}_before_high``.
         Of ``{score}_std``, a spread over images, the mean alone; of counts of images the sums.
 
     Raises:
@@ -167,9 +190,22 @@ def _row(runs: Sequence[Run]) -> Row:
         row[f"{score}_sd"] = statistics.stdev(defined) if len(defined) > 1 else None
         if before := [run["before"][score] for run in runs if score in run["before"]]:
             row[f"{score}_before"] = _mean(before)
+        if len(runs) == 1:
+            row |= _ends(runs[0].get("intervals", {}), score)
         if len(defined) < len(runs):
             row[f"{score}_undefined"] = len(runs) - len(defined)
     return row
+
+
+def _ends(intervals: Mapping[str, Any], score: str) -> Row:
+    """Return the ends of a score's intervals, after and before, where there are any."""
+    names = {"after": score, "before": f"{score}_before"}
+    return {
+        f"{name}_{end}": value
+        for version, name in names.items()
+        if score in intervals.get(version, {})
+        for end, value in zip(("low", "high"), intervals[version][score], strict=True)
+    }
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -289,7 +325,7 @@ def score_unit(score: str) -> tuple[float, str]:
 
 
 def score_text(row: Row, score: str) -> str:
-    """Return a row's score in its unit, "mean ± standard deviation over the seeds"."""
+    """Return a row's score in its unit, "mean ± standard deviation over the seeds [low, high]"."""
     factor, unit = score_unit(score)
     value = row.get(score)
     if value is None:
@@ -300,6 +336,23 @@ def score_text(row: Row, score: str) -> str:
     text = f"{factor * value:.{digits}f}"
     if (spread := row.get(f"{score}_sd")) is not None:
         text += f" ± {factor * spread:.{digits}f}"
+    if f"{score}_low" in row:
+        text += interval_text(row[f"{score}_low"], row[f"{score}_high"], factor, digits)
     if undefined := row.get(f"{score}_undefined"):
         text += f" ({row['seeds'] - undefined} of {row['seeds']} seeds)"
     return text
+
+
+def interval_text(low: float, high: float, factor: float, digits: int, sign: str = "") -> str:
+    """Return " [low, high]" for the end of a score's text; nothing where there is no interval.
+
+    Args:
+        low: its lower end; NaN: none.
+        high: its upper end.
+        factor: what both are multiplied with.
+        digits: after the point.
+        sign: "+" shows it for what is above 0.
+    """
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f" [{factor * low:{sign}.{digits}f}, {factor * high:{sign}.{digits}f}]"

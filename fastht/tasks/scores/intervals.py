@@ -36,6 +36,8 @@ class Resampling:
     Args:
         groups: the patient of each image; ``None`` where it is not known, which is nobody else's.
             If none is known, the units that are drawn are images.
+        files: the file of each image; images of one file without patient, such as the slices of a
+            volume or an image with two captions, are drawn together. Default: each by itself.
         resamples: how many.
         seed: of the drawing, which depends on nothing else but the number of units.
         level: of the intervals, between 0 and 1.
@@ -53,6 +55,7 @@ class Resampling:
     def __init__(
         self,
         groups: Sequence[Hashable | None],
+        files: Sequence[str] | None = None,
         *,
         resamples: int = RESAMPLES,
         seed: int = 0,
@@ -70,12 +73,13 @@ class Resampling:
         self.unit = "image" if unknown == len(groups) else "patient"
         self.without_patient = 0 if self.unit == "image" else unknown
         numbers: dict[Hashable, int] = {}
-        for place, group in enumerate(groups):
-            numbers.setdefault((place,) if group is None else (None, group), len(numbers))
+        alone = range(len(groups)) if files is None else files
+        keys = [
+            ("file", own) if group is None else ("patient", group)
+            for group, own in zip(groups, alone, strict=True)
+        ]
+        self._owner = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
         self.units = len(numbers)
-        self._owner = torch.tensor(
-            [numbers[(i,) if group is None else (None, group)] for i, group in enumerate(groups)]
-        )
 
     @cached_property
     def weights(self) -> Tensor:
@@ -142,10 +146,10 @@ class Resampling:
 
     def describe(self) -> str:
         """Say in a sentence what the intervals are of."""
-        unit = self.unit if self.units == 1 else f"{self.unit}s"
+        units = f"{self.units:,} {self.unit}{'' if self.units == 1 else 's'}"
         text = (
-            f"[ ]: {100 * self.level:g} % intervals over {self.units:,} {unit}, percentile "
-            f"bootstrap of {self.resamples:,} resamples, seed {self.seed}"
+            f"{100 * self.level:g} % intervals over {units}, percentile bootstrap of "
+            f"{self.resamples:,} resamples, seed {self.seed}"
         )
         if self.unit == "image":
             text += "; no patient is named, so images count as if each were of another patient"
@@ -153,13 +157,33 @@ class Resampling:
             text += f"; {self.without_patient:,} images without patient count as one each"
         if self.units == 1:
             return f"{text}: of one there are none."
-        rough = f"; intervals of {self.units} {unit} are rough" if self.units < FEW else ""
-        return f"{text}{rough}."
+        return f"{text}; intervals of {units} are rough." if self.units < FEW else f"{text}."
 
-    def record(self) -> dict[str, Any]:
-        """Return what the intervals are of, as plain JSON types."""
+    def record(self, **versions: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return intervals and what they are of, as plain JSON types, for a ``results.json``.
+
+        Args:
+            versions: scores in each resample by their names, as :meth:`statistics` returns them,
+                of the model ``before`` and ``after`` it was adapted, or of one of these.
+
+        Returns:
+            ``level``, ``resamples``, ``seed``, ``unit``, ``units`` and ``without_patient``; a
+            ``note`` that says all this; the intervals of each version by score, ``[low, high]``;
+            and with both versions those of the paired ``difference``, after less before.
+        """
         names = ("level", "resamples", "seed", "unit", "units", "without_patient")
-        return {name: getattr(self, name) for name in names}
+        made: dict[str, Any] = {name: getattr(self, name) for name in names}
+        made["note"] = self.describe()
+        for version, statistics in versions.items():
+            made[version] = {name: list(self.percentile(s)) for name, s in statistics.items()}
+        if {"before", "after"} <= versions.keys():
+            before, after = versions["before"], versions["after"]
+            made["difference"] = {
+                name: list(self.difference(after[name], before[name]))
+                for name in after
+                if name in before
+            }
+        return made
 
     def _parts(self) -> Iterator[Tensor]:
         if self.resamples * self.images <= _LARGEST:

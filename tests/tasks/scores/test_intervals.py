@@ -58,6 +58,15 @@ def test_a_patient_may_be_called_anything():
     assert Resampling([0, (0,), "0", None]).units == 4
 
 
+def test_frames_of_a_file_without_patient_are_drawn_together():
+    files = ["a.dcm", "b.dcm", "a.dcm", "c.dcm"]
+    made = Resampling([None] * 4, files, resamples=200)
+    assert (made.unit, made.units) == ("image", 3)
+    assert torch.equal(made.weights[:, 0], made.weights[:, 2])
+    # A patient's images are theirs whatever files they are in.
+    assert Resampling(["p", "p", None, None], files).units == 3
+
+
 CLUSTERS, SIZE, SIMULATIONS = 80, 5, 600
 
 
@@ -162,12 +171,12 @@ def test_one_patient_gives_no_interval():
 
 def test_the_unit_is_said():
     assert Resampling(["a"] * 3 + ["b"]).describe() == (
-        "[ ]: 95 % intervals over 2 patients, percentile bootstrap of 2,000 resamples, seed 0; "
+        "95 % intervals over 2 patients, percentile bootstrap of 2,000 resamples, seed 0; "
         "intervals of 2 patients are rough."
     )
     images = Resampling([None] * 20, resamples=100, seed=7, level=0.9)
     assert images.describe() == (
-        "[ ]: 90 % intervals over 20 images, percentile bootstrap of 100 resamples, seed 7; no "
+        "90 % intervals over 20 images, percentile bootstrap of 100 resamples, seed 7; no "
         "patient is named, so images count as if each were of another patient."
     )
     assert images.record() == {
@@ -177,8 +186,21 @@ def test_the_unit_is_said():
         "unit": "image",
         "units": 20,
         "without_patient": 0,
+        "note": images.describe(),
     }
     assert "3 images without patient count as one each" in Resampling(["a", *[None] * 3]).describe()
+
+
+def test_the_record_holds_both_versions_and_their_paired_difference():
+    made = Resampling([f"{i // 2}" for i in range(40)], resamples=400)
+    score = torch.linspace(0, 1, 40)
+    before, after = made.means(score), made.means(score + 0.25)
+    found = made.record(before={"dice": before, "old": before}, after={"dice": after, "new": after})
+    assert found["before"]["dice"] == list(made.percentile(before))
+    assert found["after"].keys() == {"dice", "new"}
+    assert found["difference"] == {"dice": pytest.approx([0.25, 0.25])}  # the same resamples
+    assert (found["unit"], found["units"]) == ("patient", 20)
+    assert made.record(after={}).keys() == {*made.record(), "after"}
 
 
 def test_what_images_share_counts_as_they_do():

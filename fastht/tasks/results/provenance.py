@@ -1,0 +1,69 @@
+"""Where numbers come from: versions, hardware, time, and which data were split how."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from fastht.hardware import device_name
+from fastht.version import __version__
+
+
+class Known(Protocol):
+    """A case or a record, of which a patient may be known."""
+
+    @property
+    def patient(self) -> str | None:
+        """The patient, or ``None``."""
+
+
+def provenance(
+    sides: Mapping[str, Iterable[Known]],
+    left_out: Mapping[str, int],
+    *,
+    device: torch.device,
+    seconds: float,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """Return what a ``results.json`` tells of where its numbers come from, as plain JSON types.
+
+    Args:
+        sides: the images of each side of the split by its name.
+        left_out: how many images were left out by reason.
+        device: that computed.
+        seconds: from the start of the command, or of its last continuation, to its scores.
+        processes: how many computed together.
+
+    Returns:
+        ``fastht``, ``torch``, ``python``, ``system``, ``device``, ``hardware``, ``processes``,
+        ``threads`` of each process, ``seconds``, ``left_out``; for each side of ``split`` its
+        ``images``, ``patients`` (``None`` where none is known) and images ``without_patient``;
+        and ``patients_on_several_sides``, which should be none.
+    """
+    counted = {name: [item.patient for item in items] for name, items in sides.items()}
+    patients = {name: set(found) - {None} for name, found in counted.items()}
+    every = [patient for found in patients.values() for patient in found]
+    return {
+        "fastht": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device.type,
+        "hardware": device_name(device),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+        "left_out": dict(left_out),
+        "split": {
+            name: {
+                "images": len(found),
+                "patients": len(patients[name]) or None,
+                "without_patient": found.count(None),
+            }
+            for name, found in counted.items()
+        },
+        "patients_on_several_sides": len(every) - len(set(every)) if every else None,
+    }
