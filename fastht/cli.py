@@ -132,7 +132,7 @@ def _retrieve(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.results.report", "report", "tasks")
+    module = _import("fastht.tasks.images.paired", "report", "tasks")
     parsed = _parse(module.ReportArguments, "report", arguments)
     return _told("report", lambda: module.report(parsed), (OSError, ValueError))
 

@@ -1,4 +1,4 @@
-"""Held-out samples of contrastive fine-tuning: how well each is told apart, and how sure that is."""
+"""Held-out samples of contrastive fine-tuning: how each is told apart, and how sure that is."""
 
 from __future__ import annotations
 

@@ -182,6 +182,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     loss_after, held_after = task.judge()
     before = {"val_loss": loss_before} | held_before.scores()
     after = {"val_loss": loss_after} | held_after.scores()
+    intervals = held_out_intervals(held_before, held_after)
     results = {
         "task": "contrastive",
         "method": method,
@@ -198,8 +199,8 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "classes": task.classes,
         "model": base_model,
         "data": arguments.data,
+        "intervals": intervals,
     }
-    results["intervals"] = held_out_intervals(held_before, held_after)
     results["provenance"] = provenance(
         {"train": train_records, "val": val_records},
         records.dropped,
@@ -218,7 +219,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
             title=f"{base_model} on {arguments.data}",
         )
     columns = {"before": before, "after": after}
-    _say(accelerator, comparison_table("held out", columns, results["intervals"]))
+    _say(accelerator, comparison_table("held out", columns, intervals))
     _say(
         accelerator,
         f"adapter: {weights_path(out, method)}   curves: {out / CURVES_NAME}   "

@@ -156,9 +156,8 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
     write_table(out / PREDICTIONS_NAME, _predictions(kept, found.classes, probabilities))
     title = f"{clip.name}, zero-shot on {Path(found.source).name}"
     _draw(probabilities, labels, found.classes, out / ROC_NAME, title)
-    print(
-        f"{comparison_table('zero-shot', scores, intervals)}\n\nresults, predictions, ROC curves: {out}"
-    )
+    table = comparison_table("zero-shot", scores, intervals)
+    print(f"{table}\n\nresults, predictions, ROC curves: {out}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Literal
 
 import tyro
@@ -25,7 +26,7 @@ from fastht.tasks.images.outcome import leave_outcome
 from fastht.tasks.images.run import BEST_NAME, read_description
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.results.provenance import provenance
-from fastht.tasks.results.tables import RESULTS_NAME, summarise, text_table
+from fastht.tasks.results.tables import RESULTS_NAME, WIDTH, summarise, text_table
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
 
@@ -123,8 +124,8 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
             processes=accelerator.num_processes,
         )
         write_json(out / RESULTS_NAME, results)
-        table, note = text_table(summarise([results])), results["intervals"]["note"]
-        print(f"\n{table}\n[low, high]: {note}\n\nresults and pictures: {out}")
+        note = fill(f"[low, high]: {results['intervals']['note']}", WIDTH)
+        print(f"\n{text_table(summarise([results]))}\n{note}\n\nresults and pictures: {out}")
     accelerator.end_training()
     return 0
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from fastht.files import write_json
-from fastht.tasks.results.tables import RESULTS_NAME, interval_text, write_table
+from fastht.tasks.results.tables import RESULTS_NAME, WIDTH, interval_text, write_table
 
 TABLE_NAME = "results.csv"
 
@@ -48,7 +49,7 @@ def comparison_table(
         "   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in rows
     ]
-    note = [f"[low, high]: {intervals['note']}"] if "note" in intervals else []
+    note = [fill(f"[low, high]: {intervals['note']}", WIDTH)] if "note" in intervals else []
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], *note])
 
 

@@ -4,40 +4,61 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import tyro
 
 from fastht.files import make_directory, write_atomically, write_json
+from fastht.tasks.results.differences import (
+    Compared,
+    Difference,
+    difference_columns,
+    difference_rows,
+)
 from fastht.tasks.results.pictures import draw_comparison, draw_few_shot
 from fastht.tasks.results.tables import (
     EXTRAS,
     KEYS,
     NAME_COLUMNS,
+    WIDTH,
     Row,
+    Run,
     find_runs,
     find_stranger,
+    group_runs,
     score_label,
     score_text,
     score_unit,
     scores_of,
     summarise,
     table_columns,
+    text_columns,
     text_table,
     write_table,
 )
 
+# Compares the rows of a report in pairs, from the runs of each row.
+Compare = Callable[[Sequence[Sequence[Run]], Sequence[Row]], Compared]
+
 TABLE_NAME = "report.csv"
+DIFFERENCES_NAME = "differences.csv"
 JSON_NAME = "report.json"
 PAGE_NAME = "report.md"
 _INTRODUCTION = """\
 Scores are of held-out images: means over the runs with different seeds, ± their sample standard
 deviation where there are several. "before" is without what was trained: of the base, or of a head
 of random weights; "without distance" are the images that HD95 and ASD leave out, because the true
-or the predicted mask is empty."""
+or the predicted mask is empty.
+
+[low, high] is an interval of the score over the patients of the test images, or over the images
+where no patient is named. Differences are paired: both scores are of the same images, and of the
+same resamples of their patients. An interval that holds 0 does not tell the two apart. Over several
+seeds the scores are averaged first: the interval is of other patients, not of other seeds. Nothing
+is corrected for the number of comparisons."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +84,8 @@ class _Section:
     data: str
     rows: list[Row]
     runs: list[dict[str, Any]]
+    places: list[int] = field(default_factory=list)  # of the rows among those of the report
+    compared: Compared = field(default_factory=Compared)
 
     @property
     def heading(self) -> str:
@@ -87,9 +110,34 @@ class _Section:
         known = any(before in row for row in self.rows)
         return [*([before] if known else []), *scores_of(self.rows)]
 
+    @property
+    def differences(self) -> list[Difference]:
+        """Its paired differences, the places of rows being those in the section."""
+        return [
+            replace(d, row=self.places.index(d.row), other=self.places.index(d.other))
+            for d in self.compared.differences
+            if d.row in self.places
+        ]
 
-def report(arguments: ReportArguments) -> int:
+    @property
+    def remarks(self) -> list[str]:
+        """What the intervals are over, and why rows or pairs of them have no difference."""
+        units = {self.compared.units[p]: None for p in self.places if p in self.compared.units}
+        names = _shares(self.rows)
+        notes = [
+            f"{names[i]} has no paired difference, {note}."
+            for i, place in enumerate(self.places)
+            for note in self.compared.notes.get(place, ())
+        ]
+        return [*(f"[low, high]: {unit}" for unit in units), *notes]
+
+
+def report(arguments: ReportArguments, compare: Compare | None = None) -> int:
     """Print and write the comparison; return the exit status.
+
+    Args:
+        arguments: which runs, and where to.
+        compare: compares the rows in pairs; ``None`` leaves paired differences out.
 
     Raises:
         DataError: a folder holds no run, or a damaged one.
@@ -100,10 +148,13 @@ def report(arguments: ReportArguments) -> int:
         raise ValueError("no runs to compare; name folders of runs, or a folder above them")
     runs = _gather(arguments.runs)
     rows = summarise(runs)
+    compared = Compared() if compare is None else compare(group_runs(runs), rows)
+    for row, ends in zip(rows, compared.ends, strict=False):
+        row |= ends
     out = arguments.out
     make_directory(out)
     write_table(out / TABLE_NAME, rows)
-    write_json(out / JSON_NAME, {"rows": rows})
+    differences: list[Row] = []
     page = ["# Comparison of runs", _INTRODUCTION]
     stems: set[str] = set()
     for task, data in dict.fromkeys((row["task"], row["data"]) for row in rows):
@@ -112,9 +163,20 @@ def report(arguments: ReportArguments) -> int:
             data,
             [row for row in rows if (row["task"], row["data"]) == (task, data)],
             [run for run in runs if (run["task"], run["data"]) == (task, data)],
+            [i for i, row in enumerate(rows) if (row["task"], row["data"]) == (task, data)],
+            compared,
         )
         print(f"{section.heading}\n\n{text_table(section.rows, section.shown)}\n")
+        found = section.differences
+        differences += difference_rows(found, _shares(section.rows), section.rows)
+        if found:
+            print(f"{text_columns(_difference_columns(section, [section.score]))}\n")
+        if section.remarks:
+            print("\n".join([*(fill(remark, WIDTH) for remark in section.remarks), ""]))
         page += _write_section(section, out, _new_stem(section, stems))
+    write_json(out / JSON_NAME, {"rows": rows, "differences": differences})
+    if differences:
+        write_table(out / DIFFERENCES_NAME, differences)
     write_atomically(out / PAGE_NAME, ("\n\n".join(page) + "\n").encode())
     print(f"report: {out / PAGE_NAME}   table: {out / TABLE_NAME}")
     return 0
@@ -151,9 +213,14 @@ def _new_stem(section: _Section, taken: set[str]) -> str:
 def _write_section(section: _Section, out: Path, stem: str) -> list[str]:
     """Draw a section's pictures; return its paragraphs."""
     pictures = _draw(section, out, stem)
+    # Scores of single classes are in the CSV.
+    scores = [name for name in scores_of(section.rows) if "/" not in name]
+    paired = [_markdown(_difference_columns(section, scores))] if section.differences else []
     return [
         f"## {section.heading}",
         _markdown(table_columns(section.rows, section.shown)),
+        *paired,
+        *(["\n".join(f"- {remark}" for remark in section.remarks)] if section.remarks else []),
         *(f"![{alt}]({name})" for name, alt in pictures.items()),
         _markdown(_run_columns(section)),
     ]
@@ -199,6 +266,21 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return names
 
 
+def _shares(rows: Sequence[Row]) -> list[str]:
+    """Return names that tell all rows apart."""
+    shares = len({row["percent"] for row in rows}) > 1
+    return [
+        f"{name}, {row['percent']:g} %" if shares else name
+        for name, row in zip(_names(rows), rows, strict=True)
+    ]
+
+
+def _difference_columns(section: _Section, scores: Sequence[str]) -> dict[str, list[str]]:
+    known = {d.score for d in section.differences}
+    shown = [score for score in scores if score in known]
+    return difference_columns(section.differences, _shares(section.rows), section.rows, shown)
+
+
 def _run_columns(section: _Section) -> dict[str, list[str]]:
     """Return the single runs with their folders."""
     runs = section.runs
@@ -215,7 +297,9 @@ def _run_columns(section: _Section) -> dict[str, list[str]]:
 
 def _markdown(columns: dict[str, list[str]]) -> str:
     """Return columns by their headings as a table of Markdown."""
-    marks = ["---" if name in (*NAME_COLUMNS, "folder") else "---:" for name in columns]
+    marks = [
+        "---" if name in (*NAME_COLUMNS, "difference", "folder") else "---:" for name in columns
+    ]
     escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in columns.values())
     lines = [list(columns), marks, *zip(*escaped, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -39,7 +39,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 _NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "asd": "ASD", "f1": "F1", "auc": "AUC"}
 _PERCENT = ("dice", "iou", "accuracy", "recall", "precision", "f1", "auc", "rsum")
-_WIDTH = 120  # characters of a table on a terminal
+WIDTH = 120  # characters of a table on a terminal
 # Columns of names, which are aligned at their left.
 NAME_COLUMNS = ("method", "model", *(name.replace("_", " ") for name in EXTRAS))
 
@@ -144,10 +144,15 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
     Raises:
         ValueError: two runs of a row differ in something else than their seeds.
     """
+    return [_row(group) for group in group_runs(runs)]
+
+
+def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs of each row of :func:`summarise`."""
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.get(name) for name in KEYS), []).append(run)
-    return [_row(group) for group in groups.values()]
+    return list(groups.values())
 
 
 def find_stranger(runs: Sequence[Run]) -> str | None:
@@ -238,15 +243,19 @@ def scores_of(rows: Sequence[Row]) -> list[str]:
 
 
 def text_table(rows: Sequence[Row], scores: Sequence[str] | None = None) -> str:
-    """Return rows of one task and data set as an aligned table; see :func:`table_columns`.
+    """Return rows of one task and data set as an aligned table; see :func:`table_columns`."""
+    return text_columns(table_columns(rows, scores))
 
-    A table that is too wide for a terminal is turned on its side, if that makes it narrower.
+
+def text_columns(columns: Mapping[str, Sequence[str]]) -> str:
+    """Return columns of text by their headings as an aligned table.
+
+    One that is too wide for a terminal is turned on its side, if that makes it narrower.
     """
-    columns = table_columns(rows, scores)
     cells = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-    table = _aligned(cells, sum(name in NAME_COLUMNS for name in columns))
+    table = _aligned(cells, sum(name in (*NAME_COLUMNS, "difference") for name in columns))
     turned = _aligned([list(column) for column in zip(*cells, strict=True)], 1)
-    fits = len(table[0]) <= max(_WIDTH, len(turned[0]))
+    fits = len(table[0]) <= max(WIDTH, len(turned[0]))
     head, *body = table if fits else turned
     return "\n".join([head, "-" * len(head), *body])
 

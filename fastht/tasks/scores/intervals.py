@@ -39,7 +39,8 @@ class Resampling:
         files: the file of each image; images of one file without patient, such as the slices of a
             volume or an image with two captions, are drawn together. Default: each by itself.
         resamples: how many.
-        seed: of the drawing, which depends on nothing else but the number of units.
+        seed: of the drawing. It depends on nothing else but the number of units, and these are
+            numbered by their names, so that the order of the images does not matter.
         level: of the intervals, between 0 and 1.
 
     Attributes:
@@ -49,7 +50,7 @@ class Resampling:
         without_patient: how many of them have none though others do.
 
     Raises:
-        ValueError: there is no image, or a number is out of range.
+        ValueError: there is no image, or not a file for each, or a number is out of range.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Resampling:
     ) -> None:
         if not groups:
             raise ValueError("no images to resample; give the patient of at least one, or None")
+        if files is not None and len(files) != len(groups):
+            raise ValueError(f"{len(files)} files for {len(groups)} images; give one for each")
         if resamples < 1 or not 0 < level < 1:
             raise ValueError(
                 f"{resamples} resamples, level {level}; choose at least 1, and between 0 and 1"
@@ -72,13 +75,16 @@ class Resampling:
         unknown = sum(group is None for group in groups)
         self.unit = "image" if unknown == len(groups) else "patient"
         self.without_patient = 0 if self.unit == "image" else unknown
-        numbers: dict[Hashable, int] = {}
-        alone = range(len(groups)) if files is None else files
-        keys = [
-            ("file", own) if group is None else ("patient", group)
-            for group, own in zip(groups, alone, strict=True)
+        keys: list[tuple[str, Hashable]] = [
+            ("patient", group)
+            if group is not None
+            else ("alone", i)
+            if files is None
+            else ("file", files[i])
+            for i, group in enumerate(groups)
         ]
-        self._owner = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+        numbers = {key: number for number, key in enumerate(sorted(set(keys), key=_place))}
+        self._owner = torch.tensor([numbers[key] for key in keys])
         self.units = len(numbers)
 
     @cached_property
@@ -201,6 +207,12 @@ class Resampling:
             counts = np.bincount(drawn.ravel(), minlength=count * self.units)
             of_units = torch.from_numpy(counts).view(count, self.units).double()
             yield of_units[:, self._owner]
+
+
+def _place(key: tuple[str, Hashable]) -> tuple[str, Any]:
+    """Return what units are sorted by."""
+    kind, name = key
+    return kind, name if kind == "alone" else repr(name)
 
 
 def weighted_means(values: Tensor, weights: Tensor) -> Tensor:

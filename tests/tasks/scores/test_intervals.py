@@ -67,6 +67,14 @@ def test_frames_of_a_file_without_patient_are_drawn_together():
     assert Resampling(["p", "p", None, None], files).units == 3
 
 
+def test_the_order_of_the_images_does_not_matter():
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0)).tolist()
+    patients, files = [f"p{i % 11}" if i < 25 else None for i in range(30)], [*map(str, range(30))]
+    one = Resampling(patients, files, resamples=20).weights
+    other = Resampling([patients[i] for i in order], [files[i] for i in order], resamples=20)
+    assert torch.equal(other.weights, one[:, order])
+
+
 CLUSTERS, SIZE, SIMULATIONS = 80, 5, 600
 
 
@@ -216,6 +224,11 @@ def test_what_images_share_counts_as_they_do():
 def test_what_cannot_be_is_refused(groups, options):
     with pytest.raises(ValueError, match="at least"):
         Resampling(groups, **options)
+
+
+def test_files_are_as_many_as_images():
+    with pytest.raises(ValueError, match="1 files for 2 images"):
+        Resampling([None, None], ["a"])
 
 
 def test_intervals_are_pairs():

@@ -27,7 +27,10 @@ def test_a_resample_of_each_image_once_is_the_score():
 
 
 def test_queries_count_as_often_as_they_are_drawn():
-    image_ranks, text_ranks = torch.tensor([1, 5, 2, 9, 1, 1, 4, 3]), torch.tensor([2, 1, 7, 1, 3, 8])
+    image_ranks, text_ranks = (
+        torch.tensor([1, 5, 2, 9, 1, 1, 4, 3]),
+        torch.tensor([2, 1, 7, 1, 3, 8]),
+    )
     weights = Resampling([0, 0, 1, 2, 2, 3, 4, 5], resamples=40).weights
     found = resampled_ranks(image_ranks, text_ranks, CAPTIONS, KS, weights)
     for row, counts in enumerate(weights.long()):
