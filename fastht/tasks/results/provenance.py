@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -13,11 +14,15 @@ from fastht.version import __version__
 
 
 class Known(Protocol):
-    """A case or a record, of which a patient may be known."""
+    """A case or a record, of which patient and class may be known."""
 
     @property
     def patient(self) -> str | None:
         """The patient, or ``None``."""
+
+    @property
+    def label(self) -> str | None:
+        """The class, or ``None``."""
 
 
 def provenance(
@@ -40,12 +45,12 @@ def provenance(
     Returns:
         ``fastht``, ``torch``, ``python``, ``system``, ``device``, ``hardware``, ``processes``,
         ``threads`` of each process, ``seconds``, ``left_out``; for each side of ``split`` its
-        ``images``, ``patients`` (``None`` where none is known) and images ``without_patient``;
-        and ``patients_on_several_sides``, which should be none.
+        ``images``, ``patients`` (``None`` where none is known), images ``without_patient`` and
+        images by class, ``classes``; and ``patients_on_several_sides``, which should be none.
     """
-    counted = {name: [item.patient for item in items] for name, items in sides.items()}
-    patients = {name: set(found) - {None} for name, found in counted.items()}
-    every = [patient for found in patients.values() for patient in found]
+    listed = {name: list(items) for name, items in sides.items()}
+    patients = {name: {i.patient for i in items} - {None} for name, items in listed.items()}
+    sides_of = Counter(patient for found in patients.values() for patient in found)
     return {
         "fastht": __version__,
         "torch": torch.__version__,
@@ -59,11 +64,14 @@ def provenance(
         "left_out": dict(left_out),
         "split": {
             name: {
-                "images": len(found),
+                "images": len(items),
                 "patients": len(patients[name]) or None,
-                "without_patient": found.count(None),
+                "without_patient": sum(item.patient is None for item in items),
+                "classes": dict(sorted(Counter(i.label for i in items if i.label).items())),
             }
-            for name, found in counted.items()
+            for name, items in listed.items()
         },
-        "patients_on_several_sides": len(every) - len(set(every)) if every else None,
+        "patients_on_several_sides": (
+            sum(count > 1 for count in sides_of.values()) if sides_of else None
+        ),
     }

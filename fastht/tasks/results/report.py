@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 from fastht.files import make_directory, write_atomically, write_json
+from fastht.tasks.results.checklist import CHECKLIST_NAME, checklist
 from fastht.tasks.results.differences import (
     Compared,
     Difference,
@@ -70,10 +71,13 @@ class ReportArguments:
             summed up; runs of the same name and seed are told apart if they lie in different ones
             of these folders.
         out: folder of the report.
+        checklist: also write what the runs know of the topics of CLAIM 2024 and TRIPOD+AI, and ask
+            the authors for the rest.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     out: Path = Path("runs/report")
+    checklist: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ def report(arguments: ReportArguments, compare: Compare | None = None) -> int:
     make_directory(out)
     write_table(out / TABLE_NAME, rows)
     differences: list[Row] = []
+    sections: list[_Section] = []
     page = ["# Comparison of runs", _INTRODUCTION]
     stems: set[str] = set()
     for task, data in dict.fromkeys((row["task"], row["data"]) for row in rows):
@@ -166,6 +171,7 @@ def report(arguments: ReportArguments, compare: Compare | None = None) -> int:
             [i for i, row in enumerate(rows) if (row["task"], row["data"]) == (task, data)],
             compared,
         )
+        sections.append(section)
         print(f"{section.heading}\n\n{text_table(section.rows, section.shown)}\n")
         found = section.differences
         differences += difference_rows(found, _shares(section.rows), section.rows)
@@ -178,6 +184,14 @@ def report(arguments: ReportArguments, compare: Compare | None = None) -> int:
     if differences:
         write_table(out / DIFFERENCES_NAME, differences)
     write_atomically(out / PAGE_NAME, ("\n\n".join(page) + "\n").encode())
+    if arguments.checklist:
+        text = checklist(
+            [section.heading for section in sections],
+            [section.runs for section in sections],
+            [section.rows for section in sections],
+        )
+        write_atomically(out / CHECKLIST_NAME, text.encode())
+        print(f"checklist: {out / CHECKLIST_NAME}")
     print(f"report: {out / PAGE_NAME}   table: {out / TABLE_NAME}")
     return 0
 

@@ -209,3 +209,20 @@ def test_what_a_run_has_recorded_is_shown_where_there_are_no_predictions(tmp_pat
     pair = differences(tmp_path, out=tmp_path / "report")["ht: after minus before", "dice"]
     assert [pair["low"], pair["high"]] == record["difference"]["dice"]
     assert "95 % intervals over 12 patients" in " ".join(capsys.readouterr().out.split())
+
+
+def test_folders_of_old_versions_keep_their_numbers_and_get_intervals(tmp_path):
+    """As fastht 0.1 left them: no intervals, no patients, nothing of before but its scores."""
+    dice = difficulty()
+    folder = leave_run(tmp_path / "old", dice, patients=None)
+    results = json.loads((folder / "results.json").read_text())
+    assert not {"intervals", "provenance"} & results.keys()
+    differences(folder, out=tmp_path / "report")
+    (row,) = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+    for name, value in results["after"].items():
+        assert row[name] == value
+    assert row["dice_before"] == results["before"]["dice"]
+    made = Resampling([None] * N, FILES)
+    assert [row["dice_low"], row["dice_high"]] == pytest.approx(made.mean(dice))
+    assert (made.unit, made.units) == ("image", N)
+    assert "iou_low" not in row  # its entries are not in the table
