@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from open_clip import ClipLoss
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
-from tqdm import tqdm
 
 from fastht.data import ImageTextDataset, Record
 from fastht.tasks.image_text.run import Method, save_weights
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.scores.retrieval import retrieval_recall, zero_shot_accuracy
 from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.progress import ProgressBar
 
 RECALL_AT = (1, 5, 10)
 # A class's embedding is the mean over these sentences.
@@ -181,9 +181,11 @@ class ContrastiveTask:
         training = self.model.training
         self.model.eval()
         parts = []
-        hidden = None if accelerator.is_main_process else True  # None: only on a terminal
-        for batch in tqdm(
-            read_batches(loader), total=len(loader), desc="held out", leave=False, disable=hidden
+        for batch in ProgressBar(
+            read_batches(loader),
+            total=len(loader),
+            title="held out",
+            shown=accelerator.is_main_process,
         ):
             with accelerator.autocast():
                 images = batch["image"].to(accelerator.device)

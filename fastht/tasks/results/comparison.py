@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastht.files import write_json
-from fastht.tasks.results.tables import RESULTS_NAME, write_table
+from fastht.tasks.results.tables import RESULTS_NAME, is_plain, write_table
 
 TABLE_NAME = "results.csv"
 
@@ -50,4 +50,6 @@ def _shown(name: str, value: float) -> str:
         return "undefined"
     if "loss" in name:
         return f"{value:.4f}"
-    return f"{value:.1f}" if "rank" in name else f"{100 * value:.1f} %"
+    if is_plain(name):
+        return f"{value:.3f}"
+    return f"{value:.1f}" if name.endswith("rank") else f"{100 * value:.1f} %"

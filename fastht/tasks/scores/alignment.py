@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastht.tasks.scores.grouping import numbered
+
 _BLOCK = 4_000_000  # similarities at a time
 _PARTS = 20  # of the jackknife, at most
 _FEW = 8  # rows of a group whose pairs are taken one by one
@@ -94,11 +96,11 @@ class Pairs:
         # Sums over all pairs are differences of large numbers.
         self.images, self.texts = images.double().cpu(), texts.double().cpu()
         rows = list(range(count))
-        self.captions = _numbered(rows if captions is None else captions)
-        self.within = _numbered([0] * count if within is None else within)
+        self.captions = numbered(rows if captions is None else captions)
+        self.within = numbered([0] * count if within is None else within)
         # Equal captions of two sets are no pair of either.
         both = list(zip(self.captions.tolist(), self.within.tolist(), strict=True))
-        self._twins = _numbered(both)
+        self._twins = numbered(both)
         self.paired = (self.images * self.texts).sum(dim=1)
         self.percentiles = self._percentiles()
 
@@ -216,7 +218,7 @@ def spread_scores(features: Tensor, groups: Sequence[Hashable]) -> dict[str, Jac
         features: ``[n, E]``, normalised.
         groups: n patients, whose rows are left out together.
     """
-    part = _numbered(groups) % _PARTS
+    part = numbered(groups) % _PARTS
     features = features.double().cpu()
     parts = int(part.max()) + 1
     sums, counts = _kernel_sums(features, part)
@@ -291,9 +293,3 @@ def _check(images: Tensor, texts: Tensor) -> None:
             f"images are {list(images.shape)} and texts {list(texts.shape)}: give a row of both "
             "for each pair, [n, E]"
         )
-
-
-def _numbered(names: Sequence[Hashable]) -> Tensor:
-    """Return the same number for the same name."""
-    numbers: dict[Hashable, int] = {}
-    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
