@@ -11,14 +11,14 @@ from accelerate import Accelerator
 from open_clip import ClipLoss
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
-from tqdm import tqdm
 
 from fastht.data import ImageTextDataset, Record
 from fastht.tasks.image_text.held_out import HeldOut
 from fastht.tasks.image_text.run import Method, save_weights
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
-from fastht.tasks.scores.retrieval import retrieval_ranks
+from fastht.tasks.scores.retrieval import Retrieval
 from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.progress import ProgressBar
 
 # A class's embedding is the mean over these sentences.
 PROMPTS = (
@@ -157,8 +157,8 @@ class ContrastiveTask:
             predicted = (images[rows] @ class_features.T).argmax(dim=1).cpu()
             right = torch.full((len(captions),), torch.nan, dtype=torch.float64)
             right[rows] = (predicted == torch.tensor(labels)).double()
-        ranks = retrieval_ranks(images, texts, captions)
-        return self._loss(images, texts), HeldOut(self.val_records, *ranks, right)
+        retrieval = Retrieval(images, texts, captions)
+        return self._loss(images, texts), HeldOut(self.val_records, retrieval, right)
 
     def save_best(self) -> None:
         """Save what adapts the model as the best so far."""
@@ -188,9 +188,11 @@ class ContrastiveTask:
         training = self.model.training
         self.model.eval()
         parts = []
-        hidden = None if accelerator.is_main_process else True  # None: only on a terminal
-        for batch in tqdm(
-            read_batches(loader), total=len(loader), desc="held out", leave=False, disable=hidden
+        for batch in ProgressBar(
+            read_batches(loader),
+            total=len(loader),
+            title="held out",
+            shown=accelerator.is_main_process,
         ):
             with accelerator.autocast():
                 images = batch["image"].to(accelerator.device)

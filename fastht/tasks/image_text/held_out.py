@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastht.data import Record
 from fastht.tasks.scores.intervals import Resampling, weighted_means
-from fastht.tasks.scores.retrieval_intervals import resampled_ranks
+from fastht.tasks.scores.retrieval import Retrieval
 
 RECALL_AT = (1, 5, 10)
 
@@ -21,36 +21,26 @@ class HeldOut:
 
     Attributes:
         records: the n samples.
-        image_ranks: ``[n]``, as ``retrieval_ranks`` gives them.
-        text_ranks: ``[different captions]``, likewise.
+        retrieval: the ranks of their right answers; each sample's image is one of its own.
         right: ``[n]``, 1 where the nearest class is the sample's, else 0; NaN without label.
             ``None``: there are no classes to tell apart.
     """
 
     records: Sequence[Record]
-    image_ranks: Tensor
-    text_ranks: Tensor
+    retrieval: Retrieval
     right: Tensor | None
 
     def scores(self) -> dict[str, float]:
         """Return recalls of both directions, and the zero-shot accuracy if there are labels."""
-        result = {
-            f"{direction}_recall@{k}": (ranks <= k).double().mean().item()
-            for direction, ranks in (
-                ("image_to_text", self.image_ranks),
-                ("text_to_image", self.text_ranks),
-            )
-            for k in RECALL_AT
-        }
+        result = self.retrieval.recall(RECALL_AT)
         if self.right is not None:
             result["zero_shot_accuracy"] = self.right.nanmean().item()
         return result
 
     def resampled(self, weights: Tensor) -> dict[str, Tensor]:
         """Return the same scores ``[r]`` of resamples that count each sample ``[r, n]`` times."""
-        captions = [record.caption for record in self.records]
-        found = resampled_ranks(self.image_ranks, self.text_ranks, captions, RECALL_AT, weights)
-        result = {name: values for name, values in found.items() if "recall@" in name}
+        found = self.retrieval.resampled(weights, RECALL_AT)
+        result = {name: found[name] for name in self.retrieval.recall(RECALL_AT)}
         if self.right is not None:
             result["zero_shot_accuracy"] = weighted_means(self.right, weights)
         return result
@@ -59,7 +49,7 @@ class HeldOut:
         """Return a row for each sample; their means are the scores of images."""
         rows = []
         for i, (record, rank) in enumerate(
-            zip(self.records, self.image_ranks.tolist(), strict=True)
+            zip(self.records, self.retrieval.image_ranks.tolist(), strict=True)
         ):
             row: dict[str, Any] = {"file": record.image, "patient": record.patient}
             row |= {"caption": record.caption, "image_to_text_rank": rank}

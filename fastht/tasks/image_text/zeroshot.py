@@ -18,7 +18,7 @@ from fastht.data.cases import SPLITS, Case, CaseSet, read_case_image
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
 from fastht.tasks.image_text.prompts import SHIPPED, class_embeddings, load_prompts
-from fastht.tasks.image_text.run import ClipRun, load_clip
+from fastht.tasks.image_text.run import ClipRun, check_folder, load_clip, results_folder
 from fastht.tasks.images.intervals import resample_cases
 from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.provenance import provenance
@@ -49,7 +49,8 @@ class ZeroShotArguments(DataSource):
             comes with that, else all of it.
         batch_size: images at a time.
         workers: processes that load images.
-        out: folder of the results.
+        out: folder of the results; default: zeroshot-DATA in the folder of the run, else
+            runs/zeroshot-DATA-MODEL.
     """
 
     data: str = "run"
@@ -61,7 +62,7 @@ class ZeroShotArguments(DataSource):
     split: Literal["train", "val", "test", "all"] | None = None
     batch_size: int = 32
     workers: int = 2
-    out: Path = Path("runs/zeroshot")
+    out: Path | None = None
 
 
 class CaseImages(Dataset[dict[str, Any]]):
@@ -90,11 +91,11 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         ValueError: the run, the model or the prompts cannot be had.
     """
     started = time.monotonic()
-    out = arguments.out
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; give a folder")
+    check_folder(arguments.out)
     clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
     data = _choose_data(arguments, clip)
+    out = arguments.out or results_folder("zeroshot", data, arguments.run, arguments.model)
+    check_folder(out)
     found = replace(arguments, data=data).load("classify")
     if len(found.classes) < 2:
         raise DataError(

@@ -14,11 +14,11 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
-from tqdm import tqdm
 
 from fastht.data.task_dataset import TaskDataset
 from fastht.files import write_atomically
 from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.progress import ProgressBar
 from fastht.tasks.training.state import ResumeError, load_trainable_state, trainable_state
 
 Scores = dict[str, float]
@@ -154,9 +154,11 @@ def predict(
     training = model.training
     model.eval()
     judged: list[tuple[int, dict[str, Any]]] = []
-    hidden = None if accelerator.is_main_process else True  # None: only on a terminal
-    bar = tqdm(
-        read_batches(loader), total=len(loader), desc="held out", leave=False, disable=hidden
+    bar = ProgressBar(
+        read_batches(loader),
+        total=len(loader),
+        title="held out",
+        shown=accelerator.is_main_process,
     )
     for batch in bar:
         with accelerator.autocast():

@@ -9,7 +9,13 @@ from textwrap import fill
 from typing import Any
 
 from fastht.files import write_json
-from fastht.tasks.results.tables import RESULTS_NAME, WIDTH, interval_text, write_table
+from fastht.tasks.results.tables import (
+    RESULTS_NAME,
+    WIDTH,
+    interval_text,
+    is_plain,
+    write_table,
+)
 
 TABLE_NAME = "results.csv"
 
@@ -82,7 +88,11 @@ def _shown(name: str, value: float, ends: Sequence[float] | None = None, sign: s
     if math.isnan(value):
         return "undefined"
     factor, digits, unit = 100, 1, " %"
-    if "loss" in name or "rank" in name:
-        factor, digits, unit = 1, 4 if "loss" in name else 1, ""
+    if "loss" in name:
+        factor, digits, unit = 1, 4, ""
+    elif is_plain(name):
+        factor, digits, unit = 1, 3, ""
+    elif name.endswith("rank"):
+        factor, digits, unit = 1, 1, ""
     text = f"{factor * value:{sign}.{digits}f}{unit}"
     return text if ends is None else text + interval_text(ends[0], ends[1], factor, digits, sign)

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastht.tasks.results.tables import Row, interval_text, score_label, score_unit
+from fastht.tasks.results.tables import (
+    Row,
+    interval_text,
+    score_digits,
+    score_label,
+    score_unit,
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,6 @@ def _shown(d: Difference | None) -> str:
         return "-"
     if math.isnan(d.value):
         return "undefined"
-    factor, unit = score_unit(d.score)
-    digits = 2 if unit == "px" else 4 if "loss" in d.score else 1
+    factor, digits = score_unit(d.score)[0], score_digits(d.score)
     text = f"{factor * d.value:+.{digits}f}"
     return text + interval_text(d.low, d.high, factor, digits, "+")

@@ -39,6 +39,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 _NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "asd": "ASD", "f1": "F1", "auc": "AUC"}
 _PERCENT = ("dice", "iou", "accuracy", "recall", "precision", "f1", "auc", "rsum")
+_PLAIN = ("paired", "unmatched", "gap", "percentile", "alignment", "uniformity")
 WIDTH = 120  # characters of a table on a terminal
 # Columns of names, which are aligned at their left.
 NAME_COLUMNS = ("method", "model", *(name.replace("_", " ") for name in EXTRAS))
@@ -333,15 +334,27 @@ def score_unit(score: str) -> tuple[float, str]:
     return 1, "px" if words[-1] in ("hd95", "asd") else ""
 
 
+def is_plain(score: str) -> bool:
+    """Return whether a score is a cosine, a distance or the like, which has no unit."""
+    return score.removesuffix("_before").split("_")[-1] in _PLAIN
+
+
+def score_digits(score: str) -> int:
+    """Return how many digits after the point a score is shown with, in its unit."""
+    if score_unit(score)[1] == "px":
+        return 2
+    return 4 if "loss" in score else 3 if is_plain(score) else 1
+
+
 def score_text(row: Row, score: str) -> str:
     """Return a row's score in its unit, "mean ± standard deviation over the seeds [low, high]"."""
-    factor, unit = score_unit(score)
+    factor, _ = score_unit(score)
     value = row.get(score)
     if value is None:
         return "-"
     if math.isnan(value):
         return "undefined"
-    digits = 2 if unit == "px" else 4 if "loss" in score else 1
+    digits = score_digits(score)
     text = f"{factor * value:.{digits}f}"
     if (spread := row.get(f"{score}_sd")) is not None:
         text += f" ± {factor * spread:.{digits}f}"
