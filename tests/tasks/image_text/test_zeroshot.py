@@ -17,7 +17,9 @@ from fastht.tasks.image_text.zeroshot import (
     class_probabilities,
     zeroshot,
 )
+from fastht.tasks.images.paired import report
 from fastht.tasks.models.build import build_clip
+from fastht.tasks.results.report import ReportArguments
 
 LABELS = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 PROMPTS = """
@@ -73,7 +75,10 @@ def test_unseen_images_are_classified_before_and_after(arguments, run, pairs, ti
     for version in ("before", "after"):
         right = [row["label"] == row[f"predicted {version}"] for row in rows]
         assert results[version]["accuracy"] == pytest.approx(sum(right) / 10)
-        assert results[version].keys() == {"accuracy", "recall", "precision", "f1", "auc"}
+        assert results[version].keys() >= {"accuracy", "recall", "precision", "f1", "auc"}
+        intervals = results["intervals"][version]
+        assert intervals.keys() >= {"accuracy", "balanced_accuracy", "f1", "auc"}
+        assert intervals["f1"][0] <= results[version]["f1"] <= intervals["f1"][1]
         for row in rows:
             values = [float(row[f"p({label}) {version}"]) for label in LABELS]
             assert sum(values) == pytest.approx(1)
@@ -84,6 +89,15 @@ def test_unseen_images_are_classified_before_and_after(arguments, run, pairs, ti
     printed = capsys.readouterr().out
     assert f"30 images of split all left out, as {run} trained on them." in printed
     assert "before" in printed
+    assert "95 % intervals over 10 images" in printed
+    assert "difference" in printed
+    assert results["provenance"]["left_out"] == {"the run trained on": 30}
+    report(ReportArguments((arguments["out"],), arguments["out"] / "report"))
+    found = json.loads((arguments["out"] / "report" / "report.json").read_text())
+    scores = {d["score"]: [d["low"], d["high"]] for d in found["differences"]}
+    for name in ("accuracy", "f1", "auc"):
+        ends = results["intervals"]["difference"][name]
+        assert scores[name] == pytest.approx(ends, abs=1e-5)
     assert "SIMULATED" not in printed
 
 
@@ -113,6 +127,7 @@ def test_the_base_alone_is_the_same_before_and_after(arguments, tiny_model, caps
     zeroshot(ZeroShotArguments(**alone))
     results, rows = read(arguments["out"])
     assert results["before"] == results["after"]
+    assert results["intervals"]["before"] == results["intervals"]["after"]
     assert (results["method"], results["test_images"], results["left_out"]) == ("base", 40, 0)
     assert "trained_on" not in results
     assert not any("after" in column for column in rows[0])
