@@ -27,7 +27,7 @@ def centre(weights: Tensor) -> tuple[float, float]:
 
 
 def test_mask_follows_the_image_without_a_shift() -> None:
-    weak = weak_augmentation(SIZE)
+    weak = weak_augmentation(SIZE, SIZE)
     shifts, changed = [], 0
     for seed in range(60):
         torch.manual_seed(seed)
@@ -46,7 +46,7 @@ def test_mask_follows_the_image_without_a_shift() -> None:
 
 
 def test_crops_keep_most_of_the_image_and_all_flips_occur() -> None:
-    weak = weak_augmentation(SIZE)
+    weak = weak_augmentation(SIZE, SIZE)
     corners = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
     corners[: SIZE // 2, : SIZE // 2] = 1  # one quadrant
     places = set()
@@ -77,7 +77,7 @@ def test_strong_operations_change_gray_values_mildly_and_move_nothing() -> None:
 
 
 def test_half_of_the_images_are_changed() -> None:
-    augment = PaperAugmentation(SIZE)
+    augment = PaperAugmentation()
     image, mask = scene()
     torch.manual_seed(0)
     changed = 0
@@ -96,13 +96,13 @@ def test_same_seed_same_result_with_or_without_mask(with_mask: bool) -> None:
     image, mask = scene()
     for seed in range(10):
         torch.manual_seed(seed)
-        expected, _ = PaperAugmentation(SIZE)(image, mask)
+        expected, _ = PaperAugmentation()(image, mask)
         torch.manual_seed(seed)
-        again, followed = PaperAugmentation(SIZE)(image, mask if with_mask else None)
+        again, followed = PaperAugmentation()(image, mask if with_mask else None)
         assert torch.equal(again, expected)
         assert (followed is not None) == with_mask
 
 
 def test_pickle() -> None:
-    augment = pickle.loads(pickle.dumps(PaperAugmentation(SIZE)))
+    augment = pickle.loads(pickle.dumps(PaperAugmentation()))
     assert augment(*scene())[0].shape == (3, SIZE, SIZE)

@@ -32,7 +32,7 @@ def made(cases: tuple[Case, ...], **options: Any) -> TaskDataset:
 
 
 def augmented(cases: tuple[Case, ...], seed: int = 0) -> TaskDataset:
-    return made(cases, augment=PaperAugmentation(SIZE), seed=seed)
+    return made(cases, augment=PaperAugmentation(), seed=seed)
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -46,7 +46,8 @@ def test_items(cases: tuple[Case, ...]) -> None:
     assert len(dataset) == 5
     for i, label in enumerate((0, 0, 0, 1, 1)):
         item = dataset[i]
-        assert set(item) == {"image", "mask", "label", "index"}
+        assert set(item) == {"image", "mask", "label", "index", "shape"}
+        assert item["shape"].tolist() == [miniature_sets.HEIGHT, miniature_sets.WIDTH]
         assert (item["index"], item["label"]) == (i, label)
         assert (item["image"].dtype, item["mask"].dtype) == (torch.float32, torch.int64)
         picture = Image.open(cases[i].image).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
