@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -132,16 +132,16 @@ def _measures(header: Dataset, frame: str | None, path: str) -> Iterator[Spacing
             yield found
 
 
-def _pair(values: Sequence[Any] | None, source: str, path: str) -> Spacing | None:
+def _pair(values: Any, source: str, path: str) -> Spacing | None:
     """A row and a column distance in millimetres as DICOM has them; None without any."""
-    if not values:
+    if values is None or values == "":
         return None
     try:
         row, column = (float(value) for value in values)
     except (TypeError, ValueError):
         row = column = math.nan
     if not (0 < row < math.inf and 0 < column < math.inf):
-        what = f"{source} is {list(values)}, no two lengths above 0"
+        what = f"{source} is {values}, no two lengths above 0"
         raise DataError(f"{path}: {what}; correct or delete the element")
     return Spacing(row, column, source)
 

@@ -106,3 +106,24 @@ def test_same_seed_same_result_with_or_without_mask(with_mask: bool) -> None:
 def test_pickle() -> None:
     augment = pickle.loads(pickle.dumps(PaperAugmentation()))
     assert augment(*scene())[0].shape == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 96), (96, 40), (4, 64)])
+def test_images_of_any_shape_keep_it(height: int, width: int) -> None:
+    """What letterboxes hold: nothing is squeezed, and a disc stays a disc."""
+    augment = PaperAugmentation()
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    radius = min(height, width) / 4
+    disc = ((x - width / 2) ** 2 + (y - height / 2) ** 2 < radius**2).to(torch.uint8)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        image, mask = augment((200 * disc).expand(3, height, width), disc)
+        assert image.shape == (3, height, width)
+        assert mask is not None
+        assert mask.shape == (height, width)
+        if height < 40:
+            continue
+        sides = [int(mask.any(dim=side).sum()) for side in (0, 1)]
+        if mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum() > 0:
+            continue  # cut
+        assert abs(sides[0] - sides[1]) <= 2

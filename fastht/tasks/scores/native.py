@@ -87,7 +87,7 @@ def surface_edges(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = (both.any(dim=side).nonzero().flatten() for side in (1, 0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     first, second = get_mask_edges(prediction[box], truth[box], crop=False)
-    return first, second
+    return torch.as_tensor(first), torch.as_tensor(second)
 
 
 def surface_scores(
