@@ -25,25 +25,24 @@ class PaperAugmentation:
     and so does each strong operation, of which there are four in the mean, as there.
     """
 
-    def __init__(self, size: int) -> None:
-        self.weak = weak_augmentation(size)
-
     def __call__(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """image: uint8 [3, size, size]; mask: uint8 [size, size] or None; both come back so."""
+        """image: uint8 [3, H, W]; mask: uint8 [H, W] or None; both come back so."""
         if torch.rand(()) < 0.5:
             return image, mask
+        weak = weak_augmentation(image.shape[-2], image.shape[-1])
         image = tv_tensors.Image(strong_augmentation(image))
         if mask is None:
-            return self.weak(image).as_subclass(Tensor), None
-        image, mask = self.weak(image, tv_tensors.Mask(mask))
+            return weak(image).as_subclass(Tensor), None
+        image, mask = weak(image, tv_tensors.Mask(mask))
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 
-def weak_augmentation(size: int) -> Callable[..., Any]:
-    """Crop to a square of 0.8 to 1 of the area, resize to `size`, flip both ways."""
+def weak_augmentation(height: int, width: int) -> Callable[..., Any]:
+    """Crop to the same shape and 0.8 to 1 of the area, resize to height x width, flip both ways."""
+    shape = width / height
     return v2.Compose(
         [
-            _Crop(size, scale=(0.8, 1.0), ratio=(1.0, 1.0)),
+            _Crop((height, width), scale=(0.8, 1.0), ratio=(shape, shape)),
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
         ]

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from fastht.data.images import DataError, read_image
+from fastht.data.volumes import is_volume, read_slice
 
 Task = Literal["segment", "classify"]
 Split = Literal["train", "val", "test"]
@@ -157,8 +158,6 @@ def read_case_image(case: Case) -> Image.Image:
     path, part = split_part(case.image)
     if part is None:
         return read_image(path)
-    if path.lower().endswith((".nii", ".nii.gz")):
-        from fastht.data.volumes import read_slice
-
+    if is_volume(path):
         return Image.fromarray(read_slice(path, int(part))).convert("RGB")
     return read_image(path, frame=int(part), name=case.image)

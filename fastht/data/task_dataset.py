@@ -14,31 +14,37 @@ from torch.utils.data import Dataset
 from fastht.data.cases import Case, read_case_image
 from fastht.data.images import DataError
 from fastht.data.masks import read_mask
+from fastht.data.resize import Placement, Resize, place
 
 Augmentation = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 _NO_LABEL = -1
+_MIN_SIDE = 4  # pixels of a letterboxed image: what the augmentation can blur
 
 
 class TaskDataset(Dataset[dict[str, Any]]):
     """Images with masks or labels, each read when asked for.
 
     An item is {"image": float [3, size, size], normalised; "index": position in the cases}, and
-    - "mask": int64 [size, size] of {0, 1}, if with_masks;
+    - "mask": int64 [size, size] of {0, 1}, and "shape": int64 [2], height and width of the file's
+      image, if with_masks;
+    - "inside": bool [size, size], where the image lies in the square, if with_masks and it is
+      letterboxed;
     - "label": position in classes, -1 for a case without label, if classes are given.
 
-    Image and mask are squeezed into the square without regard to their aspect ratio, as in the
-    paper, which also computes its metrics at this size and not at that of the file.
+    resize: "squash" squeezes image and mask into the square without regard to their shape, as in
+        the paper, which also computes its metrics at this size and not at that of the file;
+        "letterbox" keeps the shape and leaves a black border, which is added after augmentation.
 
     The same seed, epoch and position give the same item in any worker, and the global random
     numbers stay as they were. set_epoch reaches the workers, persistent ones too. Picklable if
     augment is.
 
     mean, std: of the three channels, for values from 0 to 1.
-    augment: takes and returns image, uint8 [3, size, size], and mask, uint8 [size, size] or None;
-        draws its random numbers from torch's global generator.
+    augment: takes and returns image, uint8 [3, H, W], and mask, uint8 [H, W] or None, of the part
+        of the square that holds the image; draws its random numbers from torch's global generator.
 
     Raises DataError if a label is not among the classes; indexing raises it, with the name of the
-    file, for an image or mask that cannot be read.
+    file, for an image or mask that cannot be read, or is too long and thin for a letterbox.
     """
 
     def __init__(
@@ -52,12 +58,14 @@ class TaskDataset(Dataset[dict[str, Any]]):
         with_masks: bool = False,
         augment: Augmentation | None = None,
         seed: int = 0,
+        resize: Resize = "squash",
     ) -> None:
         self.cases = tuple(cases)
         self.size = size
         self.with_masks = with_masks
         self.augment = augment
         self.seed = seed
+        self.resize: Resize = resize
         self._mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
         self._std = torch.tensor(std, dtype=torch.float32)[:, None, None]
         self._labels = None if classes is None else [_position(case, classes) for case in cases]
@@ -75,34 +83,43 @@ class TaskDataset(Dataset[dict[str, Any]]):
         index = range(len(self))[i]  # negative positions count from the end
         case = self.cases[index]
         picture = read_case_image(case)
-        image = self._resized(picture)
+        place = self.placement((picture.height, picture.width))
+        if min(place.height, place.width) < _MIN_SIDE:
+            what = f"{picture.width} x {picture.height} pixels are too long and thin to letterbox"
+            raise DataError(f"{case.image}: {what}; crop the image, or use --resize squash")
+        inner = (place.width, place.height)
+        image = _to_tensor(picture.resize(inner, Image.Resampling.BICUBIC)).permute(2, 0, 1)
         mask = None
         if self.with_masks:
             drawn = Image.fromarray(read_mask(case, picture.size))
-            mask = _to_tensor(drawn.resize((self.size, self.size), Image.Resampling.NEAREST))
+            mask = _to_tensor(drawn.resize(inner, Image.Resampling.NEAREST))
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
                 # Not torch.manual_seed, which would also reseed GPUs.
                 torch.default_generator.manual_seed(self._item_seed(index))
                 image, mask = self.augment(image, mask)
+        image = place.pad(image)
         item = {"image": (image / 255 - self._mean) / self._std, "index": index}
         if mask is not None:
-            item["mask"] = mask.long()
+            item["mask"] = place.pad(mask.long())
+            item["shape"] = torch.tensor([picture.height, picture.width])
+            if self.resize == "letterbox":
+                item["inside"] = place.inside()
         if self._labels is not None:
             item["label"] = self._labels[index]
         return item
 
     def picture(self, i: int) -> Tensor:
-        """The image at position i as people see it, uint8 [3, size, size]; without augmentation."""
-        return self._resized(read_case_image(self.cases[i]))
+        """The image at position i at its own size, uint8 [3, height, width]."""
+        return _to_tensor(read_case_image(self.cases[i])).permute(2, 0, 1)
+
+    def placement(self, shape: tuple[int, int]) -> Placement:
+        """Where in the square an image of `shape` (height, width) comes to lie."""
+        return place(shape, self.size, self.resize)
 
     def file(self, i: int) -> str:
         """Name of the image at position i, for messages."""
         return self.cases[i].image
-
-    def _resized(self, picture: Image.Image) -> Tensor:
-        square = (self.size, self.size)
-        return _to_tensor(picture.resize(square, Image.Resampling.BICUBIC)).permute(2, 0, 1)
 
     def _item_seed(self, index: int) -> int:
         entropy = (self.seed, int(self._epoch), index)

@@ -13,9 +13,14 @@ from fastht.data.images import DataError, gray_to_8bit
 _KEPT_VOLUMES = 2  # a scan and its annotation, for those who go through the slices in order
 
 
+def is_volume(path: str) -> bool:
+    """Whether a file is a volume, by its name."""
+    return path.lower().endswith((".nii", ".nii.gz"))
+
+
 def volume_shape(path: str) -> tuple[int, int, int]:
     """(slices, height, width) by the header. Raises DataError."""
-    width, height, *rest = _open(path).shape
+    width, height, *rest = open_volume(path).shape
     return (rest[0] if rest else 1, height, width)
 
 
@@ -45,7 +50,7 @@ def read_volume(path: str) -> np.ndarray:
 @functools.lru_cache(maxsize=_KEPT_VOLUMES)
 def _read(path: str, mtime_ns: int, size: int) -> np.ndarray:
     """Decode a volume; mtime_ns and size only tell versions of the file apart."""
-    volume = _open(path)
+    volume = open_volume(path)
     try:
         values = np.asarray(volume.dataobj).reshape(*volume.shape[:2], -1)
     except Exception as error:  # zlib, EOF, OS and value errors, whatever breaks first
@@ -57,8 +62,8 @@ def _read(path: str, mtime_ns: int, size: int) -> np.ndarray:
     return slices
 
 
-def _open(path: str) -> Any:
-    """The nibabel image of a gray volume, its data not yet read."""
+def open_volume(path: str) -> Any:
+    """The nibabel image of a gray volume, its data not yet read. Raises DataError."""
     try:
         import nibabel
     except ImportError:

@@ -27,7 +27,7 @@ def centre(weights: Tensor) -> tuple[float, float]:
 
 
 def test_mask_follows_the_image_without_a_shift() -> None:
-    weak = weak_augmentation(SIZE)
+    weak = weak_augmentation(SIZE, SIZE)
     shifts, changed = [], 0
     for seed in range(60):
         torch.manual_seed(seed)
@@ -46,7 +46,7 @@ def test_mask_follows_the_image_without_a_shift() -> None:
 
 
 def test_crops_keep_most_of_the_image_and_all_flips_occur() -> None:
-    weak = weak_augmentation(SIZE)
+    weak = weak_augmentation(SIZE, SIZE)
     corners = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
     corners[: SIZE // 2, : SIZE // 2] = 1  # one quadrant
     places = set()
@@ -77,7 +77,7 @@ def test_strong_operations_change_gray_values_mildly_and_move_nothing() -> None:
 
 
 def test_half_of_the_images_are_changed() -> None:
-    augment = PaperAugmentation(SIZE)
+    augment = PaperAugmentation()
     image, mask = scene()
     torch.manual_seed(0)
     changed = 0
@@ -96,13 +96,34 @@ def test_same_seed_same_result_with_or_without_mask(with_mask: bool) -> None:
     image, mask = scene()
     for seed in range(10):
         torch.manual_seed(seed)
-        expected, _ = PaperAugmentation(SIZE)(image, mask)
+        expected, _ = PaperAugmentation()(image, mask)
         torch.manual_seed(seed)
-        again, followed = PaperAugmentation(SIZE)(image, mask if with_mask else None)
+        again, followed = PaperAugmentation()(image, mask if with_mask else None)
         assert torch.equal(again, expected)
         assert (followed is not None) == with_mask
 
 
 def test_pickle() -> None:
-    augment = pickle.loads(pickle.dumps(PaperAugmentation(SIZE)))
+    augment = pickle.loads(pickle.dumps(PaperAugmentation()))
     assert augment(*scene())[0].shape == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 96), (96, 40), (4, 64)])
+def test_images_of_any_shape_keep_it(height: int, width: int) -> None:
+    """What letterboxes hold: nothing is squeezed, and a disc stays a disc."""
+    augment = PaperAugmentation()
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    radius = min(height, width) / 4
+    disc = ((x - width / 2) ** 2 + (y - height / 2) ** 2 < radius**2).to(torch.uint8)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        image, mask = augment((200 * disc).expand(3, height, width), disc)
+        assert image.shape == (3, height, width)
+        assert mask is not None
+        assert mask.shape == (height, width)
+        if height < 40:
+            continue
+        sides = [int(mask.any(dim=side).sum()) for side in (0, 1)]
+        if mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum() > 0:
+            continue  # cut
+        assert abs(sides[0] - sides[1]) <= 2

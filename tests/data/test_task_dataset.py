@@ -32,7 +32,7 @@ def made(cases: tuple[Case, ...], **options: Any) -> TaskDataset:
 
 
 def augmented(cases: tuple[Case, ...], seed: int = 0) -> TaskDataset:
-    return made(cases, augment=PaperAugmentation(SIZE), seed=seed)
+    return made(cases, augment=PaperAugmentation(), seed=seed)
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -46,7 +46,8 @@ def test_items(cases: tuple[Case, ...]) -> None:
     assert len(dataset) == 5
     for i, label in enumerate((0, 0, 0, 1, 1)):
         item = dataset[i]
-        assert set(item) == {"image", "mask", "label", "index"}
+        assert set(item) == {"image", "mask", "label", "index", "shape"}
+        assert item["shape"].tolist() == [miniature_sets.HEIGHT, miniature_sets.WIDTH]
         assert (item["index"], item["label"]) == (i, label)
         assert (item["image"].dtype, item["mask"].dtype) == (torch.float32, torch.int64)
         picture = Image.open(cases[i].image).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
@@ -155,3 +156,77 @@ def test_sample() -> None:
     item = dataset[7]
     assert 0.01 < item["mask"].float().mean() < 0.3
     assert found.classes[item["label"]] == found.cases[7].label
+
+
+def letterboxed(cases: tuple[Case, ...], **options: Any) -> TaskDataset:
+    return made(cases, resize="letterbox", **options)
+
+
+def flat_case(tmp_path: Path, width: int, height: int) -> Case:
+    """An image of one gray value, all of it foreground."""
+    whole = np.ones((height, width), np.uint8)
+    for name, value in (("image.png", 150), ("mask.png", 255)):
+        miniature_sets.draw(tmp_path / name, whole, value)
+    return Case("a", str(tmp_path / "image.png"), (str(tmp_path / "mask.png"),), label="benign")
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 40), (40, 64), (50, 50), (200, 26)])
+@pytest.mark.parametrize("training", [False, True])
+def test_letterboxes_hold_the_whole_image_and_nothing_else(
+    tmp_path: Path, width: int, height: int, training: bool
+) -> None:
+    case = flat_case(tmp_path, width, height)
+    augment = PaperAugmentation() if training else None
+    dataset = letterboxed((case,), augment=augment)
+    tall, wide = round(SIZE * height / max(width, height)), round(SIZE * width / max(width, height))
+    black = (0 - torch.tensor(MEAN)) / torch.tensor(STD)
+    for epoch in range(12 if training else 1):  # whatever is cropped, flipped, blurred
+        dataset.set_epoch(epoch)
+        item = dataset[0]
+        inside = item["inside"]
+        assert (inside.dtype, inside.shape) == (torch.bool, (SIZE, SIZE))
+        assert [int(inside.any(dim=side).sum()) for side in (1, 0)] == [tall, wide]
+        assert torch.equal(item["mask"].bool(), inside)
+        border = item["image"][:, ~inside]
+        torch.testing.assert_close(border, black[:, None].expand_as(border))
+        gray = item["image"][:, inside]
+        assert (gray == gray[:, :1]).all()  # nothing of the border crept in
+        assert (gray > black[:, None] + 0.3).all()
+        assert item["shape"].tolist() == [height, width]
+
+
+def test_a_letterbox_is_the_image_resized_in_its_middle(cases: tuple[Case, ...]) -> None:
+    item = letterboxed(cases)[0]  # 14 x 10 pixels become 32 x 23
+    picture = Image.open(cases[0].image).resize((32, 23), Image.Resampling.BICUBIC)
+    expected = (np.asarray(picture)[None] / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(
+        STD, (3, 1, 1)
+    )
+    np.testing.assert_allclose(item["image"][:, 4:27], expected, atol=1e-6)
+    assert not item["mask"][:4].any()
+    assert item["mask"][4:27].float().mean() == pytest.approx(read_mask(cases[0]).mean(), abs=0.05)
+
+
+def test_letterboxes_of_squares_are_squashed_squares(tmp_path: Path) -> None:
+    case = flat_case(tmp_path, 50, 50)
+    squashed = made((case,), augment=PaperAugmentation())
+    boxed = letterboxed((case,), augment=PaperAugmentation())
+    for epoch in range(6):
+        squashed.set_epoch(epoch)
+        boxed.set_epoch(epoch)
+        item = boxed[0]
+        assert item.pop("inside").all()
+        assert_equal(item, squashed[0])
+
+
+def test_what_is_too_thin_for_a_letterbox_is_named(tmp_path: Path) -> None:
+    case = flat_case(tmp_path, 400, 20)
+    with pytest.raises(DataError, match=r"image\.png: 400 x 20 pixels are too long and thin"):
+        letterboxed((case,))[0]
+    assert made((case,))[0]["mask"].all()
+
+
+def test_pictures_have_their_own_size(cases: tuple[Case, ...]) -> None:
+    picture = letterboxed(cases).picture(1)
+    np.testing.assert_array_equal(
+        picture.permute(1, 2, 0), np.asarray(Image.open(cases[1].image).convert("RGB"))
+    )

@@ -12,14 +12,15 @@ import tyro
 
 from fastht.data.cases import Case, CaseSet, Task
 from fastht.data.images import DataError
+from fastht.data.resize import Resize
 from fastht.data.source import DataSource
 from fastht.files import write_json
 from fastht.tasks.images.experiment import (
-    GOALS,
     ExperimentArguments,
     build_model,
     load_split,
     make_dataset,
+    make_goal,
 )
 from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome
@@ -43,6 +44,9 @@ class EvalArguments(DataSource):
         batch_size: images at a time.
         workers: processes that load images.
         precision: of the forward pass.
+        resize: squash or letterbox; default: as the run was trained.
+        tolerance_px: of the normalised surface Dice in pixels; default: that of the run.
+        tolerance_mm: likewise in millimetres.
         out: folder of the results; default: eval-NAME in the run's folder.
     """
 
@@ -52,6 +56,9 @@ class EvalArguments(DataSource):
     batch_size: int = 32
     workers: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    resize: Resize | None = None
+    tolerance_px: float | None = None
+    tolerance_mm: float | None = None
     out: Path | None = None
 
 
@@ -69,6 +76,9 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         raise ResumeError(f"{folder} is a run of fastht {description['task']}, not of {task}")
     options = description["options"]
     options["trainer"]["seed"] = description["split_seed"]
+    for option in ("resize", "tolerance_px", "tolerance_mm"):
+        if (chosen := getattr(arguments, option)) is not None:
+            options[option] = chosen
     made = ExperimentArguments.from_plain(
         options
         | {
@@ -89,7 +99,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     out = arguments.out or folder / f"eval-{name}"
     scored = SupervisedTask(
         vision.module.to(accelerator.device),
-        GOALS[task](),
+        make_goal(made, task),
         data,
         data,
         accelerator,
@@ -109,6 +119,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         "model": f"{made.model}/{made.pretrained}",
         "data": cases.source,
         "trained_on": made.data,
+        **made.resize_stated,
         "classes": list(classes),
         "test_images": len(data),
         "before": {},

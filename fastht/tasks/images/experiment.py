@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from torch import nn
 
 from fastht.data.augment import PaperAugmentation
 from fastht.data.cases import Case, CaseSet, Task
+from fastht.data.resize import RESIZES, Resize
 from fastht.data.source import DataSource
 from fastht.data.splits import split_cases
 from fastht.data.task_dataset import TaskDataset
@@ -22,12 +23,9 @@ from fastht.tasks.models.build import TINY_MODEL, VisionModel, build_vision
 from fastht.tasks.models.features import BlockFeatures
 from fastht.tasks.models.heads import Classifier, Segmenter
 from fastht.tasks.models.methods import METHODS, AdapterSettings, apply_method
+from fastht.tasks.scores.native import Tolerances
 from fastht.tasks.training.trainer import TrainerConfig
 
-GOALS: dict[Task, Callable[[], Goal]] = {
-    "segment": SegmentationGoal,
-    "classify": ClassificationGoal,
-}
 FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
 ArgumentsT = TypeVar("ArgumentsT", bound="ExperimentArguments")
 
@@ -53,6 +51,11 @@ class ExperimentArguments(DataSource):
         blocks: blocks of the tower whose features the head takes, from 0.
         width: features of the head.
         image_size: side of the images in pixels.
+        resize: how images of other shapes become square: squash them, as in the paper, or
+            letterbox: keep the shape and leave a black border, which counts in nothing.
+        tolerance_px: how far from the true outline a predicted one is right, for the normalised
+            surface Dice, in pixels of the image's own size.
+        tolerance_mm: likewise in millimetres, for images of known spacing.
         augment: augment training images as in the paper.
         prompt: what clipseg is asked for.
         settings: sizes of adapters.
@@ -72,6 +75,9 @@ class ExperimentArguments(DataSource):
     blocks: tuple[int, ...] = (3, 6, 9)
     width: int = 512
     image_size: int = 224
+    resize: Resize = "squash"
+    tolerance_px: float = Tolerances.px
+    tolerance_mm: float = Tolerances.mm
     augment: bool = True
     prompt: str = "a lesion in an ultrasound image"
     settings: AdapterSettings = field(default_factory=AdapterSettings)
@@ -88,10 +94,23 @@ class ExperimentArguments(DataSource):
         for name in ("repeats", "width", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.resize not in RESIZES:
+            raise ValueError(f"resize is {self.resize!r}; choose of {', '.join(RESIZES)}")
+        self.tolerances  # noqa: B018 (refuses what is out of range)
         if not (self.val_fraction > 0 < self.test_fraction):
             raise ValueError("val_fraction and test_fraction must both be above 0")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction and test_fraction leave nothing to train on")
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """Those of the normalised surface Dice."""
+        return Tolerances(self.tolerance_px, self.tolerance_mm)
+
+    @property
+    def resize_stated(self) -> dict[str, str]:
+        """How results name what they do not have in common with the paper."""
+        return {} if self.resize == "squash" else {"resize": self.resize}
 
     def plain(self) -> dict[str, Any]:
         """Return the options as plain JSON types."""
@@ -102,7 +121,11 @@ class ExperimentArguments(DataSource):
 
     @classmethod
     def from_plain(cls, options: dict[str, Any]) -> ExperimentArguments:
-        """Return the options from :meth:`plain`, which may have been JSON meanwhile."""
+        """Return the options from :meth:`plain`, which may have been JSON meanwhile.
+
+        Options that a run of an older version did not have are at their defaults, which are what it
+        did.
+        """
         made: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in options.items()
@@ -194,6 +217,11 @@ def build_model(
     return dataclasses.replace(vision, module=model)
 
 
+def make_goal(arguments: ExperimentArguments, task: Task) -> Goal:
+    """Return what is learnt and scored."""
+    return SegmentationGoal(arguments.tolerances) if task == "segment" else ClassificationGoal()
+
+
 def make_dataset(
     arguments: ExperimentArguments,
     task: Task,
@@ -216,6 +244,7 @@ def make_dataset(
         std=vision.std,
         classes=classes if task == "classify" else None,
         with_masks=task == "segment",
-        augment=PaperAugmentation(arguments.image_size) if training and arguments.augment else None,
+        augment=PaperAugmentation() if training and arguments.augment else None,
         seed=seed,
+        resize=arguments.resize,
     )

@@ -5,33 +5,53 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.losses import DiceCELoss, FocalLoss
+import torch.nn.functional as F
+from monai.losses import DiceCELoss, DiceLoss, FocalLoss
 from torch import Tensor
 
 from fastht.tasks.scores.classification import classification_scores
 from fastht.tasks.scores.classification import resampled as resampled_classification
 from fastht.tasks.scores.intervals import weighted_means
-from fastht.tasks.scores.segmentation import SCORES, image_scores, summarise
+from fastht.tasks.scores.native import Tolerances
+from fastht.tasks.scores.segmentation import image_scores, score_names, summarise
 
 
 class SegmentationGoal:
-    """Dice and cross-entropy on masks, chosen by the mean Dice. See :class:`supervised.Goal`."""
+    """Dice and cross-entropy on masks, chosen by the mean Dice. See :class:`supervised.Goal`.
+
+    What is outside ``batch["inside"]``, the border of a letterbox, counts in nothing.
+
+    Args:
+        tolerances: of the final scoring.
+    """
 
     monitor = "dice"
 
-    def __init__(self) -> None:
+    def __init__(self, tolerances: Tolerances | None = None) -> None:
+        self.tolerances = tolerances or Tolerances()
         # squared_pred and the small smoothing are the published code's.
-        self._loss = DiceCELoss(
-            to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=1e-8, smooth_dr=1e-8
-        )
+        options: dict[str, Any] = {"squared_pred": True, "smooth_nr": 1e-8, "smooth_dr": 1e-8}
+        self._loss = DiceCELoss(to_onehot_y=True, softmax=True, **options)
+        self._dice = DiceLoss(**options)
 
     def loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         """Return the loss of logits ``[B, 2, H, W]`` against ``batch["mask"]``."""
-        return self._loss(logits, batch["mask"][:, None])
+        mask, inside = batch["mask"], batch.get("inside")
+        if inside is None:
+            return self._loss(logits, mask[:, None])
+        weight = inside[:, None].to(logits.dtype)
+        true = F.one_hot(mask, logits.shape[1]).movedim(-1, 1)
+        dice = self._dice(logits.softmax(dim=1) * weight, true * weight)
+        # The mean of each image's own mean, so that narrow images count as much as others.
+        entropy = F.cross_entropy(logits, mask, reduction="none") * weight[:, 0]
+        return dice + (entropy.sum((1, 2)) / weight.sum((1, 2, 3))).mean()
 
     def judge(self, logits: Tensor, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Return Dice, IoU and distances of each image."""
-        return image_scores(logits.argmax(dim=1), batch["mask"])
+        predicted = logits.argmax(dim=1)
+        if (inside := batch.get("inside")) is not None:
+            predicted = predicted * inside
+        return image_scores(predicted, batch["mask"])
 
     def summarise(self, judged: dict[str, list[Any]]) -> dict[str, float]:
         """Return means, standard deviations and counts over all images."""
@@ -39,8 +59,9 @@ class SegmentationGoal:
 
     def resampled(self, judged: dict[str, list[Any]], weights: Tensor) -> dict[str, Tensor]:
         """Return the means over the images in each of some resamples."""
-        values = torch.tensor([judged[name] for name in SCORES], dtype=torch.float64)
-        return dict(zip(SCORES, weighted_means(values.T, weights).T, strict=True))
+        names = score_names(judged)
+        values = torch.tensor([judged[name] for name in names], dtype=torch.float64)
+        return dict(zip(names, weighted_means(values.T, weights).T, strict=True))
 
 
 class ClassificationGoal:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
+from fastht.data.masks import read_mask
 from fastht.data.task_dataset import TaskDataset
 from fastht.files import write_atomically
 from fastht.tasks.images.goals import SegmentationGoal
+from fastht.tasks.images.native import NativeSegmentation, spacing_sentence
 from fastht.tasks.images.supervised import Scores, SupervisedTask
 from fastht.tasks.results.overlays import Overlay, draw_overlays
 from fastht.tasks.results.pictures import draw_roc
@@ -34,8 +35,9 @@ def leave_outcome(
 ) -> tuple[Scores, dict[str, list[Any]]]:
     """Score a model on a data set and leave what it predicts; every process calls it.
 
-    Segmentation leaves a PNG of each predicted mask at the size that the model saw, and overlays
-    of images from the worst Dice to the best; classification leaves ROC curves.
+    Segmentation scores at the size of each image too. It leaves a PNG of each predicted mask at
+    that size, and overlays of images from the worst Dice to the best; classification leaves ROC
+    curves.
 
     Args:
         task: holds the model and the goal.
@@ -47,21 +49,20 @@ def leave_outcome(
     Returns:
         The scores, and the entries of all images in the order of the data.
     """
-    segmenting = isinstance(task.goal, SegmentationGoal)
     folder = out / MASKS_NAME
-    (folder if segmenting else out).mkdir(parents=True, exist_ok=True)
-
-    def keep_masks(logits: Tensor, batch: dict[str, Any]) -> None:
-        masks = logits.argmax(dim=1).to(torch.uint8) * 255
-        for mask, index in zip(masks, batch["index"].tolist(), strict=True):
-            Image.fromarray(mask.numpy()).save(folder / f"{data.cases[index].name}.png")
-
-    scores, judged = task.score(data, keep_masks if segmenting else None)
+    goal = task.goal
+    if isinstance(goal, SegmentationGoal):
+        folder.mkdir(parents=True, exist_ok=True)
+        goal = NativeSegmentation(data, folder, goal)
+    out.mkdir(parents=True, exist_ok=True)
+    scores, judged = task.score(data, goal)
     task.accelerator.wait_for_everyone()
     if task.accelerator.is_main_process:
         leave_predictions(out / PREDICTIONS_NAME, data, classes, judged)
-        if segmenting:
-            _draw_masks(data, judged["dice"], folder, out / OVERLAYS_NAME, title)
+        if isinstance(goal, NativeSegmentation):
+            if known := spacing_sentence(judged):
+                print(known, flush=True)
+            _draw_masks(data, judged["dice_native"], folder, out / OVERLAYS_NAME, title)
         else:
             _draw_curves(judged, classes, scores["auc"], out / ROC_NAME, title)
     return scores, judged
@@ -72,6 +73,9 @@ def leave_predictions(
 ) -> None:
     """Write a row an image as CSV; the patient is empty where it is not known."""
     rows = []
+    told = [*judged]
+    if not any(judged.get("spacing", ())):
+        told = [name for name in told if not name.endswith("mm") and name != "spacing"]
     for i, case in enumerate(data.cases):
         row = {"file": case.image, "patient": case.patient or ""}
         if "probabilities" in judged:
@@ -80,7 +84,7 @@ def leave_predictions(
             row |= {"label": classes[judged["label"][i]], "predicted": classes[best]}
             row |= {f"p({name})": p for name, p in zip(classes, probabilities, strict=True)}
         else:
-            row |= {name: values[i] for name, values in judged.items()}
+            row |= {name: judged[name][i] for name in told}
         rows.append(row)
     text = io.StringIO()
     table = csv.DictWriter(text, fieldnames=list(rows[0]))
@@ -92,7 +96,7 @@ def leave_predictions(
 def _draw_masks(
     data: TaskDataset, dice: Sequence[float], folder: Path, path: Path, title: str
 ) -> None:
-    """Draw images evenly spaced from the worst Dice to the best."""
+    """Draw images evenly spaced from the worst Dice to the best, at their own size."""
     order = sorted(range(len(data)), key=dice.__getitem__)
     count = min(_SHOWN, len(order))
     places = torch.linspace(0, len(order) - 1, count).round().int().tolist()
@@ -105,7 +109,7 @@ def _draw_masks(
             Overlay(
                 name=name,
                 image=data.picture(index),
-                truth=data[index]["mask"],
+                truth=torch.from_numpy(read_mask(data.cases[index])),
                 prediction=predicted,
                 dice=dice[index],
             )

@@ -19,10 +19,10 @@ from fastht.data.images import DataError
 from fastht.data.splits import few_shot
 from fastht.files import write_json
 from fastht.tasks.images.experiment import (
-    GOALS,
     ExperimentArguments,
     build_model,
     make_dataset,
+    make_goal,
 )
 from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome, leave_predictions
@@ -30,6 +30,7 @@ from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.models.methods import METHODS
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
+from fastht.tasks.scores.native import Tolerances
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
 
@@ -37,6 +38,8 @@ RUN_NAME = "run.json"
 BEST_NAME = "best.safetensors"
 ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.png"
+# Options that runs of older versions do not have, and what they did.
+_LATER = {"resize": "squash", "tolerance_px": Tolerances.px, "tolerance_mm": Tolerances.mm}
 # Options that do not change what a run computes.
 _FREE = ("out", "resume", "methods", "percents", "repeats")
 
@@ -124,7 +127,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
 
     task = SupervisedTask(
         model,
-        GOALS[run.task](),
+        make_goal(arguments, run.task),
         dataset(chosen, training=True),
         dataset(cases.side("val")),
         accelerator,
@@ -135,7 +138,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
     test = dataset(cases.side("test"))
     before, judged_before = task.score(test)
     resume = (out / STATE_NAME).exists()
-    trainer = Trainer(accelerator, config, task, out, _flat(description), resume)
+    trainer = Trainer(accelerator, config, task, out, _signature(description), resume)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / RUN_NAME, description | {"fastht_version": fastht.__version__})
@@ -154,6 +157,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         "seed": run.seed,
         "model": f"{arguments.model}/{arguments.pretrained}",
         "data": cases.source,
+        **arguments.resize_stated,
         "classes": list(cases.classes),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "train_images": len(chosen),
@@ -205,15 +209,22 @@ def _finished(out: Path, description: dict[str, Any]) -> dict[str, Any] | None:
     try:
         found = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
         results: dict[str, Any] = json.loads((out / RESULTS_NAME).read_text(encoding="utf-8"))
-        before = _flat(found)
+        before = _signature(found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResumeError(f"{out} holds a damaged run ({error}); give another --out") from error
-    now = _flat(json.loads(json.dumps(description)))
-    if differing := [name for name, value in now.items() if before.get(name) != value]:
+    now = _signature(json.loads(json.dumps(description)))
+    names = [*now, *(before.keys() & _LATER.keys() - now.keys())]
+    if differing := [name for name in names if before.get(name) != now.get(name)]:
         raise ResumeError(
             f"{out} holds a run with other settings ({', '.join(differing)}); give another --out"
         )
     return results
+
+
+def _signature(description: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells a run from others, alike for runs of older versions that did the same."""
+    flat = _flat(description)
+    return {name: value for name, value in flat.items() if _LATER.get(name, ...) != value}
 
 
 def _flat(description: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,21 +107,20 @@ class SupervisedTask:
         return {f"val_{name}": value for name, value in scores.items()}
 
     def score(
-        self, data: TaskDataset, watch: Callable[[Tensor, dict[str, Any]], None] | None = None
+        self, data: TaskDataset, goal: Goal | None = None
     ) -> tuple[Scores, dict[str, list[Any]]]:
         """Score the model on a data set; every process calls it and gets the same.
 
         Args:
             data: samples without augmentation.
-            watch: is called with the logits and the batch of each batch of this process.
+            goal: how to judge; default: as in training.
 
         Returns:
             The scores, and the entries of all images in the order of the data.
         """
-        judged = predict(
-            self.model, self.goal, data, self.accelerator, self.batch_size, self.workers, watch
-        )
-        return self.goal.summarise(judged), judged
+        goal = goal or self.goal
+        judged = predict(self.model, goal, data, self.accelerator, self.batch_size, self.workers)
+        return goal.summarise(judged), judged
 
     def save_best(self) -> None:
         """Write what trains as it is: parameters and running statistics."""
@@ -141,7 +139,6 @@ def predict(
     accelerator: Accelerator,
     batch_size: int,
     workers: int,
-    watch: Callable[[Tensor, dict[str, Any]], None] | None = None,
 ) -> dict[str, list[Any]]:
     """Judge all images of a data set, each process a share of them; see ``SupervisedTask.score``.
 
@@ -167,8 +164,6 @@ def predict(
         entries = goal.judge(logits, batch)
         for row, index in enumerate(batch["index"].tolist()):
             judged.append((index, {name: values[row] for name, values in entries.items()}))
-        if watch is not None:
-            watch(logits, batch)
     model.train(training)
     everything = sorted(gather_object(judged), key=lambda pair: pair[0])
     names = everything[0][1]

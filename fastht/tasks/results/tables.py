@@ -22,9 +22,19 @@ Row = dict[str, Any]
 RESULTS_NAME = "results.json"
 PREDICTIONS_NAME = "predictions.csv"  # a row an image
 BEFORE_NAME = "predictions-before.csv"  # the same before training
-COUNTS = ("images", "empty_predictions", "empty_truths", "without_distance")
+COUNTS = (
+    "images",
+    "empty_predictions",
+    "empty_truths",
+    "without_distance",
+    "empty_predictions_native",
+    "empty_truths_native",
+    "without_distance_native",
+    "with_spacing",
+    "spacing_refused",
+)
 # What some runs have and others do not.
-EXTRAS = ("trained_on", "prompts", "split")
+EXTRAS = ("trained_on", "prompts", "split", "resize")
 # Runs that differ in one of these are not of one row.
 KEYS = ("task", "data", "model", "method", "percent", *EXTRAS)
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -37,8 +47,17 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "before": dict,
     "after": dict,
 }
-_NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "asd": "ASD", "f1": "F1", "auc": "AUC"}
-_PERCENT = ("dice", "iou", "accuracy", "recall", "precision", "f1", "auc", "rsum")
+_NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95",
+    "asd": "ASD",
+    "nsd": "NSD",
+    "f1": "F1",
+    "auc": "AUC",
+}
+_PERCENT = ("dice", "iou", "nsd", "accuracy", "recall", "precision", "f1", "auc", "rsum")
+_DISTANCES = ("hd95", "asd")
 _PLAIN = ("paired", "unmatched", "gap", "percentile", "alignment", "uniformity")
 WIDTH = 120  # characters of a table on a terminal
 # Columns of names, which are aligned at their left.
@@ -322,16 +341,22 @@ def score_label(score: str) -> str:
     """Return a score's name for people, with its unit in brackets if it has one."""
     base, before = score.removesuffix("_before"), score.endswith("_before")
     unit = score_unit(score)[1]
-    name = _NAMES.get(base, base.replace("_", " "))
+    whole, at, place = base.partition("@")
+    words = whole.split("_")
+    if words[-1] == unit:  # it is in brackets anyway
+        words.pop()
+    name = " ".join([_NAMES.get(words[0], words[0]), *words[1:]]) + at + place
     return f"{name}{' before' if before else ''}{f' ({unit})' if unit else ''}"
 
 
 def score_unit(score: str) -> tuple[float, str]:
     """Return what a score is to be multiplied with to be in its unit, and the unit."""
-    words = score.split("@")[0].removesuffix("_before").split("_")
+    words = score.split("@")[0].removesuffix("_before").removesuffix("_native").split("_")
     if words[-1] in _PERCENT:
         return 100, "%"
-    return 1, "px" if words[-1] in ("hd95", "asd") else ""
+    if words[0] in _DISTANCES:
+        return 1, "mm" if words[-1] == "mm" else "px"
+    return 1, ""
 
 
 def is_plain(score: str) -> bool:
@@ -341,7 +366,7 @@ def is_plain(score: str) -> bool:
 
 def score_digits(score: str) -> int:
     """Return how many digits after the point a score is shown with, in its unit."""
-    if score_unit(score)[1] == "px":
+    if score_unit(score)[1] in ("px", "mm"):
         return 2
     return 4 if "loss" in score else 3 if is_plain(score) else 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.metrics import (
@@ -18,6 +19,8 @@ from torch import Tensor
 OVERLAPS = ("dice", "iou")
 DISTANCES = ("hd95", "asd")
 SCORES = (*OVERLAPS, *DISTANCES)
+REFUSED = "refused: "
+"""How an image's ``spacing`` begins if its file contradicts itself."""
 
 
 def image_scores(prediction: Tensor, truth: Tensor) -> dict[str, list[float]]:
@@ -62,26 +65,52 @@ def _filled(prediction: Tensor, truth: Tensor) -> list[float]:
     return [score.item() for score in found]
 
 
-def summarise(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def score_names(scores: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return which entries of all images are scores that count, as opposed to areas and the like.
+
+    Those in millimetres count only where the spacing of an image is known.
+    """
+    names = [name for name in scores if name.split("@")[0].split("_")[0] in (*SCORES, "nsd")]
+    known = any(spacing is not None for spacing in scores.get("row_spacing_mm", ()))
+    return names if known else [name for name in names if not name.endswith("mm")]
+
+
+def summarise(scores: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Return means and standard deviations over the images, and what they leave out.
 
     Args:
-        scores: of all images, as :func:`image_scores` gives them.
+        scores: of all images, as :func:`image_scores` gives them; perhaps also as
+            :func:`native.native_scores`, with ``row_spacing_mm``, ``None`` where it is not known,
+            and ``spacing``, which says why.
 
     Returns:
         ``{score}`` and ``{score}_std`` for each score, distances over the images for which they
-        are defined; ``images``; ``empty_predictions``, of images whose true mask is not empty;
-        ``empty_truths``; ``without_distance``, the images that ``hd95`` and ``asd`` leave out.
+        are defined, those in millimetres over the images of known spacing and only if there are
+        any; ``images``; ``empty_predictions``, of images whose true mask is not empty;
+        ``empty_truths``; ``without_distance``, the images that ``hd95`` and ``asd`` leave out. With
+        scores at the image's own size: the same counts there, ending in ``_native``;
+        ``with_spacing``, the images of known spacing; ``spacing_refused``, those whose file
+        contradicts itself.
     """
     result: dict[str, float] = {}
-    for name in SCORES:
+    for name in score_names(scores):
         values = torch.tensor(scores[name], dtype=torch.float64)
         defined = values[~values.isnan()]
         result[name] = defined.mean().item() if len(defined) else math.nan
         result[f"{name}_std"] = defined.std(correction=0).item() if len(defined) else math.nan
-    areas = list(zip(scores["predicted_pixels"], scores["true_pixels"], strict=True))
-    result["images"] = len(areas)
-    result["empty_predictions"] = sum(not predicted and bool(true) for predicted, true in areas)
-    result["empty_truths"] = sum(not true for _, true in areas)
-    result["without_distance"] = sum(not predicted or not true for predicted, true in areas)
+    result["images"] = len(scores["true_pixels"])
+    for suffix in ("", "_native"):
+        if f"true_pixels{suffix}" not in scores:
+            continue
+        sides = (scores[f"{side}_pixels{suffix}"] for side in ("predicted", "true"))
+        areas = list(zip(*sides, strict=True))
+        result |= {
+            f"empty_predictions{suffix}": sum(not found and bool(true) for found, true in areas),
+            f"empty_truths{suffix}": sum(not true for _, true in areas),
+            f"without_distance{suffix}": sum(not found or not true for found, true in areas),
+        }
+    if "spacing" in scores:
+        refused = sum(source.startswith(REFUSED) for source in scores["spacing"])
+        known = sum(spacing is not None for spacing in scores["row_spacing_mm"])
+        result |= {"with_spacing": known, "spacing_refused": refused}
     return result

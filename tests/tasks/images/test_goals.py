@@ -61,3 +61,54 @@ def test_classifications_are_judged_over_all_images():
             judged[name] += values
     assert goal.summarise(judged)["accuracy"] == pytest.approx(2 / 3)
     assert goal.monitor in goal.summarise(judged)
+
+
+def bordered(logits, mask, inside):
+    return SegmentationGoal().loss(logits, {"mask": mask, "inside": inside})
+
+
+def test_the_border_of_a_letterbox_counts_in_no_loss():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2, 8, 8, generator=generator)
+    mask = torch.randint(2, (2, 8, 8), generator=generator)
+    inside = torch.zeros(2, 8, 8, dtype=torch.bool)
+    inside[:, 2:7] = True
+    mask = mask * inside
+    within = SegmentationGoal().loss(logits[:, :, 2:7], {"mask": mask[:, 2:7]})
+    torch.testing.assert_close(bordered(logits, mask, inside), within)
+    wild = logits.clone()
+    wild[:, 0, :2], wild[:, 1, :2], wild[:, :, 7:] = -30.0, 30.0, -40.0
+    wild.requires_grad_()
+    found = bordered(wild, mask, inside)
+    torch.testing.assert_close(found, within)
+    found.backward()
+    assert not wild.grad[:, :, ~inside[0]].any()
+    assert wild.grad[:, :, inside[0]].all()
+    # Without knowing of the border the loss is another.
+    assert abs(SegmentationGoal().loss(wild, {"mask": mask}) - within) > 0.1
+
+
+def test_narrow_images_count_as_much_as_wide_ones():
+    mask = torch.zeros(2, 8, 8, dtype=torch.int64)
+    logits = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    inside = torch.ones(2, 8, 8, dtype=torch.bool)
+    inside[1, :, 2:] = False
+    alone = [
+        SegmentationGoal().loss(logits[:1], {"mask": mask[:1]}),
+        SegmentationGoal().loss(logits[1:, :, :, :2], {"mask": mask[1:, :, :2]}),
+    ]
+    torch.testing.assert_close(bordered(logits, mask, inside), sum(alone) / 2)
+
+
+def test_the_border_counts_in_no_score():
+    mask = torch.zeros(1, 8, 8, dtype=torch.int64)
+    mask[:, 3:5, 2:6] = 1
+    inside = torch.zeros(1, 8, 8, dtype=torch.bool)
+    inside[:, 2:6] = True
+    predicted = mask.clone()
+    predicted[:, :2] = 1
+    logits = logits_of(predicted, 3.0)
+    judged = SegmentationGoal().judge(logits, {"mask": mask, "inside": inside})
+    assert (judged["dice"], judged["hd95"]) == ([1], [0])
+    assert judged["predicted_pixels"] == [8]
+    assert SegmentationGoal().judge(logits, {"mask": mask})["dice"] != [1]

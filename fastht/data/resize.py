@@ -1,0 +1,70 @@
+"""How an image of any shape becomes the square that a model takes, and how maps come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Resize = Literal["squash", "letterbox"]
+"""squash: fill the square without regard to the shape, as the paper; letterbox: keep the shape."""
+
+RESIZES: tuple[Resize, ...] = get_args(Resize)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The rectangle of a square of `size` x `size` pixels that holds the image.
+
+    What is not in it is border: black, and no part of the image.
+    """
+
+    size: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is no border."""
+        return self.height == self.width == self.size
+
+    def pad(self, image: Tensor) -> Tensor:
+        """Put an image [..., height, width] into the square; the border is 0."""
+        if self.is_whole:
+            return image
+        right, bottom = self.size - self.left - self.width, self.size - self.top - self.height
+        return F.pad(image, (self.left, right, self.top, bottom))
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """The rectangle of maps [..., size, size], as [..., height, width]."""
+        return maps[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def inside(self) -> Tensor:
+        """Where the image is, bool [size, size]."""
+        return self.pad(torch.ones(self.height, self.width, dtype=torch.bool))
+
+    def restore(self, maps: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Undo the resizing of maps [B, C, size, size]; float [B, C, *shape], without the border.
+
+        Bilinear between the centres of pixels, by which images were resized too, so that nothing
+        moves. Where pixels become fewer it averages over those that one replaces.
+        """
+        options = {"mode": "bilinear", "align_corners": False, "antialias": True}
+        return F.interpolate(self.cut(maps), shape, **options)  # type: ignore[arg-type]
+
+
+def place(shape: tuple[int, int], size: int, resize: Resize) -> Placement:
+    """Where an image of `shape` (height, width) comes to lie in a square.
+
+    letterbox enlarges or shrinks both sides alike until the longer one is `size`; the shorter one
+    is rounded to whole pixels, at least one, and lies in the middle.
+    """
+    if resize == "squash":
+        return Placement(size, 0, 0, size, size)
+    height, width = (max(1, round(size * side / max(shape))) for side in shape)
+    return Placement(size, (size - height) // 2, (size - width) // 2, height, width)
