@@ -15,6 +15,7 @@ from fastht.data.images import DataError
 from fastht.data.layouts import scan_cases
 from fastht.data.masks import read_mask
 from fastht.data.source import DataSource
+from fastht.data.spacing import Spacing, read_spacing
 
 _EXAMPLES = 5  # names in a note
 
@@ -61,6 +62,7 @@ def inspect_cases(cases: CaseSet, task: Task) -> Findings:
     findings = Findings([cases.describe(), *_count_table(cases)])
     sizes: Counter[tuple[int, int]] = Counter()
     shares: dict[str, float] = {}  # of foreground, by name
+    spacings: list[Spacing | None] = []
     same: dict[bytes, list[Case]] = defaultdict(list)
     flat: list[str] = []
     for case in tqdm(cases, desc="reading", unit="image", leave=False):
@@ -75,9 +77,11 @@ def inspect_cases(cases: CaseSet, task: Task) -> Findings:
                 same[hashlib.sha256(key).digest()].append(case)
             if task == "segment":
                 shares[case.name] = float(read_mask(case, image.size).mean())
+                spacings.append(read_spacing(case))
         except DataError as error:
             findings.problems.append(str(error))
     findings.summary += _describe_pixels(sizes, list(shares.values()))
+    findings.summary += _describe_spacings(spacings)
     if empty := [name for name, share in shares.items() if not share]:
         findings.notes.append(f"{len(empty):,} empty masks: {_examples(empty)}")
     if flat:
@@ -127,6 +131,16 @@ def _describe_pixels(sizes: Counter[tuple[int, int]], shares: list[float]) -> li
         mean, low, high = (100 * value for value in (np.mean(shares), min(shares), max(shares)))
         lines.append(f"foreground: {mean:.1f} % of an image, from {low:.1f} to {high:.1f} %")
     return lines
+
+
+def _describe_spacings(spacings: list[Spacing | None]) -> list[str]:
+    """Of how many images the pixels have a size in the body, and which."""
+    known = [spacing for spacing in spacings if spacing is not None]
+    if not spacings:
+        return []
+    lengths = sorted(length for spacing in known for length in spacing.mm)
+    sizes = f", from {lengths[0]:.3g} to {lengths[-1]:.3g} mm" if lengths else ""
+    return [f"pixel spacing: known of {len(known):,} of {len(spacings):,} images{sizes}"]
 
 
 def _count_table(cases: CaseSet) -> list[str]:

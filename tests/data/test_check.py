@@ -6,6 +6,7 @@ from pathlib import Path
 import miniature_sets
 import numpy as np
 import pytest
+from dicom_files import write_dicom
 from miniature_sets import blob, draw, lines, picture
 
 from fastht.data import CaseSet, load_cases
@@ -138,3 +139,21 @@ def test_sample(capsys: pytest.CaptureFixture[str]) -> None:
     status, text = run(capsys, "sample")
     assert status == 0
     assert "320 cases from sample" in text
+
+
+def test_the_spacing_of_pixels_is_told_and_contradictions_are_problems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = np.arange(140, dtype=np.uint8).reshape(10, 14)
+    spacings = {"a": [0.2, 0.05], "b": None, "c": [0.1, 0.1]}
+    (tmp_path / "images").mkdir()
+    for i, (name, spacing) in enumerate(spacings.items()):
+        write_dicom(tmp_path / f"images/{name}.dcm", stored + np.uint8(i), PixelSpacing=spacing)
+        draw(tmp_path / f"masks/{name}.png", blob(i, i))
+    status, text = run(capsys, tmp_path)
+    assert status == 0
+    assert "pixel spacing: known of 2 of 3 images, from 0.05 to 0.2 mm" in text
+    write_dicom(tmp_path / "images/b.dcm", stored, PixelSpacing=[0.1, -0.1])
+    status, text = run(capsys, tmp_path)
+    assert status == 1
+    assert "b.dcm: Pixel Spacing is [0.1, -0.1], no two lengths above 0" in text

@@ -66,19 +66,24 @@ def test_segmentation_learns_and_leaves_everything_that_it_promises(arguments, c
         assert results["after"]["images"] == results["test_images"] > 0
         assert results["epochs"] == 10
         predictions = rows_of(folder / "predictions.csv")
-        dice = [float(row["dice"]) for row in predictions]
-        assert sum(dice) / len(dice) == pytest.approx(results["after"]["dice"])
+        for score in ("dice", "dice_native", "nsd_native@2px"):
+            found = [float(row[score]) for row in predictions]
+            assert sum(found) / len(found) == pytest.approx(results["after"][score])
+        assert "hd95_mm" not in results["after"]  # JPEG tells no spacing
+        assert "dice_native" not in results["before"]
         for row in predictions:
             name = row["file"].rpartition("/")[2].partition(".")[0]
             (mask,) = (folder / "masks").glob(f"*{name}.png")
             with Image.open(mask) as picture:
-                histogram = picture.histogram()
-            assert histogram[255] == float(row["predicted_pixels"])
-            assert histogram[0] + histogram[255] == 32 * 32
+                histogram, size = picture.histogram(), picture.size
+            assert size == (int(row["width"]), int(row["height"])) == (160, 160)
+            assert histogram[255] == float(row["predicted_pixels_native"])
+            assert histogram[0] + histogram[255] == 160 * 160
         for picture in ("overlays.png", "curves.png"):
             assert (folder / picture).read_bytes().startswith(b"\x89PNG")
         assert list((folder / "tensorboard").iterdir())
         history = rows_of(folder / "history.csv")
+        assert not [column for column in history[0] if "native" in column]  # each epoch is fast
         best = max(history, key=lambda row: float(row["val_dice"]))
         assert float(best["epoch"]) == results["best_epoch"]
     assert (arguments.out / "ht" / "seed-0" / "adapter" / "adapter_model.safetensors").exists()
@@ -272,6 +277,108 @@ def test_eval_gives_the_scores_of_the_run_and_takes_other_data(arguments, tmp_pa
         evaluate("classify", EvalArguments(run=folder))
     with pytest.raises(DataError, match="no case is on the side val"):
         evaluate("segment", EvalArguments(run=folder, data=arguments.data, split="val"))
+
+
+LATER = ("resize", "tolerance_px", "tolerance_mm")
+
+
+def test_runs_of_before_there_were_letterboxes_are_squashed(arguments, tmp_path):
+    chosen = dataclasses.replace(
+        arguments, trainer=dataclasses.replace(arguments.trainer, epochs=1)
+    )
+    train("segment", chosen)
+    folder = arguments.out / "ht" / "seed-0"
+    description = read(folder / "run.json")
+    for option in LATER:
+        del description["options"][option]
+    (folder / "run.json").write_text(json.dumps(description))
+    signature = torch.load(folder / "state.pt", weights_only=True)["signature"]
+    assert not signature.keys() & {*LATER}  # as the trainer wrote it then
+    assert evaluate("segment", EvalArguments(run=folder, out=tmp_path / "own")) == 0
+    after = read(folder / "results.json")["after"]
+    assert read(tmp_path / "own" / "results.json")["after"] == after
+    assert train("segment", dataclasses.replace(chosen, resume=True)) == 0
+    for change in ({"resize": "letterbox"}, {"tolerance_px": 3.0}):
+        other = dataclasses.replace(chosen, resume=True, **change)
+        with pytest.raises(ResumeError, match=rf"other settings \({next(iter(change))}\)"):
+            train("segment", other)
+
+
+@pytest.fixture
+def wide_table(table, tmp_path):
+    """The same table with the upper half of each image: 160 x 80 pixels."""
+    rows = rows_of(table)
+    for row in rows:
+        for column in ("filepath", "mask"):
+            with Image.open(row[column]) as picture:
+                cut = picture.crop((0, 40, 160, 120))
+            row[column] = str(tmp_path / f"{column}-{row[column].rpartition('/')[2]}")
+            cut.save(row[column])
+    with (tmp_path / "wide.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return tmp_path / "wide.csv"
+
+
+def test_letterboxed_runs_keep_it_and_are_told_apart(arguments, wide_table, tmp_path, capsys):
+    chosen = dataclasses.replace(
+        arguments,
+        data=str(wide_table),
+        resize="letterbox",
+        trainer=dataclasses.replace(arguments.trainer, epochs=1),
+    )
+    assert train("segment", chosen) == 0
+    folder = arguments.out / "ht" / "seed-0"
+    for picture in (folder / "masks").iterdir():
+        with Image.open(picture) as mask:
+            assert mask.size == (160, 80)
+    assert read(folder / "run.json")["options"]["resize"] == "letterbox"
+    after = read(folder / "results.json")["after"]
+    assert read(folder / "results.json")["resize"] == "letterbox"
+    assert evaluate("segment", EvalArguments(run=folder, out=tmp_path / "own")) == 0
+    assert read(tmp_path / "own" / "results.json")["after"] == after
+    squash = EvalArguments(
+        run=folder, out=tmp_path / "squash", resize="squash", tolerance_px=0.5, tolerance_mm=2
+    )
+    assert evaluate("segment", squash) == 0
+    squashed = read(tmp_path / "squash" / "results.json")
+    areas = [
+        sum(int(row["true_pixels"]) for row in rows_of(tmp_path / name / "predictions.csv"))
+        for name in ("own", "squash")
+    ]
+    assert areas[1] / areas[0] == pytest.approx(2, rel=0.05)  # the letterbox is half empty
+    assert "resize" not in squashed
+    assert "nsd_native@0.5px" in squashed["after"]
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "own"), str(tmp_path / "squash")]) == 0
+    printed = capsys.readouterr().out
+    assert "letterbox" in printed
+    assert "NSD native@0.5px (%)" in printed
+
+
+def test_classification_takes_letterboxes(arguments, wide_table):
+    chosen = dataclasses.replace(
+        arguments,
+        data=str(wide_table),
+        resize="letterbox",
+        trainer=dataclasses.replace(arguments.trainer, epochs=1),
+    )
+    assert train("classify", chosen) == 0
+    squash = dataclasses.replace(chosen, resize="squash", out=arguments.out.with_name("squash"))
+    assert train("classify", squash) == 0
+    losses = [
+        rows_of(out / "ht" / "seed-0" / "history.csv")[0]["train_loss"]
+        for out in (chosen.out, squash.out)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_bad_ways_to_resize_are_refused(arguments):
+    with pytest.raises(ValueError, match="resize is 'crop'; choose of squash, letterbox"):
+        dataclasses.replace(arguments, resize="crop")
+    with pytest.raises(ValueError, match="tolerance_px is -1"):
+        dataclasses.replace(arguments, tolerance_px=-1)
 
 
 def test_eval_names_what_is_missing_or_damaged(arguments, tmp_path):
