@@ -24,6 +24,8 @@ def comparison_table(heading: str, columns: Mapping[str, Scores]) -> str:
     """
     rows = [(heading, *columns)]
     for name in next(iter(columns.values())):
+        if "/" in name:  # of a single class: they have a table of their own
+            continue
         label = name.removeprefix("val_").replace("_", " ")
         rows.append((label, *(_shown(name, scores[name]) for scores in columns.values())))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -50,4 +52,6 @@ def _shown(name: str, value: float) -> str:
         return "undefined"
     if "loss" in name:
         return f"{value:.4f}"
+    if name in ("ece", "brier"):
+        return f"{value:.3f}"
     return f"{value:.1f}" if "rank" in name else f"{100 * value:.1f} %"
