@@ -33,6 +33,7 @@ from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
 from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.shown import Shown, count_patients
 from fastht.tasks.results.tables import (
     BEFORE_NAME,
     PREDICTIONS_NAME,
@@ -212,11 +213,13 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         write_json(out / RESULTS_NAME, results)
         write_table(out / BEFORE_NAME, held_before.rows())
         write_table(out / PREDICTIONS_NAME, held_after.rows())
+        patients = count_patients(record.patient for record in val_records)
         plot_curves(
             progress.history,
             out / CURVES_NAME,
             best_epoch=progress.best_epoch,
             title=f"{base_model} on {arguments.data}",
+            shown=Shown(len(val_records), patients, base_model, arguments.data),
         )
     columns = {"before": before, "after": after}
     _say(accelerator, comparison_table("held out", columns, intervals))

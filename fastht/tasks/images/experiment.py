@@ -217,9 +217,11 @@ def build_model(
     return dataclasses.replace(vision, module=model)
 
 
-def make_goal(arguments: ExperimentArguments, task: Task) -> Goal:
+def make_goal(arguments: ExperimentArguments, task: Task, classes: Sequence[str]) -> Goal:
     """Return what is learnt and scored."""
-    return SegmentationGoal(arguments.tolerances) if task == "segment" else ClassificationGoal()
+    if task == "segment":
+        return SegmentationGoal(arguments.tolerances)
+    return ClassificationGoal(classes)
 
 
 def make_dataset(

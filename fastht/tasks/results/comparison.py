@@ -41,6 +41,8 @@ def comparison_table(
     if paired:
         rows[0] += ("difference",)
     for name in first:
+        if "/" in name:  # of a single class: they have a table of their own
+            continue
         label = name.removeprefix("val_").replace("_", " ")
         cells = [
             _shown(name, scores[name], intervals.get(column, {}).get(name))

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastht.tasks.scores import calibration
+
 SPECIFICITIES = (90, 95)  # percent, at which sensitivities are given
 _CHUNK = 32  # resamples at a time: their weights stay in a cache
 
@@ -29,11 +31,12 @@ def classification_scores(
         classes: their names; ``None`` leaves the scores of single classes out.
 
     Returns:
-        Scores in [0, 1]. ``accuracy``. ``recall``, ``precision``, ``f1`` and ``auc``: with two
-        classes those of the second one, with more their unweighted means over the classes that
-        occur or are predicted; AUC is of one class against the rest, and NaN where a class does
-        not occur. ``balanced_accuracy``, the mean sensitivity of the classes that occur, and
-        ``macro_f1``, the mean F1 of those that occur or are predicted, whatever their number.
+        Scores in [0, 1], but for the last one. ``accuracy``. ``recall``, ``precision``, ``f1`` and
+        ``auc``: with two classes those of the second one, with more their unweighted means over the
+        classes that occur or are predicted; AUC is of one class against the rest, and NaN where a
+        class does not occur. ``balanced_accuracy``, the mean sensitivity of the classes that occur,
+        and ``macro_f1``, the mean F1 of those that occur or are predicted, whatever their number.
+        ``ece`` and ``brier``: see :func:`calibration.calibration_scores`.
 
         For each class against the rest, as ``{score}/{class}``: ``sensitivity``, ``specificity``,
         ``ppv`` (positive predictive value), ``auc`` and ``sensitivity_at_90_specificity`` (and 95),
@@ -75,7 +78,8 @@ def resampled(
                 confusion.view(count, count, -1), [r.scores(weighed) for r in rankings], classes
             )
         )
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return found | calibration.resampled(probabilities, labels, weights)
 
 
 def _scores(
