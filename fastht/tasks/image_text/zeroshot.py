@@ -244,14 +244,14 @@ def _validation(
     fitted on what is scored would flatter it.
     """
     if split in ("val", "all"):
-        return (), f"no temperature fitted: split {split} is scored, and no other is for validation"
+        return (), f"no temperature fitted: split {split} is scored, val is not apart"
     scored = {case.patient for case in kept} - {None}
     side = tuple(
         case
         for case in found.side("val")
         if case.patient not in scored and not clip.trained_on(case.image)
     )
-    return side, "no temperature fitted: the data set has no validation side that is not trained on"
+    return side, "no temperature fitted: no val side apart from what is scored or trained on"
 
 
 def _choose_data(arguments: ZeroShotArguments, clip: ClipRun) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from fastht.tasks.results.shown import Shown
 Rates = tuple[Tensor, Tensor]
 RAW_COLOUR, CALIBRATED_COLOUR = BLUE, VERMILLION
 _NAME = 30  # characters of a name in a legend or beside axes
+_SHORT = 16  # characters of names that leave room for two columns in a legend
 _CHANCE: dict[str, Any] = {"color": "0.55", "linewidth": 1, "linestyle": ":"}
 _ON_DIAGONAL: dict[str, Any] = {
     "ha": "center",
@@ -41,6 +43,7 @@ _ON_DIAGONAL: dict[str, Any] = {
     "rotation_mode": "anchor",
     "color": "0.45",
     "fontsize": SMALL,
+    "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
 }
 _READABLE = 16  # classes up to which cells of a confusion matrix hold numbers
 
@@ -64,7 +67,10 @@ def draw_roc(
     """
     names = list(dict.fromkeys(name for found in areas.values() for name in found))
     colours = dict(zip(names, _colours(len(names)), strict=True))
-    figure = new_figure(5.6, 5.6 + 0.16 * len(names), title, shown)
+    # A column a version, if the names leave room for it.
+    columns = len(areas) if max(map(len, names), default=0) <= _SHORT else 1
+    lines = len(names) * len(areas) / columns
+    figure = new_figure(5.6, 5.4 + 0.17 * lines, title, shown)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], **_CHANCE)
     axes.text(0.5, 0.47, "chance", **_ON_DIAGONAL)
@@ -87,8 +93,8 @@ def draw_roc(
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     tidy(axes)
-    # Below the axes it hides no curve, however many there are; a column a version.
-    legend_below(figure, ncols=len(areas), fontsize=SMALL)
+    # Below the axes it hides no curve, however many there are.
+    legend_below(figure, ncols=columns, fontsize=SMALL)
     figure.savefig(path, dpi=DPI)
 
 
@@ -221,7 +227,8 @@ def draw_reliability(
             tidy(axes)
         upper.legend(frameon=False, fontsize=SMALL, loc="upper left")
         heading = panel.name if len(panels) > 1 else ""
-        upper.set_title(plain(f"{heading}\n{panel.note}".strip()), fontsize=SMALL, color=FAINT)
+        note = textwrap.fill(panel.note, 60)
+        upper.set_title(plain(f"{heading}\n{note}".strip()), fontsize=SMALL, color=FAINT)
     grid[0, 0].set_ylabel("accuracy in the bin", fontsize=NORMAL)
     grid[1, 0].set_ylabel("images", fontsize=NORMAL)
     figure.savefig(path, dpi=DPI)

@@ -20,28 +20,32 @@ CLASS_SCORES = {
 
 
 def class_columns(
-    versions: Mapping[str, Scores], intervals: Mapping[str, Any] | None = None
+    versions: Mapping[str, Scores],
+    classes: Sequence[str],
+    intervals: Mapping[str, Any] | None = None,
+    heading: str = "version",
 ) -> dict[str, list[str]]:
     """Return the scores of each class as columns of text by their headings, in percent.
 
     Args:
         versions: scores by what they are of, such as "before" or a method; a row for each of them
-            and each class.
+            and each class. Others may be among the scores.
+        classes: their names.
         intervals: ``[low, high]`` of scores by the same names, shown behind them.
+        heading: of what the scores are of, which has a column where there are several.
 
     Returns:
         No column where no score is of a class.
     """
-    names = dict.fromkeys(name for scores in versions.values() for name in scores)
-    classes = list(dict.fromkeys(n.partition("/")[2] for n in names if is_of_class(n)))
+    classes = [c for c in classes if any(f"sensitivity/{c}" in s for s in versions.values())]
     if not classes:
         return {}
     rows = [(label, version) for label in classes for version in versions]
     columns = {"class": [label for label, _ in rows]}
     if len(versions) > 1:
-        columns["version"] = [version for _, version in rows]
-    for score, heading in CLASS_SCORES.items():
-        columns[f"{heading} (%)"] = [
+        columns[heading] = [version for _, version in rows]
+    for score, name in CLASS_SCORES.items():
+        columns[f"{name} (%)"] = [
             _cell(
                 versions[version].get(f"{score}/{label}"),
                 (intervals or {}).get(version, {}).get(f"{score}/{label}"),
@@ -51,14 +55,13 @@ def class_columns(
     return columns
 
 
-def class_table(versions: Mapping[str, Scores], intervals: Mapping[str, Any] | None = None) -> str:
+def class_text(columns: Mapping[str, Sequence[str]]) -> str:
     """Return what :func:`class_columns` does as an aligned table; empty where it is."""
-    columns = class_columns(versions, intervals)
     if not columns:
         return ""
     cells = [list(columns), *map(list, zip(*columns.values(), strict=True))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    names = sum(name in ("class", "version") for name in columns)
+    names = len(columns) - len(CLASS_SCORES)
     lines = [
         "   ".join(
             cell.ljust(width) if place < names else cell.rjust(width)
@@ -67,11 +70,6 @@ def class_table(versions: Mapping[str, Scores], intervals: Mapping[str, Any] | N
         for line in cells
     ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def is_of_class(score: str) -> bool:
-    """Return whether a score is of a single class, by its name."""
-    return score.partition("/")[0] in CLASS_SCORES and "/" in score
 
 
 def chance_sentence(chance: Mapping[str, Any]) -> str:
@@ -112,7 +110,9 @@ def class_report(results: Mapping[str, Any]) -> str:
         for version in results.get("calibration", ("before", "after"))
         if results.get(version)
     }
-    lines = [class_table(versions, results.get("intervals"))]
+    lines = [
+        class_text(class_columns(versions, results.get("classes", ()), results.get("intervals")))
+    ]
     if chance := results.get("chance"):
         lines.append(chance_sentence(chance))
     lines += calibration_lines(results.get("calibration", {}))

@@ -79,7 +79,7 @@ def draw_overlays(
     columns = min(columns, len(items))
     rows = math.ceil(len(items) / columns)
     tallest = max(item.image.shape[1] / item.image.shape[2] for item in items)
-    height = rows * (_PANEL * tallest + 0.35) + 0.9  # captions; heading, legend, foot
+    height = rows * (_PANEL * tallest + 0.35) + 0.95  # captions; heading, legend, foot
     figure = new_figure(max(4.4, columns * _PANEL), height, title, shown)
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, item in zip(places, items, strict=False):
