@@ -15,11 +15,9 @@ from fastht.files import make_directory, write_atomically, write_json
 from fastht.tasks.results.pictures import draw_comparison, draw_few_shot
 from fastht.tasks.results.tables import (
     EXTRAS,
-    KEYS,
     NAME_COLUMNS,
     Row,
     find_runs,
-    find_stranger,
     score_label,
     score_text,
     score_unit,
@@ -29,6 +27,7 @@ from fastht.tasks.results.tables import (
     text_table,
     write_table,
 )
+from fastht.tasks.results.telling_apart import tell_apart
 
 TABLE_NAME = "report.csv"
 JSON_NAME = "report.json"
@@ -46,13 +45,13 @@ class ReportArguments:
 
     Attributes:
         runs: folders of runs, or folders above them. Runs that differ in their seeds alone are
-            summed up; runs of the same name and seed are told apart if they lie in different ones
-            of these folders.
-        out: folder of the report.
+            summed up; runs of the same name and seed are told apart by their folders.
+        out: folder of the report; default: report in the folder of the runs, or runs/report if
+            there are several.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    out: Path = Path("runs/report")
+    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,14 @@ def report(arguments: ReportArguments) -> int:
     if not arguments.runs:
         raise ValueError("no runs to compare; name folders of runs, or a folder above them")
     runs = _gather(arguments.runs)
+    differences = tell_apart(runs)
     rows = summarise(runs)
-    out = arguments.out
+    one = len(arguments.runs) == 1
+    out = arguments.out or (arguments.runs[0] if one else Path("runs")) / "report"
     make_directory(out)
     write_table(out / TABLE_NAME, rows)
     write_json(out / JSON_NAME, {"rows": rows})
-    page = ["# Comparison of runs", _INTRODUCTION]
+    page = ["# Comparison of runs", _INTRODUCTION, *(f"- {line}" for line in differences)]
     stems: set[str] = set()
     for task, data in dict.fromkeys((row["task"], row["data"]) for row in rows):
         section = _Section(
@@ -116,24 +117,18 @@ def report(arguments: ReportArguments) -> int:
         print(f"{section.heading}\n\n{text_table(section.rows, section.shown)}\n")
         page += _write_section(section, out, _new_stem(section, stems))
     write_atomically(out / PAGE_NAME, ("\n\n".join(page) + "\n").encode())
+    for line in differences:
+        print(line)
     print(f"report: {out / PAGE_NAME}   table: {out / TABLE_NAME}")
     return 0
 
 
 def _gather(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return all runs, each once; those that one folder repeats of another bear its name."""
+    """Return all runs, each once, with the folder that was given."""
     runs: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         for run in find_runs(folder):
             runs.setdefault(run["folder"].resolve(), run | {"given": folder})
-    methods: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in runs.values():
-        key = tuple(run.get(name) for name in KEYS if name != "percent")
-        methods.setdefault(key, []).append(run)
-    for found in methods.values():
-        if find_stranger(found) and len({run["given"] for run in found}) > 1:
-            for run in found:
-                run["method"] = f"{run['method']} ({run['given']})"
     return list(runs.values())
 
 
