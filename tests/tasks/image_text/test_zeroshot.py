@@ -208,7 +208,7 @@ def test_bad_arguments_are_named(arguments, change, error, message):
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted_as_by_train(arguments, pairs, capsys):
     table = pairs.with_name("holes.csv")
-    header, first, *others = pairs.read_text().splitlines()
+    header, _, *others = pairs.read_text().splitlines()
     bad = ["nowhere.png,An image that is not there,bright echogenic solid mass", "00.png,None,"]
     table.write_text("\n".join([header, *bad]))
     with pytest.raises(DataError, match="no image has a label"):
