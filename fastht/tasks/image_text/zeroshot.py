@@ -28,6 +28,7 @@ from fastht.tasks.results.shown import shown_cases
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.classification import classification_scores, resampled
 
+_EXAMPLES = 5  # of images that cannot be used
 _VERSIONS = {"before": "base", "after": "adapted"}
 
 
@@ -46,7 +47,8 @@ class ZeroShotArguments(DataSource):
         pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
             ones.
         adapter: without a run: folder of a saved HT adapter; default: the base alone.
-        prompts: breast, lymph_node, thyroid, sample or a YAML file; default: sample, for that.
+        prompts: breast, liver, lung, lymph_node, thyroid, sample or a YAML file; default: sample,
+            for that.
         split: side to classify; default: test where the data comes with one, else val where it
             comes with that, else all of it.
         batch_size: images at a time.
@@ -98,7 +100,7 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
     data = _choose_data(arguments, clip)
     out = arguments.out or results_folder("zeroshot", data, arguments.run, arguments.model)
     check_folder(out)
-    found = replace(arguments, data=data).load("classify")
+    found = replace(arguments, data=data).load("classify", leave_out=True)
     if len(found.classes) < 2:
         raise DataError(
             f"{found.source}: all images are {found.classes[0]!r}; give several classes"
@@ -135,6 +137,7 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         "classes": list(found.classes),
         "test_images": len(kept),
         "left_out": len(cases) - len(kept),
+        "unusable": len(found.unusable),
         "before": scores["before"],
         # Where nothing adapts the model, it is the same before and after.
         "after": scores.get("after", scores["before"]),
@@ -285,7 +288,7 @@ def _introduction(
     arguments: ZeroShotArguments,
     data: str,
 ) -> str:
-    lines = [found.describe()]
+    lines = [found.describe(), *(f"  {what}" for what in found.unusable[:_EXAMPLES])]
     if arguments.run is not None:
         lines.append(
             f"{left_out} images of split {split} left out, as {arguments.run} trained on them."

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastht.data.images import DataError
 from fastht.data.tables import read_table
 from fastht.tasks.results.tables import BEFORE_NAME, PREDICTIONS_NAME
-from fastht.tasks.scores import calibration, classification
+from fastht.tasks.scores import classification
 from fastht.tasks.scores.intervals import weighted_means
 
 Key = tuple[str, str]  # an image's file and, where an image has several, its caption
@@ -119,9 +119,7 @@ def _of_classes(
     labels = torch.tensor([classes.index(label) for label in truth])
 
     def scores(weights: Tensor) -> dict[str, Tensor]:
-        return classification.resampled(
-            probabilities, labels, weights, classes
-        ) | calibration.resampled(probabilities, labels, weights)
+        return classification.resampled(probabilities, labels, weights, classes)
 
     return scores, truth
 

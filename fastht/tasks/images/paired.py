@@ -163,7 +163,7 @@ def _compare_alone(made: Compared, place: int, read: _Read, patients: _Patients,
 
 def _same(runs: Sequence[Run]) -> bool:
     """Return whether nothing was adapted, so that before and after are the same."""
-    return all(run["method"] == "base" for run in runs)
+    return all(run["method"].partition(" (")[0] == "base" for run in runs)
 
 
 def _add_recorded(made: Compared, place: int, runs: Sequence[Run], row: Row) -> None:

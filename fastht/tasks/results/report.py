@@ -30,13 +30,11 @@ from fastht.tasks.results.pictures import draw_comparison, draw_few_shot
 from fastht.tasks.results.shown import shown_runs
 from fastht.tasks.results.tables import (
     EXTRAS,
-    KEYS,
     NAME_COLUMNS,
     WIDTH,
     Row,
     Run,
     find_runs,
-    find_stranger,
     group_runs,
     score_label,
     score_text,
@@ -48,6 +46,7 @@ from fastht.tasks.results.tables import (
     text_table,
     write_table,
 )
+from fastht.tasks.results.telling_apart import tell_apart
 
 # Compares the rows of a report in pairs, from the runs of each row.
 Compare = Callable[[Sequence[Sequence[Run]], Sequence[Row]], Compared]
@@ -75,15 +74,15 @@ class ReportArguments:
 
     Attributes:
         runs: folders of runs, or folders above them. Runs that differ in their seeds alone are
-            summed up; runs of the same name and seed are told apart if they lie in different ones
-            of these folders.
-        out: folder of the report.
+            summed up; runs of the same name and seed are told apart by their folders.
+        out: folder of the report; default: report in the folder of the runs, or runs/report if
+            there are several.
         checklist: also write what the runs know of the topics of CLAIM 2024 and TRIPOD+AI, and ask
             the authors for the rest.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    out: Path = Path("runs/report")
+    out: Path | None = None
     checklist: bool = False
 
 
@@ -158,16 +157,18 @@ def report(arguments: ReportArguments, compare: Compare | None = None) -> int:
     if not arguments.runs:
         raise ValueError("no runs to compare; name folders of runs, or a folder above them")
     runs = _gather(arguments.runs)
+    apart = tell_apart(runs)
     rows = summarise(runs)
     compared = Compared() if compare is None else compare(group_runs(runs), rows)
     for row, ends in zip(rows, compared.ends, strict=False):
         row |= ends
-    out = arguments.out
+    one = len(arguments.runs) == 1
+    out = arguments.out or (arguments.runs[0] if one else Path("runs")) / "report"
     make_directory(out)
     write_table(out / TABLE_NAME, rows)
     differences: list[Row] = []
     sections: list[_Section] = []
-    page = ["# Comparison of runs", _INTRODUCTION]
+    page = ["# Comparison of runs", _INTRODUCTION, *(f"- {line}" for line in apart)]
     stems: set[str] = set()
     for task, data in dict.fromkeys((row["task"], row["data"]) for row in rows):
         section = _Section(
@@ -195,6 +196,8 @@ def report(arguments: ReportArguments, compare: Compare | None = None) -> int:
     if differences:
         write_table(out / DIFFERENCES_NAME, differences)
     write_atomically(out / PAGE_NAME, ("\n\n".join(page) + "\n").encode())
+    for line in apart:
+        print(line)
     if arguments.checklist:
         text = checklist(
             [section.heading for section in sections],
@@ -208,19 +211,11 @@ def report(arguments: ReportArguments, compare: Compare | None = None) -> int:
 
 
 def _gather(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return all runs, each once; those that one folder repeats of another bear its name."""
+    """Return all runs, each once, with the folder that was given."""
     runs: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         for run in find_runs(folder):
             runs.setdefault(run["folder"].resolve(), run | {"given": folder})
-    methods: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in runs.values():
-        key = tuple(run.get(name) for name in KEYS if name != "percent")
-        methods.setdefault(key, []).append(run)
-    for found in methods.values():
-        if find_stranger(found) and len({run["given"] for run in found}) > 1:
-            for run in found:
-                run["method"] = f"{run['method']} ({run['given']})"
     return list(runs.values())
 
 

@@ -268,7 +268,11 @@ def test_a_broken_image_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"prompts": None}, ValueError, r"Give --prompts breast, lymph_node, thyroid, sample or"),
+        (
+            {"prompts": None},
+            ValueError,
+            r"Give --prompts breast, liver, lung, ",
+        ),
         ({"prompts": "breast"}, DataError, "no prompts for 'anechoic fluid filled cyst'"),
         ({"split": "test"}, DataError, "no case is for test"),
         ({"data": "nowhere"}, DataError, "nowhere"),
@@ -278,6 +282,28 @@ def test_bad_arguments_are_named(arguments, change, error, message):
     with pytest.raises(error, match=message):
         zeroshot(ZeroShotArguments(**arguments | change))
     assert not arguments["out"].exists()
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_counted_as_by_train(arguments, pairs, capsys):
+    table = pairs.with_name("holes.csv")
+    header, _, *others = pairs.read_text().splitlines()
+    bad = ["nowhere.png,An image that is not there,bright echogenic solid mass", "00.png,None,"]
+    table.write_text("\n".join([header, *bad]))
+    with pytest.raises(DataError, match="no image has a label"):
+        zeroshot(ZeroShotArguments(**arguments | {"data": str(table)}))
+    table.write_text("\n".join([header, *bad[:1]]))
+    with pytest.raises(DataError, match=r"holes\.csv, line 2: no image .*nowhere\.png"):
+        zeroshot(ZeroShotArguments(**arguments | {"data": str(table)}))
+    table.write_text("\n".join([header, *bad, *others]))
+    assert zeroshot(ZeroShotArguments(**arguments | {"data": str(table)})) == 0
+    results, rows = read(arguments["out"])
+    assert results["unusable"] == 2
+    assert len(rows) == results["test_images"]
+    assert not any(row["file"].endswith("00.png") for row in rows)
+    printed = capsys.readouterr().out
+    assert "left out: 2 unusable" in printed
+    assert "line 2: no image" in printed
+    assert "00.png: no label" in printed
 
 
 def test_a_single_class_is_refused(arguments, pairs):
@@ -293,5 +319,5 @@ def test_the_command(arguments, capsys):
     command += ["--prompts", arguments["prompts"], "--out", str(arguments["out"])]
     assert main([*command, "--workers", "0"]) == 0
     assert (arguments["out"] / "results.json").exists()
-    assert main([*command, "--prompts", "liver"]) == 1
-    assert "fastht zeroshot: there are no prompts 'liver'" in capsys.readouterr().err
+    assert main([*command, "--prompts", "kidney"]) == 1
+    assert "fastht zeroshot: there are no prompts 'kidney'" in capsys.readouterr().err
