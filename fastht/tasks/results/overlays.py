@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from fastht.tasks.results.figure_style import DPI, ORANGE, SKY, SMALL, new_figur
 TRUTH_COLOUR, PREDICTION_COLOUR = SKY, ORANGE
 TRUTH_WIDTH, PREDICTION_WIDTH = 2.6, 1.2
 _PANEL = 2.2  # inches: width of an image
+_TALLEST = 1.25  # height of a panel over its width; taller images are drawn narrower
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int
 
     Args:
         path: the PNG.
-        items: the images, of any sizes, row by row.
+        items: the images, of any sizes, row by row, each in its own shape.
         title: heading.
         columns: images in a row.
 
@@ -60,11 +60,13 @@ def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int
                 what = f"{name} is {tuple(mask.shape)} and the image {size}"
                 raise ValueError(f"{item.name}: {what} pixels; resize one of them")
     columns = min(columns, len(items))
-    rows = math.ceil(len(items) / columns)
-    tallest = max(item.image.shape[1] / item.image.shape[2] for item in items)
-    height = rows * (_PANEL * tallest + 0.35) + 0.7  # captions; heading and legend
+    shapes = [item.image.shape[1] / item.image.shape[2] for item in items]
+    starts = range(0, len(items), columns)
+    tallest = [min(_TALLEST, max(shapes[start : start + columns])) for start in starts]
+    height = sum(_PANEL * shape + 0.35 for shape in tallest) + 0.7  # captions; heading and legend
     figure = new_figure(max(4.4, columns * _PANEL), height, title)
-    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    grid = figure.subplots(len(tallest), columns, squeeze=False, height_ratios=tallest)
+    places = list(grid.flat)
     for axes, item in zip(places, items, strict=False):
         _overlay(axes, item)
     for axes in places[len(items) :]:
@@ -85,6 +87,7 @@ def _overlay(axes: Axes, item: Overlay) -> None:
     axes.imshow(item.image.permute(1, 2, 0).numpy())
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+    axes.set_anchor("S")  # captions of a row stand in a line
     empty = []
     for name, mask, colour, width in (
         ("truth", item.truth, TRUTH_COLOUR, TRUTH_WIDTH),
