@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from fastht.tasks.results.shown import Shown
 TRUTH_COLOUR, PREDICTION_COLOUR = SKY, ORANGE
 TRUTH_WIDTH, PREDICTION_WIDTH = 2.6, 1.2
 _PANEL = 2.2  # inches: width of an image
+_TALLEST = 1.25  # height of a panel over its width; taller images are drawn narrower
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def draw_overlays(
 
     Args:
         path: the PNG.
-        items: the images, of any sizes, row by row.
+        items: the images, of any sizes, row by row, each in its own shape.
         title: heading.
         columns: images in a row.
         shown: what the images are of.
@@ -77,11 +77,15 @@ def draw_overlays(
                 what = f"{name} is {tuple(mask.shape)} and the image {size}"
                 raise ValueError(f"{item.name}: {what} pixels; resize one of them")
     columns = min(columns, len(items))
-    rows = math.ceil(len(items) / columns)
-    tallest = max(item.image.shape[1] / item.image.shape[2] for item in items)
-    height = rows * (_PANEL * tallest + 0.35) + 0.95  # captions; heading, legend, foot
+    shapes = [item.image.shape[1] / item.image.shape[2] for item in items]
+    starts = range(0, len(items), columns)
+    tallest = [min(_TALLEST, max(shapes[start : start + columns])) for start in starts]
+    height = (
+        sum(_PANEL * shape + 0.35 for shape in tallest) + 0.95
+    )  # captions; heading, legend, foot
     figure = new_figure(max(4.4, columns * _PANEL), height, title, shown)
-    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    grid = figure.subplots(len(tallest), columns, squeeze=False, height_ratios=tallest)
+    places = list(grid.flat)
     for axes, item in zip(places, items, strict=False):
         _overlay(axes, item)
     for axes in places[len(items) :]:
@@ -102,6 +106,7 @@ def _overlay(axes: Axes, item: Overlay) -> None:
     axes.imshow(item.image.permute(1, 2, 0).numpy())
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+    axes.set_anchor("S")  # captions of a row stand in a line
     empty = []
     for name, mask, colour, width in (
         ("truth", item.truth, TRUTH_COLOUR, TRUTH_WIDTH),

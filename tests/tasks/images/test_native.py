@@ -37,7 +37,7 @@ def disc(shape, centre, radius):
 
 @pytest.fixture
 def cases(tmp_path):
-    """A PNG, DICOM of known, unknown and contradicted spacing, and a slice of a volume."""
+    """A PNG, DICOM of known and impossible spacing, a frame without, and a slice of a volume."""
     made = []
     for name, (shape, centre, radius) in SHAPES.items():
         mask = disc(shape, centre, radius)
@@ -57,13 +57,15 @@ def cases(tmp_path):
         else:
             elements = {
                 "tall": {"PixelSpacing": [0.2, 0.05]},
-                "bare": {},
+                "bare": {"NumberOfFrames": 3},
                 "torn": {"PixelSpacing": [0.2, -1]},
             }
-            file = write_dicom(tmp_path / f"{name}.dcm", image, **elements[name])
+            stored = np.stack([image // 2, image, image // 3]) if name == "bare" else image
+            file = write_dicom(tmp_path / f"{name}.dcm", stored, **elements[name])
         drawn = tmp_path / f"{name}-mask.png"
         Image.fromarray(mask * np.uint8(255)).save(drawn)
-        made.append(Case(name, str(file), (str(drawn),)))
+        part = "::1" if name == "bare" else ""
+        made.append(Case(name, f"{file}{part}", (str(drawn),)))
     return made
 
 

@@ -121,7 +121,7 @@ def test_an_empty_mask_has_no_outline_and_the_caption_says_so(tmp_path, figures)
 def test_the_sheet_has_every_image_a_title_and_one_legend(tmp_path, figures):
     items = [
         overlay(square(5, 10, 20, 30, size), square(6, 10, 20, 30, size), f"image {i}", i / 10)
-        for i, size in enumerate([(48, 64), (64, 48), (48, 48), (96, 64), (40, 64)])
+        for i, size in enumerate([(48, 64), (64, 48), (48, 48), (96, 64), (64, 64)])
     ]
     draw_overlays(tmp_path / "sheet.png", items, "a title")
     shown = texts(figures[0])

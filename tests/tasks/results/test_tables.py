@@ -236,3 +236,32 @@ def test_other_tasks_and_data_are_never_in_one_table():
 def test_scores_have_their_names_and_units(score, label, value, text):
     assert score_label(score) == label
     assert score_text({score: value}, score) == text
+
+
+@pytest.mark.parametrize(
+    ("score", "label"),
+    [
+        ("dice", "Dice (%)"),
+        ("hd95", "HD95 (px)"),
+        ("dice_before", "Dice before (%)"),
+        ("dice_native", "Dice native (%)"),
+        ("hd95_native_px", "HD95 native (px)"),
+        ("asd_mm", "ASD (mm)"),
+        ("nsd_native@2px", "NSD native@2px (%)"),
+        ("nsd@0.5mm", "NSD@0.5mm (%)"),
+    ],
+)
+def test_labels_tell_sizes_and_units_apart(score, label):
+    assert score_label(score) == label
+
+
+def test_counts_at_the_own_size_are_no_scores():
+    counts = {"empty_truths_native": 1, "with_spacing": 3, "spacing_refused": 0}
+    runs = [segmentation(0.8, seed=seed) for seed in (0, 1)]
+    for run in runs:
+        run["after"] = run["after"] | counts | {"hd95_mm": 1.5}
+    (row,) = summarise(runs)
+    assert row["with_spacing"] == 6
+    assert "hd95_mm" in scores_of([row])
+    assert not {*counts} & {*scores_of([row])}
+    assert score_text(row, "hd95_mm") == "1.50 ± 0.00"
