@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastht.tasks.results.class_tables import calibration_lines
 from fastht.tasks.results.tables import (
     Row,
     Run,
     score_label,
-    score_text,
     scores_of,
     table_columns,
 )
@@ -249,13 +249,10 @@ def _measures(study: _Study) -> list[str]:
 
 
 def _calibration(study: _Study) -> list[str]:
-    names = [name for name in scores_of(study.rows) if name.split("_")[0] in ("ece", "brier")]
-    lines = [
-        f"{row['method']}: {score_label(name)} {score_text(row, name)}."
-        for row in study.rows
-        for name in names
-        if name in row
-    ]
+    lines = []
+    for run in study.runs:
+        after = {k: v for k, v in run.get("calibration", {}).items() if k == "after"}
+        lines += [f"{run['method']}, seed {run['seed']}: {x}." for x in calibration_lines(after)]
     return lines or ["No measure of calibration is among the scores."]
 
 
