@@ -256,7 +256,16 @@ def _of_classes(section: _Section) -> dict[str, list[str]]:
         for name, row in zip(_names(section.rows), section.rows, strict=True)
     ]
     classes = list(dict.fromkeys(c for run in section.runs for c in run.get("classes", ())))
-    return class_columns(dict(zip(names, section.rows, strict=True)), classes, heading="method")
+    versions = dict(zip(names, section.rows, strict=True))
+    intervals = {
+        name: {
+            score.removesuffix("_low"): [row[score], row[f"{score.removesuffix('_low')}_high"]]
+            for score in row
+            if score.endswith("_low")
+        }
+        for name, row in versions.items()
+    }
+    return class_columns(versions, classes, intervals, heading="method")
 
 
 def _remarks(section: _Section) -> list[str]:

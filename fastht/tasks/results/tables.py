@@ -360,7 +360,7 @@ def score_label(score: str) -> str:
     words = whole.split("_")
     if words[-1] == unit:  # it is in brackets anyway
         words.pop()
-    name = " ".join([_NAMES.get(words[0], words[0]), *words[1:]]) + at + place
+    name = _NAMES.get(whole, " ".join([_NAMES.get(words[0], words[0]), *words[1:]])) + at + place
     return f"{name}{' before' if before else ''}{f' ({unit})' if unit else ''}"
 
 

@@ -178,6 +178,10 @@ def test_scores_have_intervals_over_patients_that_the_predictions_give_again(
     low, high = intervals["after"][main]
     assert f"{100 * after[main]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in printed
     assert "ht: after minus before" in printed
+    if task == "classify":
+        low, high = intervals["after"]["specificity/cyst"]
+        (line,) = [line for line in printed.splitlines() if line.startswith("cyst")]
+        assert f"[{100 * low:.1f}, {100 * high:.1f}]" in line
     row, differences = intervals_of(folder, arguments.out / "again")
     for name in (main, *({"classify": ["f1", "auc"]}.get(task, ["iou", "hd95"]))):
         for version, key in (("after", name), ("before", f"{name}_before")):
