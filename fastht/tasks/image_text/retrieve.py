@@ -22,6 +22,7 @@ from fastht.tasks.image_text.run import (
 )
 from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.retrieval_pictures import Found, draw_found
+from fastht.tasks.results.shown import Shown, count_patients
 from fastht.tasks.scores.retrieval import TIE_RULE
 
 RETRIEVED_NAME = "retrieved.png"
@@ -156,7 +157,7 @@ def _measure(
         },
     )
     # The last version is the adapted one, if there is one.
-    _draw(records, images, texts, clip, out / RETRIEVED_NAME)
+    _draw(records, images, texts, clip, out / RETRIEVED_NAME, _shown(records, clip, arguments))
     heading = f"{judged.retrieval.images} images, {judged.retrieval.captions} captions"
     print(
         f"{comparison_table(heading, scores)}\n{judged.retrieval.describe()}\n\n"
@@ -180,12 +181,18 @@ def _answer(
     pictures = ImageTextDataset(different, _unchanged)
     found = [Found(pictures[index]["image"], similarity) for index, similarity in nearest]
     path = out / QUERY_NAME
-    draw_found(path, [(query, found)], f"nearest by {clip.name}{_adapted(clip)}")
+    title, shown = f"nearest by {clip.name}{_adapted(clip)}", _shown(different, clip, arguments)
+    draw_found(path, [(query, found)], title, shown)
     print(f"picture: {path}")
 
 
 def _draw(
-    records: Sequence[Record], images: Tensor, texts: Tensor, clip: ClipRun, path: Path
+    records: Sequence[Record],
+    images: Tensor,
+    texts: Tensor,
+    clip: ClipRun,
+    path: Path,
+    shown: Shown,
 ) -> None:
     """Draw captions that are evenly spaced among all, with the images nearest to them."""
     rows = list({record.caption: i for i, record in enumerate(records)}.values())
@@ -199,7 +206,15 @@ def _draw(
             for index, similarity in _nearest(images, texts[row])
         ]
         drawn.append((caption, found))
-    draw_found(path, drawn, f"nearest by {clip.name}{_adapted(clip)}")
+    draw_found(path, drawn, f"nearest by {clip.name}{_adapted(clip)}", shown)
+
+
+def _shown(records: Sequence[Record], clip: ClipRun, arguments: RetrieveArguments) -> Shown:
+    """Return what a picture of found images is of: the images that are searched."""
+    data = clip.arguments.get("data", "sample") if arguments.data == "run" else arguments.data
+    patients = count_patients(record.patient for record in records)
+    images = {(record.image, record.frame) for record in records}
+    return Shown(len(images), patients, clip.name, data)
 
 
 def _nearest(images: Tensor, text: Tensor) -> list[tuple[int, float]]:

@@ -31,6 +31,7 @@ from fastht.tasks.image_text.text_embeddings import TextEmbedder, default_cache_
 from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
+from fastht.tasks.results.shown import Shown, count_patients
 from fastht.tasks.results.tables import RESULTS_NAME
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
@@ -191,11 +192,13 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     }
     if accelerator.is_main_process:
         write_json(out / RESULTS_NAME, results)
+        patients = count_patients(record.patient for record in val_records)
         plot_curves(
             progress.history,
             out / CURVES_NAME,
             best_epoch=progress.best_epoch,
             title=f"{base_model} on {arguments.data}",
+            shown=Shown(len(val_records), patients, base_model, arguments.data),
         )
     _say(accelerator, comparison_table("held out", {"before": before, "after": after}))
     _say(

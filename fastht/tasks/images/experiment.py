@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +24,6 @@ from fastht.tasks.models.heads import Classifier, Segmenter
 from fastht.tasks.models.methods import METHODS, AdapterSettings, apply_method
 from fastht.tasks.training.trainer import TrainerConfig
 
-GOALS: dict[Task, Callable[[], Goal]] = {
-    "segment": SegmentationGoal,
-    "classify": ClassificationGoal,
-}
 FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
 _DEPTH = 12  # of the towers that baselines bring
 ArgumentsT = TypeVar("ArgumentsT", bound="ExperimentArguments")
@@ -203,6 +199,11 @@ def build_model(
         else Classifier(features, classes, arguments.width)
     )
     return dataclasses.replace(vision, module=model)
+
+
+def make_goal(arguments: ExperimentArguments, task: Task, classes: Sequence[str]) -> Goal:
+    """Return what is learnt and scored."""
+    return SegmentationGoal() if task == "segment" else ClassificationGoal(classes)
 
 
 def make_dataset(

@@ -1,10 +1,9 @@
-"""What the scoring of a model leaves: a table of all images, masks, overlays, ROC curves."""
+"""What the scoring of a model leaves: a table of all images, masks, overlays."""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,27 @@ from fastht.files import write_atomically
 from fastht.tasks.images.goals import SegmentationGoal
 from fastht.tasks.images.supervised import Scores, SupervisedTask
 from fastht.tasks.results.overlays import Overlay, draw_overlays
-from fastht.tasks.results.pictures import draw_roc
-from fastht.tasks.scores.classification import roc_curves
+from fastht.tasks.results.shown import Shown
 
 PREDICTIONS_NAME = "predictions.csv"
 MASKS_NAME = "masks"
 OVERLAYS_NAME = "overlays.png"
-ROC_NAME = "roc.png"
 _SHOWN = 12  # images in the overlays
 
 
 def leave_outcome(
-    task: SupervisedTask, data: TaskDataset, classes: Sequence[str], out: Path, title: str
-) -> Scores:
+    task: SupervisedTask,
+    data: TaskDataset,
+    classes: Sequence[str],
+    out: Path,
+    title: str,
+    shown: Shown,
+) -> tuple[Scores, dict[str, list[Any]]]:
     """Score a model on a data set and leave what it predicts; every process calls it.
 
     Segmentation leaves a PNG of each predicted mask at the size that the model saw, and overlays
-    of images from the worst Dice to the best; classification leaves ROC curves.
+    of images from the worst Dice to the best. What classification leaves beside the table is drawn
+    by :func:`class_outcome.draw_classes`.
 
     Args:
         task: holds the model and the goal.
@@ -43,6 +46,10 @@ def leave_outcome(
         classes: names of the classes.
         out: the folder, made if needed.
         title: of the pictures.
+        shown: what they are of.
+
+    Returns:
+        The scores, and the entries of all images in the order of the data.
     """
     segmenting = isinstance(task.goal, SegmentationGoal)
     folder = out / MASKS_NAME
@@ -58,10 +65,8 @@ def leave_outcome(
     if task.accelerator.is_main_process:
         write_atomically(out / PREDICTIONS_NAME, _table(data, classes, judged))
         if segmenting:
-            _draw_masks(data, judged["dice"], folder, out / OVERLAYS_NAME, title)
-        else:
-            _draw_curves(judged, classes, scores["auc"], out / ROC_NAME, title)
-    return scores
+            _draw_masks(data, judged["dice"], folder, out / OVERLAYS_NAME, title, shown)
+    return scores, judged
 
 
 def _table(data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any]]) -> bytes:
@@ -85,7 +90,12 @@ def _table(data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any
 
 
 def _draw_masks(
-    data: TaskDataset, dice: Sequence[float], folder: Path, path: Path, title: str
+    data: TaskDataset,
+    dice: Sequence[float],
+    folder: Path,
+    path: Path,
+    title: str,
+    shown: Shown,
 ) -> None:
     """Draw images evenly spaced from the worst Dice to the best."""
     order = sorted(range(len(data)), key=dice.__getitem__)
@@ -105,16 +115,4 @@ def _draw_masks(
                 dice=dice[index],
             )
         )
-    draw_overlays(path, items, title)
-
-
-def _draw_curves(
-    judged: dict[str, list[Any]], classes: Sequence[str], auc: float, path: Path, title: str
-) -> None:
-    probabilities = torch.tensor(judged["probabilities"])
-    labels = torch.tensor(judged["label"])
-    curves = roc_curves(probabilities, labels)
-    named = {classes[index]: curve for index, curve in curves.items()}
-    areas = {name: float(torch.trapezoid(true, false)) for name, (false, true) in named.items()}
-    known = "" if math.isnan(auc) else f": AUC {auc:.3f}"
-    draw_roc(path, named, areas, f"{title}{known}")
+    draw_overlays(path, items, title, shown=shown)

@@ -17,15 +17,17 @@ from fastht.data.cases import Case, CaseSet, Task
 from fastht.data.images import DataError
 from fastht.data.splits import few_shot
 from fastht.files import write_json
+from fastht.tasks.images.class_outcome import fit_on_side, leave_classes
 from fastht.tasks.images.experiment import (
-    GOALS,
     ExperimentArguments,
     build_model,
     make_dataset,
+    make_goal,
 )
 from fastht.tasks.images.outcome import leave_outcome
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.models.methods import METHODS
+from fastht.tasks.results.shown import Shown, shown_cases
 from fastht.tasks.results.tables import RESULTS_NAME
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
@@ -121,7 +123,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
 
     task = SupervisedTask(
         model,
-        GOALS[run.task](),
+        make_goal(arguments, run.task, cases.classes),
         dataset(chosen, training=True),
         dataset(cases.side("val")),
         accelerator,
@@ -143,13 +145,19 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         )
     accelerator.wait_for_everyone()
     load_trained(model, out / BEST_NAME)
-    after = leave_outcome(task, test, cases.classes, out, _title(run))
+    model_name = f"{arguments.model}/{arguments.pretrained}"
+    shown = shown_cases(test.cases, model_name, cases.source)
+    after, judged = leave_outcome(task, test, cases.classes, out, _title(run), shown)
+    of_classes: dict[str, Any] = {}
+    if run.task == "classify":
+        fitted = fit_on_side(task, dataset(cases.side("val")), "val")
+        of_classes = leave_classes(task, judged, cases.classes, fitted, out, _title(run), shown)
     results = {
         "task": run.task,
         "method": method,
         "percent": run.percent,
         "seed": run.seed,
-        "model": f"{arguments.model}/{arguments.pretrained}",
+        "model": model_name,
         "data": cases.source,
         "classes": list(cases.classes),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -160,9 +168,11 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         "seconds": sum(row["seconds"] for row in progress.history),
         "before": before,
         "after": after,
+        **of_classes,
     }
     if accelerator.is_main_process:
-        _leave_training(run, model, task.monitor, progress)
+        learnt = shown_cases([*chosen, *cases.side("val")], model_name, cases.source)
+        _leave_training(run, model, task.monitor, progress, learnt)
         write_json(out / RESULTS_NAME, results)
     accelerator.wait_for_everyone()
     return results
@@ -228,7 +238,7 @@ def _batch_size(asked: int, samples: int, accelerator: Accelerator) -> int:
     return samples - samples % processes
 
 
-def _leave_training(run: Run, model: nn.Module, monitor: str, progress: Any) -> None:
+def _leave_training(run: Run, model: nn.Module, monitor: str, progress: Any, shown: Shown) -> None:
     """Write the adapter by itself and the picture of the training."""
     from fastht.tasks.results.pictures import draw_learning_curves
 
@@ -245,6 +255,7 @@ def _leave_training(run: Run, model: nn.Module, monitor: str, progress: Any) -> 
         label,
         progress.best_epoch,
         _title(run),
+        shown,
     )
 
 

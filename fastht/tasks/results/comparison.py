@@ -24,6 +24,8 @@ def comparison_table(heading: str, columns: Mapping[str, Scores]) -> str:
     """
     rows = [(heading, *columns)]
     for name in next(iter(columns.values())):
+        if "/" in name:  # of a single class: they have a table of their own
+            continue
         label = name.removeprefix("val_").replace("_", " ")
         rows.append((label, *(_shown(name, scores[name]) for scores in columns.values())))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

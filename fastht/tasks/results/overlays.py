@@ -12,7 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from fastht.tasks.results.figure_style import DPI, ORANGE, SKY, SMALL, new_figure, plain, shorten
+from fastht.tasks.results.figure_style import (
+    DPI,
+    ORANGE,
+    SKY,
+    SMALL,
+    legend_below,
+    new_figure,
+    plain,
+    shorten,
+)
+from fastht.tasks.results.shown import Shown
 
 # Light ones, as most of an ultrasound image is dark; the thin line leaves the thick one's rim free.
 TRUTH_COLOUR, PREDICTION_COLOUR = SKY, ORANGE
@@ -39,7 +49,13 @@ class Overlay:
     dice: float
 
 
-def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int = 4) -> None:
+def draw_overlays(
+    path: Path,
+    items: Sequence[Overlay],
+    title: str,
+    columns: int = 4,
+    shown: Shown | None = None,
+) -> None:
     """Draw images with the outlines of true and predicted masks into one PNG.
 
     Args:
@@ -47,6 +63,7 @@ def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int
         items: the images, of any sizes, row by row.
         title: heading.
         columns: images in a row.
+        shown: what the images are of.
 
     Raises:
         ValueError: there is no image, or a mask has another size than its image.
@@ -62,8 +79,8 @@ def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int
     columns = min(columns, len(items))
     rows = math.ceil(len(items) / columns)
     tallest = max(item.image.shape[1] / item.image.shape[2] for item in items)
-    height = rows * (_PANEL * tallest + 0.35) + 0.7  # captions; heading and legend
-    figure = new_figure(max(4.4, columns * _PANEL), height, title)
+    height = rows * (_PANEL * tallest + 0.35) + 0.95  # captions; heading, legend, foot
+    figure = new_figure(max(4.4, columns * _PANEL), height, title, shown)
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, item in zip(places, items, strict=False):
         _overlay(axes, item)
@@ -77,7 +94,7 @@ def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int
         Line2D([], [], color=colour, linewidth=width, label=name)
         for name, (colour, width) in outlines.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    legend_below(figure, handles=handles, ncols=2)
     figure.savefig(path, dpi=DPI)
 
 

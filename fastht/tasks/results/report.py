@@ -12,7 +12,14 @@ from typing import Any
 import tyro
 
 from fastht.files import make_directory, write_atomically, write_json
+from fastht.tasks.results.class_tables import (
+    chance_sentence,
+    class_columns,
+    class_text,
+    warning_lines,
+)
 from fastht.tasks.results.pictures import draw_comparison, draw_few_shot
+from fastht.tasks.results.shown import shown_runs
 from fastht.tasks.results.tables import (
     EXTRAS,
     NAME_COLUMNS,
@@ -115,6 +122,10 @@ def report(arguments: ReportArguments) -> int:
             [run for run in runs if (run["task"], run["data"]) == (task, data)],
         )
         print(f"{section.heading}\n\n{text_table(section.rows, section.shown)}\n")
+        if classes := class_text(_of_classes(section)):
+            print(f"{classes}\n")
+        for line in _remarks(section):
+            print(f"{line}\n")
         page += _write_section(section, out, _new_stem(section, stems))
     write_atomically(out / PAGE_NAME, ("\n\n".join(page) + "\n").encode())
     for line in differences:
@@ -146,11 +157,35 @@ def _new_stem(section: _Section, taken: set[str]) -> str:
 def _write_section(section: _Section, out: Path, stem: str) -> list[str]:
     """Draw a section's pictures; return its paragraphs."""
     pictures = _draw(section, out, stem)
+    classes = _of_classes(section)
     return [
         f"## {section.heading}",
         _markdown(table_columns(section.rows, section.shown)),
+        *([_markdown(classes)] if classes else []),
+        *_remarks(section),
         *(f"![{alt}]({name})" for name, alt in pictures.items()),
         _markdown(_run_columns(section)),
+    ]
+
+
+def _of_classes(section: _Section) -> dict[str, list[str]]:
+    """Return the scores of single classes, means over the seeds, as columns."""
+    names = [
+        name if row["percent"] == 100 else f"{name}, {row['percent']:g} %"
+        for name, row in zip(_names(section.rows), section.rows, strict=True)
+    ]
+    classes = list(dict.fromkeys(c for run in section.runs for c in run.get("classes", ())))
+    return class_columns(dict(zip(names, section.rows, strict=True)), classes, heading="method")
+
+
+def _remarks(section: _Section) -> list[str]:
+    """Return what accuracy needs no image, where all runs agree on it, and the runs' warnings."""
+    chances = [run.get("chance") for run in section.runs]
+    told = []
+    if chances[0] and all(chance == chances[0] for chance in chances):
+        told.append(chance_sentence(chances[0]))
+    return told + [
+        f"{line} ({run['folder']})" for run in section.runs for line in warning_lines(run)
     ]
 
 
@@ -169,15 +204,16 @@ def _draw(section: _Section, out: Path, stem: str) -> dict[str, str]:
         point = (factor * mean, math.nan if spread is None else factor * spread)
         points.setdefault(name, []).append((row["percent"], *point))
     pictures = {}
+    shown = shown_runs(section.runs)
     for percent in percents:
         share = "" if percents == [100] else f", {percent:g} % of the training data"
         at = {name: p[1:] for name, found in points.items() for p in found if p[0] == percent}
         file = f"comparison-{stem}{f'-{percent:g}-percent' if share else ''}.png"
-        draw_comparison(out / file, at, label, f"{section.heading}{share}")
+        draw_comparison(out / file, at, label, f"{section.heading}{share}", shown)
         pictures[file] = f"{label} of the methods{share}"
     if any(len(found) > 1 for found in points.values()) and percents[0] > 0:
         file = f"few-shot-{stem}.png"
-        draw_few_shot(out / file, points, label, section.heading)
+        draw_few_shot(out / file, points, label, section.heading, shown)
         pictures[file] = f"{label} over the share of the training data"
     return pictures
 
@@ -210,7 +246,7 @@ def _run_columns(section: _Section) -> dict[str, list[str]]:
 
 def _markdown(columns: dict[str, list[str]]) -> str:
     """Return columns by their headings as a table of Markdown."""
-    marks = ["---" if name in (*NAME_COLUMNS, "folder") else "---:" for name in columns]
+    marks = ["---" if name in (*NAME_COLUMNS, "class", "folder") else "---:" for name in columns]
     escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in columns.values())
     lines = [list(columns), marks, *zip(*escaped, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

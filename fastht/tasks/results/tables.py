@@ -36,8 +36,12 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "after": dict,
 }
 _NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "asd": "ASD", "f1": "F1", "auc": "AUC"}
+_NAMES |= {"ece": "ECE", "brier": "Brier", "macro_f1": "macro F1"}
 _PERCENT = ("dice", "iou", "accuracy", "recall", "precision", "f1", "auc", "rsum")
-_PLAIN = ("paired", "unmatched", "gap", "percentile", "alignment", "uniformity")
+_PLAIN = ("paired", "unmatched", "gap", "percentile", "alignment", "uniformity", "ece", "brier")
+_OF_CLASSES = ("sensitivity", "specificity", "ppv", "auc")  # "{score}/{class}"
+# Told by the others, where there are those: of no column of a table.
+_DETAILS = ("recall", "precision", "f1", "brier")
 _WIDTH = 120  # characters of a table on a terminal
 # Columns of names, which are aligned at their left.
 NAME_COLUMNS = ("method", "model", *(name.replace("_", " ") for name in EXTRAS))
@@ -197,9 +201,18 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 
 
 def scores_of(rows: Sequence[Row]) -> list[str]:
-    """Return the names of the scores of rows, without spreads over images and counts."""
+    """Return the names of the scores that tables show.
+
+    Without spreads over images, counts and scores of single classes, and without those that the
+    balanced accuracy and macro F1 stand for where there are these.
+    """
     columns = dict.fromkeys(column for row in rows for column in row)
-    return [column for column in columns if f"{column}_sd" in columns]
+    left_out = _DETAILS if "balanced_accuracy" in columns else ()
+    return [
+        column
+        for column in columns
+        if f"{column}_sd" in columns and "/" not in column and column not in left_out
+    ]
 
 
 def text_table(rows: Sequence[Row], scores: Sequence[str] | None = None) -> str:
@@ -283,8 +296,8 @@ def score_label(score: str) -> str:
 
 def score_unit(score: str) -> tuple[float, str]:
     """Return what a score is to be multiplied with to be in its unit, and the unit."""
-    words = score.split("@")[0].removesuffix("_before").split("_")
-    if words[-1] in _PERCENT:
+    words = score.split("/")[0].split("@")[0].removesuffix("_before").split("_")
+    if words[-1] in (*_PERCENT, *_OF_CLASSES):
         return 100, "%"
     return 1, "px" if words[-1] in ("hd95", "asd") else ""
 

@@ -395,7 +395,9 @@ def _line(row: dict[str, float], epochs: int, monitor: str, better: bool) -> str
 
 def _table(history: list[dict[str, float]]) -> bytes:
     text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(history[0]))
+    # A run that an older version began may have fewer scores in its first epochs.
+    names = list(dict.fromkeys(name for row in history for name in row))
+    table = csv.DictWriter(text, fieldnames=names)
     table.writeheader()
     table.writerows(history)
     return text.getvalue().encode()

@@ -101,7 +101,42 @@ def test_classification_leaves_probabilities_and_curves(arguments):
         assert row["predicted"] == classes[probabilities.index(max(probabilities))]
         right += row["predicted"] == row["label"]
     assert right / len(predictions) == pytest.approx(results["after"]["accuracy"])
-    assert (folder / "roc.png").read_bytes().startswith(b"\x89PNG")
+    for name in classes:
+        own = [row for row in predictions if row["label"] == name]
+        found = sum(row["predicted"] == name for row in own) / len(own)
+        assert results["after"][f"sensitivity/{name}"] == pytest.approx(found)
+    for picture in ("roc.png", "confusion.png", "reliability.png", "curves.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert not any("/" in name for name in rows_of(folder / "history.csv")[0])
+
+
+def test_a_classifier_has_a_temperature_of_its_validation_side_alone(arguments, capsys):
+    train("classify", arguments)
+    folder = arguments.out / "ht" / "seed-0"
+    found = read(folder / "results.json")["calibration"]["after"]
+    assert found["calibrated"].keys() == found["uncalibrated"].keys()
+    capsys.readouterr()
+    # Scored again, it is the same one; also where an older version of fastht left none.
+    for kept in (True, False):
+        if not kept:
+            results = read(folder / "results.json")
+            for name in ("calibration", "chance", "warnings", "confusion"):
+                del results[name]
+            (folder / "results.json").write_text(json.dumps(results))
+        assert evaluate("classify", EvalArguments(run=folder, out=folder / "again")) == 0
+        again = read(folder / "again" / "results.json")["calibration"]["after"]
+        assert again["temperature"] == pytest.approx(found["temperature"], rel=1e-3)
+        assert again["fitted_images"] == found["fitted_images"]
+        assert again["uncalibrated"] == pytest.approx(found["uncalibrated"], rel=1e-3)
+    printed = capsys.readouterr().out
+    assert f"temperature {found['temperature']:.3g}" in printed
+    assert "Accuracy without looking" in printed
+    # The images that it was fitted on are not judged by it.
+    evaluate("classify", EvalArguments(run=folder, split="val", out=folder / "val"))
+    val = read(folder / "val" / "results.json")
+    assert val["test_images"] == found["fitted_images"]
+    assert val["calibration"]["after"]["temperature"] is None
+    assert "fitted on images that are scored" in val["calibration"]["after"]["note"]
 
 
 def test_repeats_are_seeds_and_make_a_deviation(arguments):
