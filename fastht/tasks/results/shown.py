@@ -31,10 +31,9 @@ class Shown:
         parts = []
         if self.images is not None:
             count = f"n = {self.images:,} image{'' if self.images == 1 else 's'}"
-            patients = "patients not known"
             if self.patients is not None:
-                patients = f"{self.patients:,} patient{'' if self.patients == 1 else 's'}"
-            parts.append(f"{count}, {patients}")
+                count += f", {self.patients:,} patient{'' if self.patients == 1 else 's'}"
+            parts.append(count)
         if self.model is not None:
             name, _, weights = self.model.rpartition("/")
             random = weights == "none" and bool(name)

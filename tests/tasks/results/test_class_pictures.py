@@ -183,7 +183,7 @@ def test_nothing_is_cut_off_or_hidden_and_every_picture_says_what_it_is_of(
         assert 600 < pixels.shape[1] < 2000
     for figure in figures:
         (foot,) = (text for text in figure.texts if "n = 64" in text.get_text())
-        sentence = "n = 64 images, patients not known; model ViT-B-16/openai"
+        sentence = "n = 64 images; model ViT-B-16/openai"
         assert foot.get_text().replace("\n", " ") == sentence
         below = [foot, *figure.legends]
         boxes = [part.get_window_extent() for part in below]

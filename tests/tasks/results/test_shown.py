@@ -15,8 +15,7 @@ from fastht.tasks.results.shown import Shown, count_patients, shown_cases, shown
         ),
         (
             Shown(1, None, "hf-hub:org/name/none", "sample"),
-            "n = 1 image, patients not known; model hf-hub:org/name, RANDOM weights; "
-            "SIMULATED images",
+            "n = 1 image; model hf-hub:org/name, RANDOM weights; SIMULATED images",
         ),
         (Shown(model="tiny/none"), "model tiny, RANDOM weights"),
         (Shown(data="sample"), "SIMULATED images"),

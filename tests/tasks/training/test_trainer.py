@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from fastht.tasks.training import trainer as trainer_module
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import NonFiniteLossError, Trainer, TrainerConfig
 
@@ -227,3 +228,8 @@ def test_a_damaged_state_is_refused(tmp_path):
 def test_bad_setting_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} is"):
         TrainerConfig(**{field: value})
+
+
+def test_a_resumed_history_takes_scores_that_older_versions_did_not_have():
+    table = trainer_module._table([{"epoch": 1.0}, {"epoch": 2.0, "val_ece": 0.5}])
+    assert table.decode().split() == ["epoch,val_ece", "1.0,", "2.0,0.5"]
