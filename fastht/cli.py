@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,10 @@ def _doctor(arguments: Sequence[str]) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     module = _import("fastht.tasks.image_text.train", "train")
-    # The sample has settings of its own, so which data it is has to be known first.
-    sample = _option("--data", arguments, "sample") == "sample"
-    defaults = module.SAMPLE_ARGUMENTS if sample else module.TrainArguments()
-    parsed = _parse(module.TrainArguments, "train", arguments, defaults)
+    own = module.TrainArguments()
+    method = _option("--method", arguments, own.method)
+    own = _in_own_folder(own, "train", arguments, method)
+    parsed = _parse_for_data(own, module.SAMPLE_ARGUMENTS, "train", arguments)
 
     def run() -> int:
         module.train(parsed)
@@ -85,7 +87,7 @@ def _task(task: str, arguments: Sequence[str]) -> int:
     if action == "train":
         commands = _import("fastht.tasks.images.commands", command, "tasks")
         return _experiment(
-            commands.ExperimentArguments(),
+            _in_own_folder(commands.ExperimentArguments(), task, arguments[1:]),
             command,
             arguments[1:],
             Path(f"runs/sample-{task}"),
@@ -99,22 +101,20 @@ def _task(task: str, arguments: Sequence[str]) -> int:
 def _fewshot(arguments: Sequence[str]) -> int:
     commands = _import("fastht.tasks.images.commands", "fewshot", "tasks")
     task = _option("--task", arguments, "classify")
+    own = _in_own_folder(commands.FewShotArguments(), f"fewshot-{task}", arguments)
     out = Path(f"runs/sample-fewshot-{task}")
-    return _experiment(commands.FewShotArguments(), "fewshot", arguments, out, commands.fewshot)
+    return _experiment(own, "fewshot", arguments, out, commands.fewshot)
 
 
 def _experiment(
-    defaults: Any,
+    own: Any,
     command: str,
     arguments: Sequence[str],
     sample_out: Path,
     run: Callable[[Any], int],
 ) -> int:
-    if _option("--data", arguments, "sample") == "sample":
-        defaults = _import("fastht.tasks.images.experiment", command).for_sample(
-            defaults, sample_out
-        )
-    parsed = _parse(type(defaults), command, arguments, defaults)
+    for_sample = _import("fastht.tasks.images.experiment", command).for_sample
+    parsed = _parse_for_data(own, for_sample(own, sample_out), command, arguments)
     resume = f"; go on with --resume (folder {parsed.out})"
     return _told(command, lambda: run(parsed), _mendable(), resume=resume)
 
@@ -132,7 +132,7 @@ def _retrieve(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.results.report", "report", "tasks")
+    module = _import("fastht.tasks.images.paired", "report", "tasks")
     parsed = _parse(module.ReportArguments, "report", arguments)
     return _told("report", lambda: module.report(parsed), (OSError, ValueError))
 
@@ -187,14 +187,69 @@ def _option(name: str, arguments: Sequence[str], default: str) -> str:
     return str(finder.parse_known_args(list(arguments))[0].value)
 
 
-def _parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None) -> Any:
-    """Return a command's options; without a default they are those of their class."""
+def _in_own_folder(defaults: Any, command: str, arguments: Sequence[str], *more: str) -> Any:
+    """Return defaults whose folder is named after the data, the model and whatever else is given.
+
+    So runs of other data, models or methods do not meet in one folder.
+    """
+    folders = _import("fastht.tasks.results.folders", command)
+    data = _option("--data", arguments, "data")
+    model = _option("--model", arguments, defaults.model)
+    return replace(defaults, out=folders.run_folder(command, data, model, *more))
+
+
+def _parse_for_data(own: Any, sample: Any, command: str, arguments: Sequence[str]) -> Any:
+    """Return the options of a command whose defaults depend on the data.
+
+    Args:
+        own: defaults for data of the user's own.
+        sample: those for the embedded sample, which has settings for minutes on two cores.
+        command: its name.
+        arguments: of the command line.
+    """
+    if _option("--data", arguments, "sample") != "sample":
+        return _parse(type(own), command, arguments, own)
+    of_sample = dict(_options(sample))
+    differing = [f"{name} {text}" for name, text in _options(own) if of_sample[name] != text]
+    note = (
+        "The defaults below are for the simulated sample. With --data for images of your own they "
+        f"are {', '.join(differing)}, and --out a folder named after the data and the model."
+    )
+    return _parse(type(sample), command, arguments, sample, note)
+
+
+def _options(defaults: Any) -> Iterator[tuple[str, str]]:
+    """Name the options of a dataclass as the command line does, with their values."""
+    for field in fields(defaults):
+        value = getattr(defaults, field.name)
+        if is_dataclass(value):
+            yield from _options(value)
+        elif field.name not in ("data", "out"):
+            text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            shown = {"None": "chosen to fit", "True": "on", "False": "off"}.get(text, text)
+            yield f"--{field.name.replace('_', '-')}", shown
+
+
+def _parse(
+    kind: Any, command: str, arguments: Sequence[str], default: Any = None, note: str = ""
+) -> Any:
+    """Return a command's options; without a default they are those of their class.
+
+    Args:
+        kind: the class of the options.
+        command: its name.
+        arguments: of the command line.
+        default: the options where nothing is given.
+        note: what the help says beside the description of the class.
+    """
     import tyro
 
     given = {} if default is None else {"default": default}
+    description = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[0].strip()
     return tyro.cli(
         kind,
         prog=f"fastht {command}",
+        description=f"{description}\n\n{note}".strip(),
         args=list(arguments),
         config=(tyro.conf.OmitArgPrefixes,),
         **given,

@@ -1,5 +1,6 @@
 """The command line and what the package needs: torch alone for the core, one line for the rest."""
 
+import re
 import subprocess
 import sys
 
@@ -112,6 +113,30 @@ def test_doctor_runs_without_the_extras():
     done = run("from fastht.cli import main; sys.exit(main(['doctor']))")
     assert done.returncode == 0, done.stderr
     assert "reference" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (["train", "--data", "my/pairs.csv", "--method", "lora"], "train-pairs-ViT-B-16-lora"),
+        (["segment", "train", "--data", "sets/BUSI"], "segment-BUSI-ViT-B-16"),
+        (["classify", "train", "--data", "sets/BUSI", "--model", "timm:vit"], "classify-BUSI-vit"),
+        (["fewshot", "--task", "segment", "--data", "TN3K"], "fewshot-segment-TN3K-ViT-B-16"),
+        (["segment", "train"], "sample-segment"),
+    ],
+)
+def test_help_shows_the_defaults_that_hold(arguments, folder, capsys):
+    pytest.importorskip("open_clip")
+    with pytest.raises(SystemExit, match="0"):
+        main([*arguments, "--help"])
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert f"(default: runs/{folder})" in shown
+    sample = "--data" not in arguments
+    assert ("The defaults below are for the simulated sample." in shown) == sample
+    if sample:
+        assert "With --data for images of your own they are --model ViT-B-16" in shown
+        assert "--image-size 224" in shown
+        assert "--epochs 200" in shown
 
 
 def test_version_is_the_packages(capsys):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fastht.hardware import cpu_info, cpu_name
 from fastht.ops import backends
 from fastht.version import __version__
 
@@ -91,20 +92,9 @@ def multiplies_bf16(device: str) -> bool:
     return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def cpu_name() -> str:
-    """Return the processor's name as the kernel gives it, or its architecture."""
-    match = re.search(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
-    return match[1] if match else platform.machine()
-
-
 def _cpu_mhz() -> float | None:
-    found = re.findall(r"^cpu MHz\s*: ([\d.]+)$", _cpuinfo(), re.MULTILINE)
+    found = re.findall(r"^cpu MHz\s*: ([\d.]+)$", cpu_info(), re.MULTILINE)
     return max(map(float, found), default=None)
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
 
 
 def _memory_bytes() -> int | None:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from PIL import Image
@@ -54,6 +54,7 @@ class CaseSet:
     source: str
     layout: str
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> count
+    unusable: tuple[str, ...] = ()  # what is wrong with single images, "file: what; remedy"
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -92,6 +93,7 @@ class Reading:
     cases: list[Case] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)  # "file: what; remedy"
+    unusable: list[str] = field(default_factory=list)  # those of them that are of single images
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -100,21 +102,24 @@ class Reading:
             yield
         except DataError as error:
             self.problems.append(str(error))
+            self.unusable.append(str(error))
 
     def finish(self, source: str, layout: str, task: Task) -> CaseSet:
         """Make the set, and note what makes it unfit for the task."""
         found = CaseSet(tuple(self.cases), source, layout, dict(self.left_out))
         self._note_repeated()
+        lacking: list[str] = []
         if task == "classify" and found.cases:
             unlabelled = [case for case in found if case.label is None]
             if len(unlabelled) == len(found):
                 self.problems.append(f"{source}: no image has a label; classification needs them")
             else:
                 remedy = "give it one or remove the image"
-                self.problems += [f"{case.image}: no label; {remedy}" for case in unlabelled]
+                lacking = [f"{case.image}: no label; {remedy}" for case in unlabelled]
+                self.problems += lacking
         if not found.cases and not self.problems:
             self.problems.append(f"{source}: no image is left; {found.describe()}")
-        return found
+        return replace(found, unusable=(*self.unusable, *lacking))
 
     def _note_repeated(self) -> None:
         """Note cases that share their image or their name."""

@@ -30,8 +30,8 @@ class DataSource:
     fold: int | None = None
     skip_empty: bool = False
 
-    def load(self, task: Task) -> CaseSet:
-        """Find its images with their masks or labels; raises DataError as load_cases does."""
+    def load(self, task: Task, *, leave_out: bool = False) -> CaseSet:
+        """Find its images with their masks or labels; see load_cases, which raises DataError."""
         # Not asdict: commands add options of their own to these.
         options = {field.name: getattr(self, field.name) for field in fields(DataSource)}
-        return load_cases(options.pop("data"), task=task, **options)
+        return load_cases(options.pop("data"), task=task, leave_out=leave_out, **options)

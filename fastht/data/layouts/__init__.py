@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastht.data.cases import CaseSet, Reading, Task
@@ -71,6 +71,7 @@ def load_cases(
     benign_malignant: bool = False,
     fold: int | None = None,
     skip_empty: bool = False,
+    leave_out: bool = False,
 ) -> CaseSet:
     """Find the images of a data set with their masks or labels; no pixel is read yet.
 
@@ -82,6 +83,8 @@ def load_cases(
     benign_malignant: label by benign and malignant in layout ddti, instead of by TI-RADS category.
     fold: which fold of layout tn3k; None takes fold 0 if there is one.
     skip_empty: leave out the slices of layout prostate in which nothing is marked.
+    leave_out: leave out and count single images that cannot be used, as one that is missing or has
+        no label, instead of raising; what is wrong with each is in the set's `unusable`.
 
     Raises DataError for the first thing that is wrong; fastht.data.check finds all of them.
     """
@@ -95,6 +98,13 @@ def load_cases(
         fold=fold,
         skip_empty=skip_empty,
     )
+    if leave_out and found.unusable:
+        problems = [problem for problem in problems if problem not in found.unusable]
+        usable = tuple(c for c in found if task == "segment" or c.label is not None)
+        if not usable:
+            problems.append(found.unusable[0])
+        counted = found.left_out | {"unusable": len(found.unusable)}
+        found = replace(found, cases=usable, left_out=counted)
     if problems:
         more = f" ({len(problems) - 1:,} more: see `fastht data check`)" if problems[1:] else ""
         raise DataError(problems[0] + more)

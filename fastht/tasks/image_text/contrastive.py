@@ -11,15 +11,15 @@ from accelerate import Accelerator
 from open_clip import ClipLoss
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
-from tqdm import tqdm
 
 from fastht.data import ImageTextDataset, Record
+from fastht.tasks.image_text.held_out import HeldOut
 from fastht.tasks.image_text.run import Method, save_weights
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
-from fastht.tasks.scores.retrieval import retrieval_recall, zero_shot_accuracy
+from fastht.tasks.scores.retrieval import Retrieval
 from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.progress import ProgressBar
 
-RECALL_AT = (1, 5, 10)
 # A class's embedding is the mean over these sentences.
 PROMPTS = (
     "Ultrasound image of a {}.",
@@ -142,16 +142,23 @@ class ContrastiveTask:
 
     def evaluate(self) -> dict[str, float]:
         """Return loss, recalls and, where the data has labels, zero-shot accuracy, held out."""
+        loss, held_out = self.judge()
+        return {"val_loss": loss} | held_out.scores()
+
+    def judge(self) -> tuple[float, HeldOut]:
+        """Return the loss over the held-out samples, and how well each of them is told apart."""
         images = self._encode(self.val_data)
         texts, class_features = self._held_out_texts or self._embed_held_out()
         captions = [record.caption for record in self.val_records]
-        result = {"val_loss": self._loss(images, texts)}
-        result |= retrieval_recall(images, texts, captions, RECALL_AT)
+        right = None
         if class_features is not None:
             rows = [i for i, r in enumerate(self.val_records) if r.label is not None]
             labels = [self.classes.index(str(self.val_records[i].label)) for i in rows]
-            result["zero_shot_accuracy"] = zero_shot_accuracy(images[rows], class_features, labels)
-        return result
+            predicted = (images[rows] @ class_features.T).argmax(dim=1).cpu()
+            right = torch.full((len(captions),), torch.nan, dtype=torch.float64)
+            right[rows] = (predicted == torch.tensor(labels)).double()
+        retrieval = Retrieval(images, texts, captions)
+        return self._loss(images, texts), HeldOut(self.val_records, retrieval, right)
 
     def save_best(self) -> None:
         """Save what adapts the model as the best so far."""
@@ -181,9 +188,11 @@ class ContrastiveTask:
         training = self.model.training
         self.model.eval()
         parts = []
-        hidden = None if accelerator.is_main_process else True  # None: only on a terminal
-        for batch in tqdm(
-            read_batches(loader), total=len(loader), desc="held out", leave=False, disable=hidden
+        for batch in ProgressBar(
+            read_batches(loader),
+            total=len(loader),
+            title="held out",
+            shown=accelerator.is_main_process,
         ):
             with accelerator.autocast():
                 images = batch["image"].to(accelerator.device)

@@ -12,14 +12,21 @@ from torch import Tensor
 
 import fastht
 from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
-from fastht.tasks.image_text.run import ClipRun, file_key, load_clip
+from fastht.tasks.image_text.pair_scores import PairScores
+from fastht.tasks.image_text.run import (
+    ClipRun,
+    check_folder,
+    file_key,
+    load_clip,
+    results_folder,
+)
 from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.retrieval_pictures import Found, draw_found
-from fastht.tasks.scores.retrieval import class_precision, retrieval_scores
+from fastht.tasks.results.shown import Shown, count_patients
+from fastht.tasks.scores.retrieval import TIE_RULE
 
 RETRIEVED_NAME = "retrieved.png"
 QUERY_NAME = "query.png"
-RANKS = (1, 5, 10)
 _NEAREST = 5  # images that a text is shown with
 _ROWS = 6  # captions in the picture
 
@@ -46,7 +53,8 @@ class RetrieveArguments:
         query: only show the images that are nearest to this text.
         batch_size: images at a time.
         workers: processes that load images.
-        out: folder of the results.
+        out: folder of the results; default: retrieve-DATA in the folder of the run, else
+            runs/retrieve-DATA-MODEL.
     """
 
     data: str = "run"
@@ -61,7 +69,7 @@ class RetrieveArguments:
     query: str | None = None
     batch_size: int = 32
     workers: int = 2
-    out: Path = Path("runs/retrieve")
+    out: Path | None = None
 
 
 def retrieve(arguments: RetrieveArguments) -> int:
@@ -72,14 +80,14 @@ def retrieve(arguments: RetrieveArguments) -> int:
         ResumeError: the run's weights cannot be read.
         ValueError: the run or the model cannot be had, or the query is empty.
     """
-    out = arguments.out
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; give a folder")
     if arguments.query is not None and not arguments.query.strip():
         raise ValueError("--query is empty; give the text to look for")
+    check_folder(arguments.out)
     clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
     own = arguments.data == "run"
     data = str(clip.arguments.get("data", "sample")) if own else arguments.data
+    out = arguments.out or results_folder("retrieve", data, arguments.run, arguments.model)
+    check_folder(out)
     found = _load(data, clip.arguments if own and clip.arguments else vars(arguments))
     records = _keep(found, own and arguments.run is not None, clip)
     print(found.describe())
@@ -89,9 +97,9 @@ def retrieve(arguments: RetrieveArguments) -> int:
         print("These images are SIMULATED: they show that things work, nothing clinical.")
     out.mkdir(parents=True, exist_ok=True)
     if arguments.query is not None:
-        _answer(arguments.query, records, clip, arguments)
+        _answer(arguments.query, records, clip, arguments, out)
     else:
-        _measure(records, data, len(found) - len(records), clip, arguments)
+        _measure(records, data, len(found) - len(records), clip, arguments, out)
     return 0
 
 
@@ -119,21 +127,15 @@ def _measure(
     left_out: int,
     clip: ClipRun,
     arguments: RetrieveArguments,
+    out: Path,
 ) -> None:
     captions = [record.caption for record in records]
-    # An image with several captions is one image.
-    different = {(record.image, record.frame): i for i, record in enumerate(records)}
-    labelled = [i for i in different.values() if records[i].label is not None]
-    labels = [str(records[i].label) for i in labelled]
-    patients = [records[i].patient for i in labelled]
     scores = {}
     for version in clip.versions():
         images = _encode(records, clip, arguments)
         texts = clip.embedder(captions)
-        scores[version] = retrieval_scores(images, texts, captions, RANKS)
-        if len(set(labels)) > 1:
-            scores[version] |= class_precision(images[labelled], labels, patients, RANKS)
-    out = arguments.out
+        judged = PairScores(records, images, texts)
+        scores[version] = judged.scores()
     write_comparison(
         out,
         {
@@ -142,6 +144,11 @@ def _measure(
             **clip.describe(),
             "test_images": len(records),
             "captions": len(set(captions)),
+            "gallery": {
+                "images": judged.retrieval.images,
+                "captions": judged.retrieval.captions,
+                "ties": TIE_RULE,
+            },
             "left_out": left_out,
             "before": scores["before"],
             # Where nothing adapts the model, it is the same before and after.
@@ -150,13 +157,20 @@ def _measure(
         },
     )
     # The last version is the adapted one, if there is one.
-    _draw(records, images, texts, clip, out / RETRIEVED_NAME)
-    heading = f"{len(records)} images, {len(set(captions))} captions"
-    print(f"{comparison_table(heading, scores)}\n\nresults and pictures: {out}")
+    _draw(records, images, texts, clip, out / RETRIEVED_NAME, _shown(records, clip, arguments))
+    heading = f"{judged.retrieval.images} images, {judged.retrieval.captions} captions"
+    print(
+        f"{comparison_table(heading, scores)}\n{judged.retrieval.describe()}\n\n"
+        f"results and pictures: {out}"
+    )
 
 
 def _answer(
-    query: str, records: Sequence[Record], clip: ClipRun, arguments: RetrieveArguments
+    query: str,
+    records: Sequence[Record],
+    clip: ClipRun,
+    arguments: RetrieveArguments,
+    out: Path,
 ) -> None:
     """Print the files of the images nearest to a text, and draw them."""
     different = list({(record.image, record.frame): record for record in records}.values())
@@ -166,13 +180,19 @@ def _answer(
         print(f"{place}  {similarity:.4f}  {different[index].image}")
     pictures = ImageTextDataset(different, _unchanged)
     found = [Found(pictures[index]["image"], similarity) for index, similarity in nearest]
-    path = arguments.out / QUERY_NAME
-    draw_found(path, [(query, found)], f"nearest by {clip.name}{_adapted(clip)}")
+    path = out / QUERY_NAME
+    title, shown = f"nearest by {clip.name}{_adapted(clip)}", _shown(different, clip, arguments)
+    draw_found(path, [(query, found)], title, shown)
     print(f"picture: {path}")
 
 
 def _draw(
-    records: Sequence[Record], images: Tensor, texts: Tensor, clip: ClipRun, path: Path
+    records: Sequence[Record],
+    images: Tensor,
+    texts: Tensor,
+    clip: ClipRun,
+    path: Path,
+    shown: Shown,
 ) -> None:
     """Draw captions that are evenly spaced among all, with the images nearest to them."""
     rows = list({record.caption: i for i, record in enumerate(records)}.values())
@@ -186,7 +206,15 @@ def _draw(
             for index, similarity in _nearest(images, texts[row])
         ]
         drawn.append((caption, found))
-    draw_found(path, drawn, f"nearest by {clip.name}{_adapted(clip)}")
+    draw_found(path, drawn, f"nearest by {clip.name}{_adapted(clip)}", shown)
+
+
+def _shown(records: Sequence[Record], clip: ClipRun, arguments: RetrieveArguments) -> Shown:
+    """Return what a picture of found images is of: the images that are searched."""
+    data = clip.arguments.get("data", "sample") if arguments.data == "run" else arguments.data
+    patients = count_patients(record.patient for record in records)
+    images = {(record.image, record.frame) for record in records}
+    return Shown(len(images), patients, clip.name, data)
 
 
 def _nearest(images: Tensor, text: Tensor) -> list[tuple[int, float]]:

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from fastht.checkpoint import load_adapter, save_adapter
 from fastht.config import HTConfig
@@ -30,7 +29,9 @@ from fastht.patch import disable_adapter, patch
 from fastht.tasks.image_text.text_embeddings import TextEmbedder, default_cache_dir
 from fastht.tasks.images.supervised import load_trained, save_trained
 from fastht.tasks.models.build import build_clip, model_source
+from fastht.tasks.results.folders import inner_folder, run_folder
 from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.progress import ProgressBar
 
 Method = Literal["ht", "lora", "lora-text"]
 
@@ -186,7 +187,7 @@ class ClipRun:
         device = next(self.model.parameters()).device
         loader = make_loader(data, workers=workers, batch_size=batch_size)
         parts = []
-        for batch in tqdm(read_batches(loader), total=len(loader), leave=False, disable=None):
+        for batch in ProgressBar(read_batches(loader), total=len(loader), title="images"):
             images = batch["image"].to(device)
             parts.append(self.model.encode_image(images, normalize=True).float().cpu())  # type: ignore[operator]
         return torch.cat(parts)
@@ -242,6 +243,24 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
         load_weights(clip, method, run)
     name, source = f"{arguments['model']}/{arguments['pretrained']}", arguments["model"]
     return _finish(clip, transform, source, name, method, arguments, sides)
+
+
+def results_folder(command: str, data: str, run: Path | None, model: str) -> Path:
+    """Return where a command leaves what it finds out: in a run's folder, or in one of its own.
+
+    Args:
+        command: its name.
+        data: what it is about.
+        run: folder of the run, if there is one.
+        model: name of the model otherwise.
+    """
+    return run_folder(command, data, model) if run is None else inner_folder(run, command, data)
+
+
+def check_folder(out: Path | None) -> None:
+    """Raise ``ValueError`` if a folder of results is a file."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
 
 
 def _load_model(model: str, pretrained: str, adapter: Path | None) -> ClipRun:

@@ -18,6 +18,7 @@ from fastht.config import HTConfig
 from fastht.data import RecordSet, load_records, split_records
 from fastht.files import write_json
 from fastht.tasks.image_text.contrastive import ContrastiveTask
+from fastht.tasks.image_text.held_out import held_out_intervals
 from fastht.tasks.image_text.run import (
     ARGUMENTS_NAME,
     Method,
@@ -31,7 +32,14 @@ from fastht.tasks.image_text.text_embeddings import TextEmbedder, default_cache_
 from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
-from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.shown import Shown, count_patients
+from fastht.tasks.results.tables import (
+    BEFORE_NAME,
+    PREDICTIONS_NAME,
+    RESULTS_NAME,
+    write_table,
+)
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
     STATE_NAME,
@@ -117,6 +125,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         ValueError: an argument is out of range, the model is unknown or has no ViT, or LoRA cannot
             be put into it.
     """
+    begun = time.monotonic()
     config, method = arguments.trainer, arguments.method
     accelerator = make_accelerator(config)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes
@@ -161,7 +170,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         write_json(out / ARGUMENTS_NAME, plain)
         write_split(out, {"train": train_records, "val": val_records})
     with as_base(model, method):
-        before = task.evaluate()
+        loss_before, held_before = task.judge()
     started = time.monotonic()
     progress = trainer.fit()
     seconds = time.monotonic() - started
@@ -171,7 +180,10 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         )
     accelerator.wait_for_everyone()
     load_weights(model, method, out)
-    after = task.evaluate()
+    loss_after, held_after = task.judge()
+    before = {"val_loss": loss_before} | held_before.scores()
+    after = {"val_loss": loss_after} | held_after.scores()
+    intervals = held_out_intervals(held_before, held_after)
     results = {
         "task": "contrastive",
         "method": method,
@@ -188,16 +200,29 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "classes": task.classes,
         "model": base_model,
         "data": arguments.data,
+        "intervals": intervals,
     }
+    results["provenance"] = provenance(
+        {"train": train_records, "val": val_records},
+        records.dropped,
+        device=accelerator.device,
+        seconds=time.monotonic() - begun,
+        processes=accelerator.num_processes,
+    )
     if accelerator.is_main_process:
         write_json(out / RESULTS_NAME, results)
+        write_table(out / BEFORE_NAME, held_before.rows())
+        write_table(out / PREDICTIONS_NAME, held_after.rows())
+        patients = count_patients(record.patient for record in val_records)
         plot_curves(
             progress.history,
             out / CURVES_NAME,
             best_epoch=progress.best_epoch,
             title=f"{base_model} on {arguments.data}",
+            shown=Shown(len(val_records), patients, base_model, arguments.data),
         )
-    _say(accelerator, comparison_table("held out", {"before": before, "after": after}))
+    columns = {"before": before, "after": after}
+    _say(accelerator, comparison_table("held out", columns, intervals))
     _say(
         accelerator,
         f"adapter: {weights_path(out, method)}   curves: {out / CURVES_NAME}   "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,18 @@ import fastht
 from fastht.data.cases import SPLITS, Case, CaseSet, read_case_image
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
-from fastht.tasks.image_text.prompts import SHIPPED, class_embeddings, load_prompts
-from fastht.tasks.image_text.run import ClipRun, load_clip
+from fastht.tasks.image_text.prompts import SHIPPED, Prompts, class_embeddings, load_prompts
+from fastht.tasks.image_text.run import ClipRun, check_folder, load_clip, results_folder
+from fastht.tasks.images.class_outcome import Fitted, describe_classes, draw_classes, fit_on
+from fastht.tasks.images.intervals import resample_cases
+from fastht.tasks.results.class_tables import class_report
 from fastht.tasks.results.comparison import comparison_table, write_comparison
-from fastht.tasks.results.tables import write_table
-from fastht.tasks.scores.classification import classification_scores, roc_curves
+from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.shown import shown_cases
+from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
+from fastht.tasks.scores.classification import classification_scores, resampled
 
-PREDICTIONS_NAME = "predictions.csv"
-ROC_NAME = "roc.png"
+_EXAMPLES = 5  # of images that cannot be used
 _VERSIONS = {"before": "base", "after": "adapted"}
 
 
@@ -42,12 +47,14 @@ class ZeroShotArguments(DataSource):
         pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
             ones.
         adapter: without a run: folder of a saved HT adapter; default: the base alone.
-        prompts: breast, lymph_node, thyroid, sample or a YAML file; default: sample, for that.
+        prompts: breast, liver, lung, lymph_node, thyroid, sample or a YAML file; default: sample,
+            for that.
         split: side to classify; default: test where the data comes with one, else val where it
             comes with that, else all of it.
         batch_size: images at a time.
         workers: processes that load images.
-        out: folder of the results.
+        out: folder of the results; default: zeroshot-DATA in the folder of the run, else
+            runs/zeroshot-DATA-MODEL.
     """
 
     data: str = "run"
@@ -59,7 +66,7 @@ class ZeroShotArguments(DataSource):
     split: Literal["train", "val", "test", "all"] | None = None
     batch_size: int = 32
     workers: int = 2
-    out: Path = Path("runs/zeroshot")
+    out: Path | None = None
 
 
 class CaseImages(Dataset[dict[str, Any]]):
@@ -80,19 +87,20 @@ class CaseImages(Dataset[dict[str, Any]]):
 
 
 def zeroshot(arguments: ZeroShotArguments) -> int:
-    """Classify, print the scores and leave them, all predictions and ROC curves.
+    """Classify, print the scores and leave them, all predictions and pictures.
 
     Raises:
         DataError: the data or the prompts cannot be used, or no image is left.
         ResumeError: the run's weights cannot be read.
         ValueError: the run, the model or the prompts cannot be had.
     """
-    out = arguments.out
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; give a folder")
+    started = time.monotonic()
+    check_folder(arguments.out)
     clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
     data = _choose_data(arguments, clip)
-    found = replace(arguments, data=data).load("classify")
+    out = arguments.out or results_folder("zeroshot", data, arguments.run, arguments.model)
+    check_folder(out)
+    found = replace(arguments, data=data).load("classify", leave_out=True)
     if len(found.classes) < 2:
         raise DataError(
             f"{found.source}: all images are {found.classes[0]!r}; give several classes"
@@ -107,39 +115,72 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         )
     print(_introduction(found, split, len(kept), len(cases) - len(kept), arguments, data))
 
-    images = CaseImages(kept, clip.transform)
-    labels = torch.tensor([found.classes.index(str(case.label)) for case in kept])
-    probabilities = {}
+    labels = _labels(kept, found.classes)
+    validation, why = _validation(found, split, kept, clip)
+    probabilities, fitted = {}, {}
     for version in clip.versions():
-        probabilities[version] = class_probabilities(
-            clip.encode_images(images, arguments.batch_size, arguments.workers),
-            class_embeddings(clip.embedder, prompts),
-            clip.model.logit_scale.detach().exp().item(),  # type: ignore[operator, union-attr]
-        )
-    scores = {name: classification_scores(p, labels) for name, p in probabilities.items()}
+        probabilities[version] = _classify(kept, clip, prompts, arguments)
+        fitted[version] = Fitted(None, why)
+        if validation:
+            p = _classify(validation, clip, prompts, arguments)
+            fitted[version] = fit_on(p, _labels(validation, found.classes), "val")
+    scores = {v: classification_scores(p, labels, found.classes) for v, p in probabilities.items()}
+    of_classes = describe_classes(probabilities, labels, found.classes, fitted)
+    intervals = _intervals(kept, probabilities, labels, found.classes)
     out.mkdir(parents=True, exist_ok=True)
-    write_comparison(
-        out,
-        {
-            "task": "zeroshot",
-            "data": found.source,
-            **clip.describe(),
-            "prompts": arguments.prompts or data,
-            "split": split,
-            "classes": list(found.classes),
-            "test_images": len(kept),
-            "left_out": len(cases) - len(kept),
-            "before": scores["before"],
-            # Where nothing adapts the model, it is the same before and after.
-            "after": scores.get("after", scores["before"]),
-            "fastht_version": fastht.__version__,
-        },
-    )
+    results = {
+        "task": "zeroshot",
+        "data": found.source,
+        **clip.describe(),
+        "prompts": arguments.prompts or data,
+        "split": split,
+        "classes": list(found.classes),
+        "test_images": len(kept),
+        "left_out": len(cases) - len(kept),
+        "unusable": len(found.unusable),
+        "before": scores["before"],
+        # Where nothing adapts the model, it is the same before and after.
+        "after": scores.get("after", scores["before"]),
+        **of_classes,
+        "intervals": intervals,
+        "provenance": provenance(
+            {"scored": kept},
+            found.left_out | {"the run trained on": len(cases) - len(kept)},
+            device=next(clip.model.parameters()).device,
+            seconds=time.monotonic() - started,
+        ),
+        "fastht_version": fastht.__version__,
+    }
+    write_comparison(out, results)
     write_table(out / PREDICTIONS_NAME, _predictions(kept, found.classes, probabilities))
     title = f"{clip.name}, zero-shot on {Path(found.source).name}"
-    _draw(probabilities, labels, found.classes, out / ROC_NAME, title)
-    print(f"{comparison_table('zero-shot', scores)}\n\nresults, predictions, ROC curves: {out}")
+    draw_classes(
+        {_VERSIONS[version]: p for version, p in probabilities.items()},
+        labels,
+        found.classes,
+        {_VERSIONS[version]: temperature for version, temperature in fitted.items()},
+        out,
+        title,
+        shown_cases(kept, clip.name, found.source),
+    )
+    print(f"{comparison_table('zero-shot', scores, intervals)}\n\n{class_report(results)}")
+    print(f"\nresults, predictions, pictures: {out}")
     return 0
+
+
+def _intervals(
+    cases: Sequence[Case], versions: dict[str, Tensor], labels: Tensor, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return the intervals of all scores of the model's versions."""
+    made = resample_cases(cases)
+    found = {
+        name: made.statistics(lambda weights, p=p: resampled(p, labels, weights, classes))  # type: ignore[misc]
+        for name, p in versions.items()
+    }
+    intervals = made.record(**found)
+    # Where nothing adapts the model, it is the same before and after.
+    intervals.setdefault("after", intervals["before"])
+    return intervals
 
 
 def class_probabilities(images: Tensor, classes: Tensor, scale: float) -> Tensor:
@@ -176,6 +217,46 @@ def choose_side(found: CaseSet, split: str | None) -> tuple[str, tuple[Case, ...
     return split, cases
 
 
+def _classify(
+    cases: Sequence[Case],
+    clip: ClipRun,
+    prompts: Prompts,
+    arguments: ZeroShotArguments,
+) -> Tensor:
+    """Return the probability of each class for each image, by the model as it is now."""
+    images = CaseImages(cases, clip.transform)
+    return class_probabilities(
+        clip.encode_images(images, arguments.batch_size, arguments.workers),
+        class_embeddings(clip.embedder, prompts),
+        clip.model.logit_scale.detach().exp().item(),  # type: ignore[operator, union-attr]
+    )
+
+
+def _labels(cases: Sequence[Case], classes: Sequence[str]) -> Tensor:
+    return torch.tensor([classes.index(str(case.label)) for case in cases])
+
+
+def _validation(
+    found: CaseSet, split: str, kept: Sequence[Case], clip: ClipRun
+) -> tuple[tuple[Case, ...], str]:
+    """Return the validation images, none of which is scored or trained on, or why there are none.
+
+    Nor are they of patients who are scored.
+
+    Those of a data set's own validation side are taken, and nothing else: a temperature that is
+    fitted on what is scored would flatter it.
+    """
+    if split in ("val", "all"):
+        return (), f"no temperature fitted: split {split} is scored, val is not apart"
+    scored = {case.patient for case in kept} - {None}
+    side = tuple(
+        case
+        for case in found.side("val")
+        if case.patient not in scored and not clip.trained_on(case.image)
+    )
+    return side, "no temperature fitted: no val side apart from what is scored or trained on"
+
+
 def _choose_data(arguments: ZeroShotArguments, clip: ClipRun) -> str:
     if arguments.data != "run":
         return arguments.data
@@ -207,7 +288,7 @@ def _introduction(
     arguments: ZeroShotArguments,
     data: str,
 ) -> str:
-    lines = [found.describe()]
+    lines = [found.describe(), *(f"  {what}" for what in found.unusable[:_EXAMPLES])]
     if arguments.run is not None:
         lines.append(
             f"{left_out} images of split {split} left out, as {arguments.run} trained on them."
@@ -224,28 +305,11 @@ def _predictions(
     cases: Sequence[Case], classes: Sequence[str], probabilities: dict[str, Tensor]
 ) -> list[dict[str, Any]]:
     """Return a row for each image: what it is, and what each version of the model takes it for."""
-    rows: list[dict[str, Any]] = [{"file": case.image, "label": case.label} for case in cases]
+    rows: list[dict[str, Any]] = [
+        {"file": case.image, "patient": case.patient, "label": case.label} for case in cases
+    ]
     for version, found in probabilities.items():
         for row, values in zip(rows, found.tolist(), strict=True):
             row[f"predicted {version}"] = classes[values.index(max(values))]
             row |= {f"p({name}) {version}": p for name, p in zip(classes, values, strict=True)}
     return rows
-
-
-def _draw(
-    probabilities: dict[str, Tensor],
-    labels: Tensor,
-    classes: Sequence[str],
-    path: Path,
-    title: str,
-) -> None:
-    """Draw a curve for each class and version; with two classes that of the second one."""
-    from fastht.tasks.results.pictures import draw_roc
-
-    curves = {
-        f"{classes[index]}, {_VERSIONS[version]}": curve
-        for version, found in probabilities.items()
-        for index, curve in roc_curves(found, labels).items()
-    }
-    areas = {name: float(torch.trapezoid(true, false)) for name, (false, true) in curves.items()}
-    draw_roc(path, curves, areas, title)

@@ -13,8 +13,9 @@ from fastht.tasks.images.experiment import (
     check_methods,
     load_split,
 )
+from fastht.tasks.images.paired import report
 from fastht.tasks.images.run import Run, perform
-from fastht.tasks.results.report import ReportArguments, report
+from fastht.tasks.results.report import ReportArguments
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
 

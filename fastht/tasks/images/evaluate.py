@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from textwrap import fill
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -13,6 +16,7 @@ from fastht.data.images import DataError
 from fastht.data.resize import Resize
 from fastht.data.source import DataSource
 from fastht.files import write_json
+from fastht.tasks.images.class_outcome import Fitted, fit_on_side, leave_classes, refit
 from fastht.tasks.images.experiment import (
     ExperimentArguments,
     build_model,
@@ -20,10 +24,14 @@ from fastht.tasks.images.experiment import (
     make_dataset,
     make_goal,
 )
+from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome
 from fastht.tasks.images.run import BEST_NAME, read_description
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
-from fastht.tasks.results.tables import RESULTS_NAME, summarise, text_table
+from fastht.tasks.results.class_tables import class_report
+from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.shown import shown_cases
+from fastht.tasks.results.tables import RESULTS_NAME, WIDTH, read_run, summarise, text_table
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
 
@@ -65,6 +73,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         DataError: the data cannot be used, or has other classes than the run.
         ResumeError: the folder holds no finished run of this task.
     """
+    started = time.monotonic()
     folder = arguments.run
     description = read_description(folder)
     if description["task"] != task:
@@ -94,7 +103,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     out = arguments.out or folder / f"eval-{name}"
     scored = SupervisedTask(
         vision.module.to(accelerator.device),
-        make_goal(made, task),
+        make_goal(made, task, classes),
         data,
         data,
         accelerator,
@@ -104,13 +113,24 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     )
     if accelerator.is_main_process:
         print(f"{cases.describe()}\n{len(data)} of them are scored.", flush=True)
-    scores = leave_outcome(scored, data, classes, out, f"{description['method']} on {name}")
+    model_name = f"{made.model}/{made.pretrained}"
+    title, shown = f"{description['method']} on {name}", shown_cases(side, model_name, cases.source)
+    scores, judged = leave_outcome(scored, data, classes, out, title, shown)
+    of_classes: dict[str, Any] = {}
+    if task == "classify":
+
+        def fit(validation: tuple[Case, ...]) -> Fitted:
+            return fit_on_side(scored, make_dataset(made, task, validation, vision, classes), "val")
+
+        own = arguments.data in ("run", made.data)
+        fitted = _temperature(folder, load_split(made, task).side("val") if own else (), side, fit)
+        of_classes = leave_classes(scored, judged, classes, fitted, out, title, shown)
     results = {
         "task": task,
         "method": description["method"],
         "percent": description["percent"],
         "seed": description["seed"],
-        "model": f"{made.model}/{made.pretrained}",
+        "model": model_name,
         "data": cases.source,
         "trained_on": made.data,
         **made.resize_stated,
@@ -118,12 +138,52 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         "test_images": len(data),
         "before": {},
         "after": scores,
+        **of_classes,
     }
     if accelerator.is_main_process:
+        results["intervals"] = score_intervals(scored.goal, side, after=judged)
+        results["provenance"] = provenance(
+            {"scored": side},
+            cases.left_out,
+            device=accelerator.device,
+            seconds=time.monotonic() - started,
+            processes=accelerator.num_processes,
+        )
         write_json(out / RESULTS_NAME, results)
-        print(f"\n{text_table(summarise([results]))}\n\nresults and pictures: {out}")
+        note = fill(f"[low, high]: {results['intervals']['note']}", WIDTH)
+        print(f"\n{text_table(summarise([results]))}\n{note}")
+        if told := class_report(results):
+            print(f"\n{told}")
+        print(f"\nresults and pictures: {out}")
     accelerator.end_training()
     return 0
+
+
+def _temperature(
+    folder: Path,
+    validation: tuple[Case, ...],
+    side: tuple[Case, ...],
+    fit: Callable[[tuple[Case, ...]], Fitted],
+) -> Fitted:
+    """Return a run's temperature: never one of images that are scored.
+
+    Args:
+        folder: of the run.
+        validation: its validation side, if this is the run's data set.
+        side: what is scored.
+        fit: fits a temperature.
+    """
+    if {case.image for case in validation} & {case.image for case in side}:
+        return Fitted(None, "no temperature: the run's was fitted on images that are scored here")
+    try:
+        kept = read_run(folder).get("calibration", {}).get("after")
+    except DataError:  # the run has not come to its end
+        kept = None
+    if kept is not None:
+        return refit(kept)
+    if validation:  # an older version trained the run
+        return fit(validation)
+    return Fitted(None, "no temperature: the run holds none, and its validation side is not here")
 
 
 def _cases_to_score(

@@ -19,14 +19,15 @@ from fastht.data.task_dataset import TaskDataset
 from fastht.tasks.images.goals import ClassificationGoal, SegmentationGoal
 from fastht.tasks.images.supervised import Goal
 from fastht.tasks.models.baselines import BASELINES, BaselineSettings
-from fastht.tasks.models.build import TINY_MODEL, VisionModel, build_vision
-from fastht.tasks.models.features import BlockFeatures
+from fastht.tasks.models.build import TINY_MODEL, VisionModel, build_vision, tower_depth
+from fastht.tasks.models.features import BlockFeatures, default_blocks
 from fastht.tasks.models.heads import Classifier, Segmenter
 from fastht.tasks.models.methods import METHODS, AdapterSettings, apply_method
 from fastht.tasks.scores.native import Tolerances
 from fastht.tasks.training.trainer import TrainerConfig
 
 FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
+_DEPTH = 12  # of the towers that baselines bring
 ArgumentsT = TypeVar("ArgumentsT", bound="ExperimentArguments")
 
 
@@ -48,7 +49,8 @@ class ExperimentArguments(DataSource):
         pretrained: open_clip's tag, "timm" for timm's weights, the file of the weights, or "none"
             for random ones. Other baselines take their library's weights, but for "none".
         start: folder of a saved HT adapter that HT methods start from, as of fastht train.
-        blocks: blocks of the tower whose features the head takes, from 0.
+        blocks: blocks of the tower whose features the head takes, from 0; default: at a quarter, a
+            half and three quarters of its depth, of twelve 3, 6 and 9.
         width: features of the head.
         image_size: side of the images in pixels.
         resize: how images of other shapes become square: squash them, as in the paper, or
@@ -72,7 +74,7 @@ class ExperimentArguments(DataSource):
     model: str = "ViT-B-16"
     pretrained: str = "openai"
     start: Path | None = None
-    blocks: tuple[int, ...] = (3, 6, 9)
+    blocks: tuple[int, ...] | None = None
     width: int = 512
     image_size: int = 224
     resize: Resize = "squash"
@@ -89,6 +91,8 @@ class ExperimentArguments(DataSource):
     def __post_init__(self) -> None:
         for name in ("methods", "percents", "blocks"):
             values = getattr(self, name)
+            if name == "blocks" and values is None:
+                continue
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} is {list(values)}; name at least one, each once")
         for name in ("repeats", "width", "image_size"):
@@ -118,6 +122,13 @@ class ExperimentArguments(DataSource):
         for name in ("start", "out"):
             options[name] = None if options[name] is None else str(options[name])
         return options
+
+    def blocks_of(self, method: str) -> tuple[int, ...]:
+        """Return the blocks whose features a method's head takes."""
+        if self.blocks is not None:
+            return self.blocks
+        own = method in METHODS
+        return default_blocks(tower_depth(self.model, self.image_size) if own else _DEPTH)
 
     @classmethod
     def from_plain(cls, options: dict[str, Any]) -> ExperimentArguments:
@@ -217,9 +228,11 @@ def build_model(
     return dataclasses.replace(vision, module=model)
 
 
-def make_goal(arguments: ExperimentArguments, task: Task) -> Goal:
+def make_goal(arguments: ExperimentArguments, task: Task, classes: Sequence[str]) -> Goal:
     """Return what is learnt and scored."""
-    return SegmentationGoal(arguments.tolerances) if task == "segment" else ClassificationGoal()
+    if task == "segment":
+        return SegmentationGoal(arguments.tolerances)
+    return ClassificationGoal(classes)
 
 
 def make_dataset(

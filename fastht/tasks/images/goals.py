@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from monai.losses import DiceCELoss, DiceLoss, FocalLoss
 from torch import Tensor
 
 from fastht.tasks.scores.classification import classification_scores
+from fastht.tasks.scores.classification import resampled as resampled_classification
+from fastht.tasks.scores.intervals import weighted_means
 from fastht.tasks.scores.native import Tolerances
-from fastht.tasks.scores.segmentation import image_scores, summarise
+from fastht.tasks.scores.segmentation import image_scores, score_names, summarise
 
 
 class SegmentationGoal:
@@ -55,13 +58,24 @@ class SegmentationGoal:
         """Return means, standard deviations and counts over all images."""
         return summarise(judged)
 
+    def resampled(self, judged: dict[str, list[Any]], weights: Tensor) -> dict[str, Tensor]:
+        """Return the means over the images in each of some resamples."""
+        names = score_names(judged)
+        values = torch.tensor([judged[name] for name in names], dtype=torch.float64)
+        return dict(zip(names, weighted_means(values.T, weights).T, strict=True))
+
 
 class ClassificationGoal:
-    """Focal loss on classes, chosen by the accuracy. See :class:`supervised.Goal`."""
+    """Focal loss on classes, chosen by the accuracy. See :class:`supervised.Goal`.
+
+    Args:
+        classes: their names; without them there are no scores of single classes.
+    """
 
     monitor = "accuracy"
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Sequence[str] | None = None) -> None:
+        self.classes = classes
         self._loss = FocalLoss(to_onehot_y=True)
 
     def loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
@@ -71,11 +85,19 @@ class ClassificationGoal:
     def judge(self, logits: Tensor, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Return the probabilities and the label of each image."""
         return {
-            "probabilities": logits.softmax(dim=1).tolist(),
+            # In float32 sure predictions would all be 1, and no temperature could tell them apart.
+            "probabilities": logits.double().softmax(dim=1).tolist(),
             "label": batch["label"].tolist(),
         }
 
     def summarise(self, judged: dict[str, list[Any]]) -> dict[str, float]:
-        """Return accuracy, recall, precision, F1 and AUC over all images."""
-        probabilities = torch.tensor(judged["probabilities"])
-        return classification_scores(probabilities, torch.tensor(judged["label"]))
+        """Return the scores of classification and calibration over all images."""
+        return classification_scores(*_tensors(judged), self.classes)
+
+    def resampled(self, judged: dict[str, list[Any]], weights: Tensor) -> dict[str, Tensor]:
+        """Return the same scores in each of some resamples."""
+        return resampled_classification(*_tensors(judged), weights, self.classes)
+
+
+def _tensors(judged: dict[str, list[Any]]) -> tuple[Tensor, Tensor]:
+    return torch.tensor(judged["probabilities"], dtype=torch.float64), torch.tensor(judged["label"])

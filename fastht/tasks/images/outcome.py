@@ -1,10 +1,9 @@
-"""What the scoring of a model leaves: a table of all images, masks, overlays, ROC curves."""
+"""What the scoring of a model leaves: a table of all images, masks, overlays."""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,27 @@ from fastht.tasks.images.goals import SegmentationGoal
 from fastht.tasks.images.native import NativeSegmentation, spacing_sentence
 from fastht.tasks.images.supervised import Scores, SupervisedTask
 from fastht.tasks.results.overlays import Overlay, draw_overlays
-from fastht.tasks.results.pictures import draw_roc
-from fastht.tasks.scores.classification import roc_curves
+from fastht.tasks.results.shown import Shown
+from fastht.tasks.results.tables import PREDICTIONS_NAME
 
-PREDICTIONS_NAME = "predictions.csv"
 MASKS_NAME = "masks"
 OVERLAYS_NAME = "overlays.png"
-ROC_NAME = "roc.png"
 _SHOWN = 12  # images in the overlays
 
 
 def leave_outcome(
-    task: SupervisedTask, data: TaskDataset, classes: Sequence[str], out: Path, title: str
-) -> Scores:
+    task: SupervisedTask,
+    data: TaskDataset,
+    classes: Sequence[str],
+    out: Path,
+    title: str,
+    shown: Shown,
+) -> tuple[Scores, dict[str, list[Any]]]:
     """Score a model on a data set and leave what it predicts; every process calls it.
 
     Segmentation scores at the size of each image too. It leaves a PNG of each predicted mask at
-    that size, and overlays of images from the worst Dice to the best; classification leaves ROC
-    curves.
+    that size, and overlays of images from the worst Dice to the best. What classification leaves
+    beside the table is drawn by :func:`class_outcome.draw_classes`.
 
     Args:
         task: holds the model and the goal.
@@ -45,6 +47,10 @@ def leave_outcome(
         classes: names of the classes.
         out: the folder, made if needed.
         title: of the pictures.
+        shown: what they are of.
+
+    Returns:
+        The scores, and the entries of all images in the order of the data.
     """
     folder = out / MASKS_NAME
     goal = task.goal
@@ -55,24 +61,25 @@ def leave_outcome(
     scores, judged = task.score(data, goal)
     task.accelerator.wait_for_everyone()
     if task.accelerator.is_main_process:
-        write_atomically(out / PREDICTIONS_NAME, _table(data, classes, judged))
+        leave_predictions(out / PREDICTIONS_NAME, data, classes, judged)
         if isinstance(goal, NativeSegmentation):
             if known := spacing_sentence(judged):
                 print(known, flush=True)
-            _draw_masks(data, judged["dice_native"], folder, out / OVERLAYS_NAME, title)
-        else:
-            _draw_curves(judged, classes, scores["auc"], out / ROC_NAME, title)
-    return scores
+            dice = judged["dice_native"]
+            _draw_masks(data, dice, folder, out / OVERLAYS_NAME, title, shown)
+    return scores, judged
 
 
-def _table(data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any]]) -> bytes:
-    """Return a row an image as CSV."""
+def leave_predictions(
+    path: Path, data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any]]
+) -> None:
+    """Write a row an image as CSV; the patient is empty where it is not known."""
     rows = []
     told = [*judged]
     if not any(judged.get("spacing", ())):
         told = [name for name in told if not name.endswith("mm") and name != "spacing"]
     for i, case in enumerate(data.cases):
-        row = {"file": case.image}
+        row = {"file": case.image, "patient": case.patient or ""}
         if "probabilities" in judged:
             probabilities = judged["probabilities"][i]
             best = max(range(len(classes)), key=probabilities.__getitem__)
@@ -85,11 +92,16 @@ def _table(data: TaskDataset, classes: Sequence[str], judged: dict[str, list[Any
     table = csv.DictWriter(text, fieldnames=list(rows[0]))
     table.writeheader()
     table.writerows(rows)
-    return text.getvalue().encode()
+    write_atomically(path, text.getvalue().encode())
 
 
 def _draw_masks(
-    data: TaskDataset, dice: Sequence[float], folder: Path, path: Path, title: str
+    data: TaskDataset,
+    dice: Sequence[float],
+    folder: Path,
+    path: Path,
+    title: str,
+    shown: Shown,
 ) -> None:
     """Draw images evenly spaced from the worst Dice to the best, at their own size."""
     order = sorted(range(len(data)), key=dice.__getitem__)
@@ -109,16 +121,4 @@ def _draw_masks(
                 dice=dice[index],
             )
         )
-    draw_overlays(path, items, title)
-
-
-def _draw_curves(
-    judged: dict[str, list[Any]], classes: Sequence[str], auc: float, path: Path, title: str
-) -> None:
-    probabilities = torch.tensor(judged["probabilities"])
-    labels = torch.tensor(judged["label"])
-    curves = roc_curves(probabilities, labels)
-    named = {classes[index]: curve for index, curve in curves.items()}
-    areas = {name: float(torch.trapezoid(true, false)) for name, (false, true) in named.items()}
-    known = "" if math.isnan(auc) else f": AUC {auc:.3f}"
-    draw_roc(path, named, areas, f"{title}{known}")
+    draw_overlays(path, items, title, shown=shown)

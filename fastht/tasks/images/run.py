@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,24 @@ from torch import nn
 
 import fastht
 from fastht.checkpoint import save_adapter
-from fastht.data.cases import Case, CaseSet, Task
+from fastht.data.cases import SPLITS, Case, CaseSet, Task
 from fastht.data.images import DataError
 from fastht.data.splits import few_shot
 from fastht.files import write_json
+from fastht.tasks.images.class_outcome import fit_on_side, leave_classes
 from fastht.tasks.images.experiment import (
     ExperimentArguments,
     build_model,
     make_dataset,
     make_goal,
 )
-from fastht.tasks.images.outcome import leave_outcome
+from fastht.tasks.images.intervals import score_intervals
+from fastht.tasks.images.outcome import leave_outcome, leave_predictions
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.models.methods import METHODS
-from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.shown import Shown, shown_cases
+from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
 from fastht.tasks.scores.native import Tolerances
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
@@ -69,6 +74,7 @@ class Run:
         """Return all that decides the run's numbers, as plain JSON types."""
         options = self.arguments.plain()
         trainer = options["trainer"]
+        options["blocks"] = list(self.arguments.blocks_of(self.method))
         for name in _FREE:
             del options[name]
         for name in ("workers", "checkpoint_steps", "seed"):
@@ -106,6 +112,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
     out = run.out
     if (done := _finished(out, description)) is not None:
         return done
+    started = time.monotonic()
     arguments, method = run.arguments, run.method
     config = replace(arguments.trainer, seed=run.seed)
     accelerator = make_accelerator(config)
@@ -123,7 +130,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
 
     task = SupervisedTask(
         model,
-        make_goal(arguments, run.task),
+        make_goal(arguments, run.task, cases.classes),
         dataset(chosen, training=True),
         dataset(cases.side("val")),
         accelerator,
@@ -132,7 +139,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         best_path=out / BEST_NAME,
     )
     test = dataset(cases.side("test"))
-    before, _ = task.score(test)
+    before, judged_before = task.score(test)
     resume = (out / STATE_NAME).exists()
     trainer = Trainer(accelerator, config, task, out, _signature(description), resume)
     if accelerator.is_main_process:
@@ -145,13 +152,19 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         )
     accelerator.wait_for_everyone()
     load_trained(model, out / BEST_NAME)
-    after = leave_outcome(task, test, cases.classes, out, _title(run))
+    model_name = f"{arguments.model}/{arguments.pretrained}"
+    shown = shown_cases(test.cases, model_name, cases.source)
+    after, judged = leave_outcome(task, test, cases.classes, out, _title(run), shown)
+    of_classes: dict[str, Any] = {}
+    if run.task == "classify":
+        fitted = fit_on_side(task, dataset(cases.side("val")), "val")
+        of_classes = leave_classes(task, judged, cases.classes, fitted, out, _title(run), shown)
     results = {
         "task": run.task,
         "method": method,
         "percent": run.percent,
         "seed": run.seed,
-        "model": f"{arguments.model}/{arguments.pretrained}",
+        "model": model_name,
         "data": cases.source,
         **arguments.resize_stated,
         "classes": list(cases.classes),
@@ -163,9 +176,22 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         "seconds": sum(row["seconds"] for row in progress.history),
         "before": before,
         "after": after,
+        **of_classes,
     }
     if accelerator.is_main_process:
-        _leave_training(run, model, task.monitor, progress)
+        leave_predictions(out / BEFORE_NAME, test, cases.classes, judged_before)
+        results["intervals"] = score_intervals(
+            task.goal, test.cases, before=judged_before, after=judged
+        )
+        results["provenance"] = provenance(
+            {side: cases.side(side) for side in SPLITS},
+            cases.left_out,
+            device=accelerator.device,
+            seconds=time.monotonic() - started,
+            processes=accelerator.num_processes,
+        )
+        learnt = shown_cases([*chosen, *cases.side("val")], model_name, cases.source)
+        _leave_training(run, model, task.monitor, progress, learnt)
         write_json(out / RESULTS_NAME, results)
     accelerator.wait_for_everyone()
     return results
@@ -238,7 +264,7 @@ def _batch_size(asked: int, samples: int, accelerator: Accelerator) -> int:
     return samples - samples % processes
 
 
-def _leave_training(run: Run, model: nn.Module, monitor: str, progress: Any) -> None:
+def _leave_training(run: Run, model: nn.Module, monitor: str, progress: Any, shown: Shown) -> None:
     """Write the adapter by itself and the picture of the training."""
     from fastht.tasks.results.pictures import draw_learning_curves
 
@@ -255,6 +281,7 @@ def _leave_training(run: Run, model: nn.Module, monitor: str, progress: Any) -> 
         label,
         progress.best_epoch,
         _title(run),
+        shown,
     )
 
 

@@ -13,11 +13,11 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
-from tqdm import tqdm
 
 from fastht.data.task_dataset import TaskDataset
 from fastht.files import write_atomically
 from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.progress import ProgressBar
 from fastht.tasks.training.state import ResumeError, load_trainable_state, trainable_state
 
 Scores = dict[str, float]
@@ -40,6 +40,9 @@ class Goal(Protocol):
 
     def summarise(self, judged: dict[str, list[Any]]) -> Scores:
         """Return the scores of all images from their entries in the order of the images."""
+
+    def resampled(self, judged: dict[str, list[Any]], weights: Tensor) -> dict[str, Tensor]:
+        """Return scores ``[r]`` of resamples that count each image ``[r, n]`` times."""
 
 
 class SupervisedModule(nn.Module):
@@ -101,7 +104,8 @@ class SupervisedTask:
     def evaluate(self) -> Scores:
         """Score the model as it is on the held-out samples."""
         scores = self.score(self.val_data)[0]
-        return {f"val_{name}": value for name, value in scores.items()}
+        # Those of single classes are many, and told at the end.
+        return {f"val_{name}": value for name, value in scores.items() if "/" not in name}
 
     def score(
         self, data: TaskDataset, goal: Goal | None = None
@@ -148,9 +152,11 @@ def predict(
     training = model.training
     model.eval()
     judged: list[tuple[int, dict[str, Any]]] = []
-    hidden = None if accelerator.is_main_process else True  # None: only on a terminal
-    bar = tqdm(
-        read_batches(loader), total=len(loader), desc="held out", leave=False, disable=hidden
+    bar = ProgressBar(
+        read_batches(loader),
+        total=len(loader),
+        title="held out",
+        shown=accelerator.is_main_process,
     )
     for batch in bar:
         with accelerator.autocast():

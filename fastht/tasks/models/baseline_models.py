@@ -35,7 +35,7 @@ class TiledFeatures(BlockFeatures):
         patch_size: side of the tower's patches in pixels.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[int], patch_size: int) -> None:
+    def __init__(self, model: nn.Module, blocks: Sequence[int] | None, patch_size: int) -> None:
         super().__init__(model, blocks)
         self.patch_size = patch_size
 

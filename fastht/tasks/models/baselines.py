@@ -36,7 +36,7 @@ class BaselineSettings:
         classes: how many classes there are to classify.
         image_size: side of the images in pixels.
         width: features of the head.
-        blocks: blocks of the tower whose features the head takes, from 0.
+        blocks: blocks of the tower whose features the head takes, from 0; ``None``: by its depth.
         model: the tower of a linear probe, as :func:`build_vision` takes it.
         pretrained: its weights, likewise. Of the other baselines, those that have weights take
             their library's, but for ``"none"``, which stands for random ones.
@@ -47,7 +47,7 @@ class BaselineSettings:
     classes: int
     image_size: int
     width: int
-    blocks: tuple[int, ...]
+    blocks: tuple[int, ...] | None
     model: str
     pretrained: str
     prompt: str

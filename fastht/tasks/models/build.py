@@ -16,6 +16,8 @@ import torch
 from open_clip.factory import convert_state_dict, load_state_dict, resize_pos_embed
 from torch import nn
 
+from fastht.backbones import find_backbone
+
 # A CLIP of a few million parameters; its architecture comes with fastht, its weights are random.
 TINY_MODEL = "fastht-tiny"
 TIMM = "timm:"
@@ -63,6 +65,28 @@ def build_vision(name: str, pretrained: str, image_size: int) -> VisionModel:
         if of_timm:
             vision.set_input_size(image_size)
     return VisionModel(vision, vision.image_mean, vision.image_std)
+
+
+def tower_depth(name: str, image_size: int) -> int:
+    """Return how many blocks the vision tower of a model has, from its config where that says it.
+
+    Args:
+        name: as :func:`build_vision` takes it.
+        image_size: likewise.
+
+    Raises:
+        UnsupportedModelError: the tower is no vision transformer.
+        ValueError: there is no such model.
+    """
+    if not name.startswith(TIMM):
+        try:
+            config = open_clip.get_model_config(model_source(name)) or {}
+        except (OSError, ValueError, RuntimeError):
+            config = {}  # what is wrong with it is told when it is built
+        tower = config.get("vision_cfg", {})
+        if isinstance(layers := tower.get("layers"), int) and "timm_model_name" not in tower:
+            return layers
+    return len(find_backbone(build_vision(name, "none", image_size).module).blocks)
 
 
 def build_clip(name: str, pretrained: str, image_size: int | None = None) -> tuple[nn.Module, Any]:

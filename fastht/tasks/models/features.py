@@ -11,6 +11,15 @@ from fastht.backbones import find_backbone
 from fastht.patch import unwrap
 
 
+def default_blocks(depth: int) -> tuple[int, ...]:
+    """Return the blocks at a quarter, a half and three quarters of a tower's depth.
+
+    Of twelve they are the paper's 3, 6 and 9 (arXiv 2506.08849, section III-B). A tower of fewer
+    than four has fewer of them.
+    """
+    return tuple(sorted({depth * part // 4 for part in (1, 2, 3)}))
+
+
 class _DeepestReached(Exception):  # noqa: N818  # no error: it ends a forward pass
     """No block after the one that raised it is needed."""
 
@@ -23,22 +32,25 @@ class BlockFeatures(nn.Module):
 
     Args:
         model: open_clip, OpenAI's clip, timm or transformers, with one vision transformer inside.
-        blocks: indices of blocks from 0, each once; the paper's are 3, 6 and 9.
+        blocks: indices of blocks from 0, each once; ``None`` takes :func:`default_blocks`.
 
     Raises:
         UnsupportedModelError: there is no vision transformer in the model.
         ValueError: ``blocks`` is empty, repeats one, or names one that the tower does not have.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[int] = (3, 6, 9)) -> None:
+    def __init__(self, model: nn.Module, blocks: Sequence[int] | None = None) -> None:
         super().__init__()
         backbone = find_backbone(unwrap(model))
         depth = len(backbone.blocks)
+        if blocks is None:
+            blocks = default_blocks(depth)
         if not blocks or len(set(blocks)) < len(blocks):
             raise ValueError(f"blocks is {list(blocks)}; name at least one block, each once")
         if missing := [index for index in blocks if not 0 <= index < depth]:
             raise ValueError(
-                f"the tower has no block {missing[0]}; its {depth} blocks are 0 to {depth - 1}"
+                f"the tower has no block {missing[0]}; its {depth} blocks are 0 to {depth - 1}; "
+                "name others by --blocks, or leave it out: the depth decides then"
             )
         self.model = model
         self.blocks = tuple(blocks)

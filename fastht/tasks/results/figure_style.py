@@ -6,11 +6,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from fastht.tasks.results.shown import Shown
 
 DPI = 150
 SMALL, NORMAL, LARGE = 8, 9, 11  # points of fonts
@@ -19,6 +22,7 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 TRAIN_COLOUR, HELD_OUT_COLOUR = BLUE, VERMILLION
+FAINT = "0.35"  # of what is said beside the data
 _FEW = 30  # epochs up to which each one has a dot
 
 
@@ -40,7 +44,12 @@ class Curve:
 
 
 def plot_curves(
-    history: Sequence[dict[str, float]], path: Path, *, best_epoch: int | None, title: str
+    history: Sequence[dict[str, float]],
+    path: Path,
+    *,
+    best_epoch: int | None,
+    title: str,
+    shown: Shown | None = None,
 ) -> None:
     """Draw a run's losses and its recall at ten over the epochs into a PNG.
 
@@ -49,6 +58,7 @@ def plot_curves(
         path: the PNG.
         best_epoch: marked where given.
         title: heading, e.g. model and data.
+        shown: what the curves are of.
     """
 
     def percent(name: str) -> list[float]:
@@ -64,7 +74,7 @@ def plot_curves(
             Curve("text to image", percent("text_to_image_recall@10"), HELD_OUT_COLOUR, "--"),
         ],
     }
-    draw_epochs(path, [row["epoch"] for row in history], panels, best_epoch, title)
+    draw_epochs(path, [row["epoch"] for row in history], panels, best_epoch, title, shown)
 
 
 def draw_epochs(
@@ -73,6 +83,7 @@ def draw_epochs(
     panels: Mapping[str, Sequence[Curve]],
     best_epoch: int | None,
     title: str,
+    shown: Shown | None = None,
 ) -> None:
     """Draw curves over the epochs side by side into a PNG.
 
@@ -82,8 +93,9 @@ def draw_epochs(
         panels: the curves of each panel by the label of its vertical axis.
         best_epoch: marked where given.
         title: heading.
+        shown: what the curves are of.
     """
-    figure = new_figure(9.5, 3.8, title)
+    figure = new_figure(9.5, 3.8, title, shown)
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (label, curves) in zip(row, panels.items(), strict=True):
         for curve in curves:
@@ -106,13 +118,40 @@ def draw_epochs(
     figure.savefig(path, dpi=DPI)
 
 
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """Return an empty figure with its heading, of inches; pyplot and its state are left alone."""
+def new_figure(width: float, height: float, title: str, shown: Shown | None = None) -> Figure:
+    """Return an empty figure; pyplot and its state are left alone.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        title: the heading.
+        shown: what the picture is of, which a line at its foot says.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     characters = int(11 * width)  # of the heading's font, in a line
     figure.suptitle(plain(textwrap.fill(title, characters)), fontsize=LARGE)
+    if shown is not None and (sentence := shown.sentence()):
+        foot = textwrap.wrap(sentence, int(15 * width))
+        left, line = 0.08 / width, 1.35 * SMALL / 72 / height
+        figure.text(
+            left, 0.06 / height, plain("\n".join(foot)), va="bottom", fontsize=SMALL, color=FAINT
+        )
+        bottom = 0.1 / height + line * len(foot)
+        layout: Any = figure.get_layout_engine()
+        layout.set(rect=(0, bottom, 1, 1 - bottom))
     return figure
+
+
+def legend_below(figure: Figure, **options: Any) -> None:
+    """Put a figure's legend below its axes, where it hides nothing, and above its foot."""
+    layout: Any = figure.get_layout_engine()
+    _, bottom, _, _ = layout.get()["rect"] or (0, 0, 1, 1)
+    options |= {"loc": "lower center", "bbox_to_anchor": (0.5, bottom), "frameon": False}
+    legend = figure.legend(**options)
+    legend.set_in_layout(False)
+    top = legend.get_window_extent().y1 / figure.bbox.height
+    layout.set(rect=(0, top, 1, 1 - top))
 
 
 def tidy(axes: Axes) -> None:

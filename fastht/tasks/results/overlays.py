@@ -11,7 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from fastht.tasks.results.figure_style import DPI, ORANGE, SKY, SMALL, new_figure, plain, shorten
+from fastht.tasks.results.figure_style import (
+    DPI,
+    ORANGE,
+    SKY,
+    SMALL,
+    legend_below,
+    new_figure,
+    plain,
+    shorten,
+)
+from fastht.tasks.results.shown import Shown
 
 # Light ones, as most of an ultrasound image is dark; the thin line leaves the thick one's rim free.
 TRUTH_COLOUR, PREDICTION_COLOUR = SKY, ORANGE
@@ -39,7 +49,13 @@ class Overlay:
     dice: float
 
 
-def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int = 4) -> None:
+def draw_overlays(
+    path: Path,
+    items: Sequence[Overlay],
+    title: str,
+    columns: int = 4,
+    shown: Shown | None = None,
+) -> None:
     """Draw images with the outlines of true and predicted masks into one PNG.
 
     Args:
@@ -47,6 +63,7 @@ def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int
         items: the images, of any sizes, row by row, each in its own shape.
         title: heading.
         columns: images in a row.
+        shown: what the images are of.
 
     Raises:
         ValueError: there is no image, or a mask has another size than its image.
@@ -63,8 +80,10 @@ def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int
     shapes = [item.image.shape[1] / item.image.shape[2] for item in items]
     starts = range(0, len(items), columns)
     tallest = [min(_TALLEST, max(shapes[start : start + columns])) for start in starts]
-    height = sum(_PANEL * shape + 0.35 for shape in tallest) + 0.7  # captions; heading and legend
-    figure = new_figure(max(4.4, columns * _PANEL), height, title)
+    height = (
+        sum(_PANEL * shape + 0.35 for shape in tallest) + 0.95
+    )  # captions; heading, legend, foot
+    figure = new_figure(max(4.4, columns * _PANEL), height, title, shown)
     grid = figure.subplots(len(tallest), columns, squeeze=False, height_ratios=tallest)
     places = list(grid.flat)
     for axes, item in zip(places, items, strict=False):
@@ -79,7 +98,7 @@ def draw_overlays(path: Path, items: Sequence[Overlay], title: str, columns: int
         Line2D([], [], color=colour, linewidth=width, label=name)
         for name, (colour, width) in outlines.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    legend_below(figure, handles=handles, ncols=2)
     figure.savefig(path, dpi=DPI)
 
 

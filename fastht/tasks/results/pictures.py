@@ -1,16 +1,16 @@
-"""Pictures of results: ROC curves, learning curves, comparisons of methods and of shares."""
+"""Pictures of results: learning curves, comparisons of methods and of shares."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
-from torch import Tensor
 
 from fastht.tasks.results.figure_style import (
     BLACK,
@@ -18,7 +18,6 @@ from fastht.tasks.results.figure_style import (
     DPI,
     GREEN,
     HELD_OUT_COLOUR,
-    NORMAL,
     ORANGE,
     PALETTE,
     PURPLE,
@@ -33,6 +32,7 @@ from fastht.tasks.results.figure_style import (
     shorten,
     tidy,
 )
+from fastht.tasks.results.shown import Shown
 
 # A method looks the same in all pictures.
 METHOD_COLOURS = {
@@ -48,54 +48,6 @@ _MARKERS = "osD^vP*X"
 _NAME = 44  # characters of a name beside or below axes
 
 
-def draw_roc(
-    path: Path,
-    curves: Mapping[str, tuple[Tensor, Tensor]],
-    areas: Mapping[str, float],
-    title: str,
-) -> None:
-    """Draw ROC curves into a PNG.
-
-    Args:
-        path: the PNG.
-        curves: false and true positive rates, ``[n]`` each, by the name of the curve; may be empty.
-        areas: the area under each curve; NaN where it is not defined. Names without curve are
-            listed.
-        title: heading.
-    """
-    figure = new_figure(5.4, 5.6, title)
-    axes = figure.subplots()
-    chance: dict[str, Any] = {"color": "0.55", "linewidth": 1, "linestyle": ":"}
-    axes.plot([0, 1], [0, 1], label="chance (AUC 0.5)", **chance)
-    for colour, style, name in zip(cycle(PALETTE), _line_styles(), curves, strict=False):
-        false, true = (rates.numpy() for rates in curves[name])
-        label = _area_label(name, areas.get(name))
-        axes.plot(false, true, color=colour, linestyle=style, linewidth=1.8, label=label)
-    for name in (name for name in areas if name not in curves):
-        axes.plot([], [], linestyle="none", label=f"{plain(shorten(name, _NAME))}: no curve")
-    if not curves:
-        text = "no curve: each needs images\nof its class and others"
-        axes.text(0.3, 0.8, text, ha="center", va="center", fontsize=NORMAL)
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    tidy(axes)
-    # Below the axes it hides no curve, however many there are.
-    figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=SMALL)
-    figure.savefig(path, dpi=DPI)
-
-
-def _line_styles() -> Iterable[str]:
-    """Solid while the colours last, then others, so that no two of many curves look the same."""
-    return cycle(style for style in ("-", "--", "-.") for _ in PALETTE)
-
-
-def _area_label(name: str, area: float | None) -> str:
-    shown = plain(shorten(name, _NAME))
-    if area is None:
-        return shown
-    return f"{shown} (AUC {'not defined' if math.isnan(area) else f'{area:.3f}'})"
-
-
 def draw_learning_curves(
     path: Path,
     history: Sequence[Mapping[str, float]],
@@ -103,6 +55,7 @@ def draw_learning_curves(
     label: str,
     best_epoch: int | None,
     title: str,
+    shown: Shown | None = None,
 ) -> None:
     """Draw the training loss and the monitored score over the epochs into a PNG.
 
@@ -113,12 +66,13 @@ def draw_learning_curves(
         label: the score's name, for the axis.
         best_epoch: marked where given.
         title: heading.
+        shown: what the curves are of.
     """
     panels = {
         "training loss": [Curve(None, [row["train_loss"] for row in history], TRAIN_COLOUR)],
         label: [Curve(None, [row[monitor] for row in history], HELD_OUT_COLOUR)],
     }
-    draw_epochs(path, [row["epoch"] for row in history], panels, best_epoch, title)
+    draw_epochs(path, [row["epoch"] for row in history], panels, best_epoch, title, shown)
 
 
 def draw_few_shot(
@@ -126,6 +80,7 @@ def draw_few_shot(
     points: Mapping[str, Sequence[tuple[float, float, float]]],
     label: str,
     title: str,
+    shown: Shown | None = None,
 ) -> None:
     """Draw a score over the share of the training data, a line a method, into a PNG.
 
@@ -135,6 +90,7 @@ def draw_few_shot(
             NaN is not drawn, nor is a standard deviation that is.
         label: of the vertical axis, with the unit of the numbers.
         title: heading.
+        shown: what the scores are of.
 
     Raises:
         ValueError: there is no method, one without points, or a percentage that is not above 0.
@@ -142,7 +98,7 @@ def draw_few_shot(
     percents = sorted({percent for found in points.values() for percent, _, _ in found})
     if not percents or percents[0] <= 0 or not all(points.values()):
         raise ValueError(f"percentages are {percents}; give some of each method, all above 0")
-    figure = new_figure(6.8, 4.6, title)
+    figure = new_figure(6.8, 4.6, title, shown)
     axes = figure.subplots()
     # Methods stand a little beside each other, or one's error bars would hide another's.
     step = (percents[-1] / percents[0]) ** 0.008
@@ -161,9 +117,19 @@ def draw_few_shot(
     if len(percents) == 1:
         axes.set_xlim(percents[0] / 2, percents[0] * 2)
     axes.set(xlabel="share of the training data (%)", ylabel=plain(label))
+    _start_at_zero(axes)
     tidy(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=SMALL)
     figure.savefig(path, dpi=DPI)
+
+
+def _start_at_zero(axes: Axes) -> None:
+    """Let no axis of scores that are not below 0 go there, nor shrink to a point if all are 0."""
+    low, high = axes.dataLim.intervaly
+    if low >= 0:
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], 0), top=None if high > 0 else 1)
+        for line in axes.lines:
+            line.set_clip_on(False)  # points at 0 are seen whole
 
 
 def _tick_labels(percents: Sequence[float]) -> list[str]:
@@ -187,7 +153,11 @@ def _method_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def draw_comparison(
-    path: Path, scores: Mapping[str, tuple[float, float]], label: str, title: str
+    path: Path,
+    scores: Mapping[str, tuple[float, float]],
+    label: str,
+    title: str,
+    shown: Shown | None = None,
 ) -> None:
     """Draw a bar a method, with its standard deviation as whisker and its number, into a PNG.
 
@@ -196,13 +166,14 @@ def draw_comparison(
         scores: mean and standard deviation by name, from top to bottom; either may be NaN.
         label: of the horizontal axis, with the unit of the numbers.
         title: heading.
+        shown: what the scores are of.
 
     Raises:
         ValueError: there is no score.
     """
     if not scores:
         raise ValueError("no scores to compare; give at least one")
-    figure = new_figure(6.8, 1.3 + 0.36 * len(scores), title)
+    figure = new_figure(6.8, 1.5 + 0.36 * len(scores), title, shown)
     axes = figure.subplots()
     ends = []
     for place, (mean, spread) in enumerate(scores.values()):

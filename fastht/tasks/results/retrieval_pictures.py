@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from fastht.tasks.results.figure_style import DPI, GREEN, NORMAL, SMALL, new_figure, plain, shorten
+from fastht.tasks.results.shown import Shown
 
 _WRONG = "0.75"
 _LINE, _LINES = 115, 2  # characters and lines above a row
@@ -30,13 +31,19 @@ class Found:
     right: bool | None = None
 
 
-def draw_found(path: Path, rows: Sequence[tuple[str, Sequence[Found]]], title: str) -> None:
+def draw_found(
+    path: Path,
+    rows: Sequence[tuple[str, Sequence[Found]]],
+    title: str,
+    shown: Shown | None = None,
+) -> None:
     """Draw texts with the images that they found into a PNG.
 
     Args:
         path: the PNG.
         rows: each text with its images, the nearest first.
         title: heading.
+        shown: what is searched.
 
     Raises:
         ValueError: there is no row, or one without images.
@@ -46,7 +53,7 @@ def draw_found(path: Path, rows: Sequence[tuple[str, Sequence[Found]]], title: s
     columns = max(len(found) for _, found in rows)
     judged = any(item.right is not None for _, found in rows for item in found)
     heading = f"{title} (right ones framed in green)" if judged else title
-    figure = new_figure(max(7.2, 1.8 * columns), 0.5 + 2.2 * len(rows), heading)
+    figure = new_figure(max(7.2, 1.8 * columns), 0.7 + 2.2 * len(rows), heading, shown)
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (text, found) in zip(parts, rows, strict=True):
         caption = textwrap.fill(shorten(text, _LINES * _LINE - 20), _LINE)

@@ -20,6 +20,8 @@ Run = Mapping[str, Any]
 Row = dict[str, Any]
 
 RESULTS_NAME = "results.json"
+PREDICTIONS_NAME = "predictions.csv"  # a row an image
+BEFORE_NAME = "predictions-before.csv"  # the same before training
 COUNTS = (
     "images",
     "empty_predictions",
@@ -53,10 +55,17 @@ _NAMES = {
     "nsd": "NSD",
     "f1": "F1",
     "auc": "AUC",
+    "ece": "ECE",
+    "brier": "Brier",
+    "macro_f1": "macro F1",
 }
 _PERCENT = ("dice", "iou", "nsd", "accuracy", "recall", "precision", "f1", "auc", "rsum")
+_OF_CLASSES = ("sensitivity", "specificity", "ppv", "auc")  # "{score}/{class}"
 _DISTANCES = ("hd95", "asd")
-_WIDTH = 120  # characters of a table on a terminal
+_PLAIN = ("paired", "unmatched", "gap", "percentile", "alignment", "uniformity", "ece", "brier")
+# Told by the others, where there are those: of no column of a table.
+_DETAILS = ("recall", "precision", "f1", "brier")
+WIDTH = 120  # characters of a table on a terminal
 # Columns of names, which are aligned at their left.
 NAME_COLUMNS = ("method", "model", *(name.replace("_", " ") for name in EXTRAS))
 
@@ -114,9 +123,28 @@ def _load(folder: Path) -> dict[str, Any] | None:
             if not isinstance(value, int | float | None):
                 raise _damaged(file, f"{side}, {score} is {value!r}")
         run[side] = {name: math.nan if v is None else v for name, v in run[side].items()}
+    _check_intervals(file, run.get("intervals", {}))
     if not run["after"]:
         raise _damaged(file, "it holds no scores")
     return run | {"folder": folder}
+
+
+def _check_intervals(file: Path, intervals: Any) -> None:
+    """Make the nulls of a run's intervals NaN; runs of old versions have none."""
+    if not isinstance(intervals, dict):
+        raise _damaged(file, f"intervals is {intervals!r}")
+    for version in {"before", "after", "difference"} & intervals.keys():
+        found = intervals[version]
+        if not isinstance(found, dict):
+            raise _damaged(file, f"intervals, {version} is {found!r}")
+        for score, ends in found.items():
+            if not (
+                isinstance(ends, list)
+                and len(ends) == 2
+                and all(isinstance(end, int | float | None) for end in ends)
+            ):
+                raise _damaged(file, f"intervals, {version}, {score} is {ends!r}")
+            found[score] = [math.nan if end is None else end for end in ends]
 
 
 def _damaged(file: Path, what: str) -> DataError:
@@ -134,16 +162,23 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
         ``trainable_parameters``; the means of ``train_images`` and ``test_images``. For each score
         its mean over the seeds, ``{score}_sd``, their sample standard deviation (``None`` if fewer
         than two have a value), ``{score}_before``, the mean before training, and, if there are
-        any, ``{score}_undefined``, the number of runs that the mean leaves out, as theirs is NaN.
+        any, ``{score}_undefined``, the number of runs that the mean leaves out, as theirs is NaN;
+        where there is one run and it has intervals, their ends ``{score}_low``, ``{score}_high``,
+        ``{score}_before_low`` and ``{score}_before_high``.
         Of ``{score}_std``, a spread over images, the mean alone; of counts of images the sums.
 
     Raises:
         ValueError: two runs of a row differ in something else than their seeds.
     """
+    return [_row(group) for group in group_runs(runs)]
+
+
+def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs of each row of :func:`summarise`."""
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.get(name) for name in KEYS), []).append(run)
-    return [_row(group) for group in groups.values()]
+    return list(groups.values())
 
 
 def find_stranger(runs: Sequence[Run]) -> str | None:
@@ -186,9 +221,22 @@ def _row(runs: Sequence[Run]) -> Row:
         row[f"{score}_sd"] = statistics.stdev(defined) if len(defined) > 1 else None
         if before := [run["before"][score] for run in runs if score in run["before"]]:
             row[f"{score}_before"] = _mean(before)
+        if len(runs) == 1:
+            row |= _ends(runs[0].get("intervals", {}), score)
         if len(defined) < len(runs):
             row[f"{score}_undefined"] = len(runs) - len(defined)
     return row
+
+
+def _ends(intervals: Mapping[str, Any], score: str) -> Row:
+    """Return the ends of a score's intervals, after and before, where there are any."""
+    names = {"after": score, "before": f"{score}_before"}
+    return {
+        f"{name}_{end}": value
+        for version, name in names.items()
+        if score in intervals.get(version, {})
+        for end, value in zip(("low", "high"), intervals[version][score], strict=True)
+    }
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -215,21 +263,34 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 
 
 def scores_of(rows: Sequence[Row]) -> list[str]:
-    """Return the names of the scores of rows, without spreads over images and counts."""
+    """Return the names of the scores that tables show.
+
+    Without spreads over images, counts and scores of single classes, and without those that the
+    balanced accuracy and macro F1 stand for where there are these.
+    """
     columns = dict.fromkeys(column for row in rows for column in row)
-    return [column for column in columns if f"{column}_sd" in columns]
+    left_out = _DETAILS if "balanced_accuracy" in columns else ()
+    return [
+        column
+        for column in columns
+        if f"{column}_sd" in columns and "/" not in column and column not in left_out
+    ]
 
 
 def text_table(rows: Sequence[Row], scores: Sequence[str] | None = None) -> str:
-    """Return rows of one task and data set as an aligned table; see :func:`table_columns`.
+    """Return rows of one task and data set as an aligned table; see :func:`table_columns`."""
+    return text_columns(table_columns(rows, scores))
 
-    A table that is too wide for a terminal is turned on its side, if that makes it narrower.
+
+def text_columns(columns: Mapping[str, Sequence[str]]) -> str:
+    """Return columns of text by their headings as an aligned table.
+
+    One that is too wide for a terminal is turned on its side, if that makes it narrower.
     """
-    columns = table_columns(rows, scores)
     cells = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-    table = _aligned(cells, sum(name in NAME_COLUMNS for name in columns))
+    table = _aligned(cells, sum(name in (*NAME_COLUMNS, "difference") for name in columns))
     turned = _aligned([list(column) for column in zip(*cells, strict=True)], 1)
-    fits = len(table[0]) <= max(_WIDTH, len(turned[0]))
+    fits = len(table[0]) <= max(WIDTH, len(turned[0]))
     head, *body = table if fits else turned
     return "\n".join([head, "-" * len(head), *body])
 
@@ -305,26 +366,56 @@ def score_label(score: str) -> str:
 
 def score_unit(score: str) -> tuple[float, str]:
     """Return what a score is to be multiplied with to be in its unit, and the unit."""
-    words = score.split("@")[0].removesuffix("_before").removesuffix("_native").split("_")
-    if words[-1] in _PERCENT:
+    name = score.split("/")[0].split("@")[0].removesuffix("_before").removesuffix("_native")
+    words = name.split("_")
+    if words[-1] in (*_PERCENT, *_OF_CLASSES):
         return 100, "%"
     if words[0] in _DISTANCES:
         return 1, "mm" if words[-1] == "mm" else "px"
     return 1, ""
 
 
+def is_plain(score: str) -> bool:
+    """Return whether a score is a cosine, a distance or the like, which has no unit."""
+    return score.removesuffix("_before").split("_")[-1] in _PLAIN
+
+
+def score_digits(score: str) -> int:
+    """Return how many digits after the point a score is shown with, in its unit."""
+    if score_unit(score)[1] in ("px", "mm"):
+        return 2
+    return 4 if "loss" in score else 3 if is_plain(score) else 1
+
+
 def score_text(row: Row, score: str) -> str:
-    """Return a row's score in its unit, "mean ± standard deviation over the seeds"."""
-    factor, unit = score_unit(score)
+    """Return a row's score in its unit, "mean ± standard deviation over the seeds [low, high]"."""
+    factor, _ = score_unit(score)
     value = row.get(score)
     if value is None:
         return "-"
     if math.isnan(value):
         return "undefined"
-    digits = 2 if unit in ("px", "mm") else 4 if "loss" in score else 1
+    digits = score_digits(score)
     text = f"{factor * value:.{digits}f}"
     if (spread := row.get(f"{score}_sd")) is not None:
         text += f" ± {factor * spread:.{digits}f}"
+    if f"{score}_low" in row:
+        text += interval_text(row[f"{score}_low"], row[f"{score}_high"], factor, digits)
     if undefined := row.get(f"{score}_undefined"):
         text += f" ({row['seeds'] - undefined} of {row['seeds']} seeds)"
     return text
+
+
+def interval_text(low: float, high: float, factor: float, digits: int, sign: str = "") -> str:
+    """Return " [low, high]" for the end of a score's text; nothing where there is no interval.
+
+    Args:
+        low: its lower end; NaN: none.
+        high: its upper end.
+        factor: what both are multiplied with.
+        digits: after the point.
+        sign: "+" shows it for what is above 0.
+    """
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f" [{factor * low:{sign}.{digits}f}, {factor * high:{sign}.{digits}f}]"

@@ -1,11 +1,21 @@
-"""Numbers that say how well images and texts find each other."""
+"""Numbers that say how well images and texts find each other.
+
+The tie rule of all ranks: what scores as well as the right answer counts as found before it, so
+that features that tell nothing apart come last and not first; so does NaN.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from fastht.tasks.scores.grouping import numbered
+from fastht.tasks.scores.intervals import shared_weights, weighted_means
+
+TIE_RULE = "ties count against the right answer"
+_BLOCK = 4_000_000  # similarities at a time
 
 
 def retrieval_recall(
@@ -25,65 +35,146 @@ def retrieval_recall(
     Returns:
         ``image_to_text_recall@k`` and ``text_to_image_recall@k``, each in [0, 1].
     """
-    image_ranks, text_ranks = retrieval_ranks(image_features, text_features, captions)
-    return _recall("image_to_text", image_ranks, ks) | _recall("text_to_image", text_ranks, ks)
+    return Retrieval(image_features, text_features, captions).recall(ks)
 
 
-def retrieval_scores(
-    image_features: Tensor, text_features: Tensor, captions: Sequence[str], ks: Sequence[int]
-) -> dict[str, float]:
-    """Compute recall@k, the median and the mean rank in both directions, and ``rsum``.
+class Retrieval:
+    """Ranks of the right answers, of every query in both directions.
 
     Args:
         image_features: ``[n, E]``, normalised.
         text_features: ``[n, E]``, normalised, row i of ``captions[i]``.
-        captions: n texts.
-        ks: the ranks k.
+        captions: n texts; equal ones are one.
+        images: what tells images apart, as an image with several captions is one; default: each
+            row has another one.
+        patients: the patient of each row; ``None`` where it is not known. Default: none is known.
 
-    Returns:
-        What :func:`retrieval_recall` returns; ``..._median_rank`` and ``..._mean_rank``, at best 1;
-        and the sum of all recalls, at best twice the number of ranks k.
+    Attributes:
+        images: number of different images, the gallery of texts.
+        captions: number of different captions, the gallery of images.
+        first: ``[images]``, a row of each image.
+        image_ranks: ``[images]``, from 1: how near an image has any caption of its own.
+        caption_ranks: ``[captions]``: how near a caption has any image of its own.
+        exact_ranks: ``[n]``: how near the text of a row has the image of that row, where images of
+            equal captions are wrong.
+        patient_image_ranks: ``[images]``: how near an image has any caption of its patient; NaN
+            where the patient is not known. ``None`` if no patient is.
+        patient_caption_ranks: ``[captions]``: how near a caption has any image of the patients
+            whose it is; likewise.
     """
-    result: dict[str, float] = {}
-    directions = ("image_to_text", "text_to_image")
-    ranks = retrieval_ranks(image_features, text_features, captions)
-    for direction, found in zip(directions, ranks, strict=True):
-        result |= _recall(direction, found, ks)
-        result[f"{direction}_median_rank"] = found.double().quantile(0.5).item()
-        result[f"{direction}_mean_rank"] = found.double().mean().item()
-    return result | {"rsum": sum(result[f"{d}_recall@{k}"] for d in directions for k in ks)}
 
+    def __init__(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        captions: Sequence[str],
+        images: Sequence[Hashable] | None = None,
+        patients: Sequence[Hashable | None] | None = None,
+    ) -> None:
+        self._image = numbered(range(len(captions)) if images is None else images)
+        self._caption = numbered(captions)
+        self.first = _first_rows(self._image)
+        shown, written = self.first, _first_rows(self._caption)
+        self.images, self.captions = len(shown), len(written)
+        seen, texts = image_features[shown], text_features[written]
+        own = (self._image, self._caption)
+        self.image_ranks, self.caption_ranks = _ranks(seen, texts, own)
+        rows = torch.arange(len(captions))
+        self.exact_ranks = _ranks(seen, text_features, (self._image, rows))[1]
+        self.patient_image_ranks: Tensor | None = None
+        self.patient_caption_ranks: Tensor | None = None
+        if patients is not None and any(patient is not None for patient in patients):
+            found = _ranks(seen, texts, self._of_patients(patients))
+            known = torch.tensor([patient is not None for patient in patients])
+            self.patient_image_ranks = _where_any(found[0], self._image, known)
+            self.patient_caption_ranks = _where_any(found[1], self._caption, known)
 
-def retrieval_ranks(
-    image_features: Tensor, text_features: Tensor, captions: Sequence[str]
-) -> tuple[Tensor, Tensor]:
-    """Return the rank of each image's caption, and that of each different caption's best image.
+    def recall(self, ks: Sequence[int]) -> dict[str, float]:
+        """Return what :func:`retrieval_recall` does."""
+        return {name: values.mean().item() for name, values in self._hits(ks).items()}
 
-    Ranks start at 1. What scores as well as the right answer counts as found before it, so that
-    features that do not tell anything apart come last and not first; so does NaN.
+    def scores(self, ks: Sequence[int]) -> dict[str, float]:
+        """Return recall@k, the median and the mean rank in both directions, and more.
 
-    Args:
-        image_features: ``[n, E]``, normalised.
-        text_features: ``[n, E]``, normalised, row i of ``captions[i]``.
-        captions: n texts.
+        Args:
+            ks: the ranks k.
 
-    Returns:
-        ``[n]`` and ``[different captions]``, int64, on the CPU; the captions in the order of
-        their first occurrence.
-    """
-    first: dict[str, int] = {}
-    for row, caption in enumerate(captions):
-        first.setdefault(caption, row)
-    group = {caption: number for number, caption in enumerate(first)}
-    owner = torch.tensor([group[caption] for caption in captions])
-    # [n, different captions]
-    scores = (image_features @ text_features[list(first.values())].T).cpu()
-    right = owner[:, None] == torch.arange(len(first))
-    of_images = scores.gather(1, owner[:, None])
-    image_ranks = (~(scores < of_images) & ~right).sum(dim=1) + 1
-    of_captions = scores.masked_fill(~right, -torch.inf).amax(dim=0)
-    text_ranks = (~(scores < of_captions) & ~right).sum(dim=0) + 1
-    return image_ranks, text_ranks
+        Returns:
+            What :func:`retrieval_recall` returns; ``..._median_rank`` and ``..._mean_rank``, at
+            best 1; ``rsum``, the sum of all recalls, at best twice the number of ranks k; and
+            beside these, which count equal captions as right,
+            ``text_to_image_exact_recall@k`` and, where patients are known,
+            ``..._patient_recall@k`` in both directions, over the queries whose patient is.
+        """
+        weights = torch.ones(1, self.images, dtype=torch.float64)
+        return {name: values.item() for name, values in self.resampled(weights, ks).items()}
+
+    def resampled(self, weights: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
+        """Return :meth:`scores` for weights of the images, of the queries among one gallery.
+
+        Args:
+            weights: ``[R, images]``, how often each image counts. A caption counts as its images
+                do on average. The gallery stays whole.
+            ks: the ranks k.
+
+        Returns:
+            ``[R]`` of each score, float64.
+        """
+        of_rows = weights.double()[:, self._image]
+        of_images = weights.double()
+        of_captions = shared_weights(of_rows, self._caption, self.captions)
+        result: dict[str, Tensor] = {}
+        for direction, ranks, counted in (
+            ("image_to_text", self.image_ranks, of_images),
+            ("text_to_image", self.caption_ranks, of_captions),
+        ):
+            result |= {
+                name: weighted_means(hit, counted)
+                for name, hit in _recalled(direction, ranks, ks).items()
+            }
+            result[f"{direction}_median_rank"] = _weighted_median(ranks, counted)
+            result[f"{direction}_mean_rank"] = weighted_means(ranks, counted)
+        directions = ("image_to_text", "text_to_image")
+        total = sum(result[f"{d}_recall@{k}"] for d in directions for k in ks)
+        result["rsum"] = torch.as_tensor(total)
+        for direction, beside, counted in (
+            ("text_to_image_exact", self.exact_ranks, of_rows),
+            ("image_to_text_patient", self.patient_image_ranks, of_images),
+            ("text_to_image_patient", self.patient_caption_ranks, of_captions),
+        ):
+            if beside is not None:
+                result |= {
+                    name: weighted_means(hit, counted)
+                    for name, hit in _recalled(direction, beside, ks).items()
+                }
+        return result
+
+    def describe(self) -> str:
+        """Say in a line among how many candidates is searched, and the tie rule."""
+        return f"gallery: {self.images:,} images, {self.captions:,} captions; {TIE_RULE}"
+
+    def _hits(self, ks: Sequence[int]) -> dict[str, Tensor]:
+        """Return which queries find a right answer among the first k."""
+        images = _recalled("image_to_text", self.image_ranks, ks)
+        return images | _recalled("text_to_image", self.caption_ranks, ks)
+
+    def _of_patients(self, patients: Sequence[Hashable | None]) -> tuple[Tensor, Tensor]:
+        """Return the images and captions that are of one patient, pair by pair."""
+        of: dict[Hashable, tuple[set[int], set[int]]] = {}
+        rows = zip(self._image.tolist(), self._caption.tolist(), patients, strict=True)
+        for image, caption, patient in rows:
+            if patient is not None:
+                images, captions = of.setdefault(patient, (set(), set()))
+                images.add(image)
+                captions.add(caption)
+        pairs = {
+            (image, caption)
+            for images, captions in of.values()
+            for image in images
+            for caption in captions
+        }
+        found = torch.tensor(sorted(pairs))
+        return found[:, 0], found[:, 1]
 
 
 def class_precision(
@@ -103,40 +194,104 @@ def class_precision(
     Returns:
         ``image_to_image_precision@k``, means over the images in [0, 1]; NaN if none has candidates.
     """
-    label = _numbered(labels)
-    patient = _numbered([(i,) if name is None else name for i, name in enumerate(patients)])
-    scores = (features @ features.T).cpu()
-    scores = scores.masked_fill(patient[:, None] == patient, -torch.inf)
-    found = scores.topk(min(max(ks), len(labels)), dim=1)
-    counted = found.values != -torch.inf
-    right = (label[found.indices] == label[:, None]) & counted
-    result = {}
-    for k in ks:
-        candidates = counted[:, :k].sum(dim=1).double()
-        share = right[:, :k].sum(dim=1)[candidates > 0] / candidates[candidates > 0]
-        result[f"image_to_image_precision@{k}"] = share.mean().item()
-    return result
+    found = class_shares(features, labels, patients, ks)
+    return {name: values.nanmean().item() for name, values in found.items()}
 
 
-def zero_shot_accuracy(
-    image_features: Tensor, class_features: Tensor, labels: Sequence[int]
-) -> float:
-    """Compute the share of images whose nearest class text is their own.
+def class_shares(
+    features: Tensor, labels: Sequence[str], patients: Sequence[str | None], ks: Sequence[int]
+) -> dict[str, Tensor]:
+    """Return the shares of each image whose means :func:`class_precision` gives.
+
+    Returns:
+        ``image_to_image_precision@k``, ``[n]``, float64; NaN for images without candidates.
+    """
+    label = numbered(labels)
+    patient = numbered([(i,) if name is None else name for i, name in enumerate(patients)])
+    parts: dict[str, list[Tensor]] = {f"image_to_image_precision@{k}": [] for k in ks}
+    for rows in _blocks(len(features), len(features)):
+        scores = (features[rows] @ features.T).cpu()
+        scores = scores.masked_fill(patient[rows, None] == patient, -torch.inf)
+        found = scores.topk(min(max(ks), len(labels)), dim=1)
+        counted = found.values != -torch.inf
+        right = (label[found.indices] == label[rows, None]) & counted
+        for k, shares in zip(ks, parts.values(), strict=True):
+            shares.append(right[:, :k].sum(dim=1) / counted[:, :k].sum(dim=1).double())
+    return {name: torch.cat(shares) for name, shares in parts.items()}
+
+
+def _ranks(images: Tensor, texts: Tensor, right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the rank of the best right answer of each image and of each text, from 1.
 
     Args:
-        image_features: ``[n, E]``, normalised.
-        class_features: ``[classes, E]``, normalised.
-        labels: n class indexes.
+        images: ``[a, E]``.
+        texts: ``[b, E]``.
+        right: the pairs that are right answers, each once or more, as indexes of both.
     """
-    predicted = (image_features @ class_features.T).argmax(dim=1).cpu()
-    return (predicted == torch.tensor(labels)).double().mean().item()
+    order = right[0].argsort(stable=True)
+    rows, columns = right[0][order], right[1][order]
+    best_of_texts = torch.full((len(texts),), -torch.inf, dtype=images.dtype)
+    image_ranks = torch.ones(len(images), dtype=torch.int64)
+    text_ranks = torch.ones(len(texts), dtype=torch.int64)
+    has_right = torch.zeros(len(texts), dtype=torch.bool)
+    has_right[columns] = True
+
+    def block(part: Tensor) -> tuple[Tensor, Tensor]:
+        scores = (images[part] @ texts.T).cpu()
+        inside = slice(*torch.searchsorted(rows, torch.stack([part[0], part[-1] + 1])).tolist())
+        mask = torch.zeros_like(scores, dtype=torch.bool)
+        mask[rows[inside] - part[0], columns[inside]] = True
+        return scores, mask
+
+    for part in _blocks(len(images), len(texts)):
+        scores, mask = block(part)
+        own = scores.masked_fill(~mask, -torch.inf)
+        # NaN passes through amax and maximum, and then is below nothing.
+        best = own.amax(dim=1)
+        image_ranks[part] += (~(scores < best[:, None]) & ~mask).sum(dim=1)
+        best_of_texts = torch.maximum(best_of_texts, own.amax(dim=0))
+    for part in _blocks(len(images), len(texts)):
+        scores, mask = block(part)
+        text_ranks += (~(scores < best_of_texts) & ~mask).sum(dim=0)
+    return image_ranks, text_ranks
 
 
-def _recall(direction: str, ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
-    return {f"{direction}_recall@{k}": (ranks <= k).double().mean().item() for k in ks}
+def _where_any(ranks: Tensor, owner: Tensor, known: Tensor) -> Tensor:
+    """Return ranks as float64, NaN for those none of whose rows is known."""
+    some = torch.zeros(len(ranks), dtype=torch.bool)
+    some[owner[known]] = True
+    return ranks.double().masked_fill(~some, torch.nan)
 
 
-def _numbered(names: Sequence[Hashable]) -> Tensor:
-    """Return the same number for the same name."""
-    numbers: dict[Hashable, int] = {}
-    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
+def _recalled(direction: str, ranks: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
+    """Return 1 for queries that find a right answer among the first k, NaN for those left out."""
+    ranks = ranks.double()
+    undefined = ranks.isnan()
+    return {
+        f"{direction}_recall@{k}": (ranks <= k).double().masked_fill(undefined, torch.nan)
+        for k in ks
+    }
+
+
+def _weighted_median(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the median of each resample, the mean of both middle values of an even number."""
+    order = values.argsort()
+    values = values[order].double()
+    below = weights[:, order].cumsum(dim=1)
+    half = below[:, -1:] / 2
+    # Weights of captions are means: sums of them round.
+    close = 1e-9 * half
+    last = len(values) - 1
+    lower = (below < half - close).sum(dim=1).clamp_max(last)
+    upper = (below <= half + close).sum(dim=1).clamp_max(last)
+    return (values[lower] + values[upper]) / 2
+
+
+def _blocks(rows: int, columns: int) -> Iterator[Tensor]:
+    yield from torch.arange(rows).split(max(1, _BLOCK // max(1, columns)))
+
+
+def _first_rows(numbers: Tensor) -> Tensor:
+    """Return the first row of each number; they are numbered by their first occurrence."""
+    first = torch.full((int(numbers.max()) + 1,), len(numbers))
+    return first.scatter_reduce(0, numbers, torch.arange(len(numbers)), "amin")

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from fastht.files import write_atomically
 from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.progress import ProgressBar
 from fastht.tasks.training.sampler import GlobalBatchSampler
 from fastht.tasks.training.state import (
     Progress,
@@ -209,19 +210,17 @@ class Trainer:
         self.sampler.set_position(progress.epoch, progress.batch)
         if hasattr(self.task.train_data, "set_epoch"):  # its augmentations differ by epoch
             self.task.train_data.set_epoch(progress.epoch)
-        bar = tqdm(
+        bar = ProgressBar(
             read_batches(loader),
             total=len(self.sampler),
+            title=f"epoch {progress.epoch + 1}/{config.epochs}",
             initial=progress.batch,
-            desc=f"epoch {progress.epoch + 1}/{config.epochs}",
-            # None: no bar where nobody sees it move, as in a log file.
-            disable=None if self.accelerator.is_main_process else True,
-            leave=False,
+            shown=self.accelerator.is_main_process,
         )
         for batch in bar:
             loss = self._batch(_to_device(batch, self.accelerator.device))
             progress.loss_sum += loss
-            bar.set_postfix(loss=f"{loss:.4f}")
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if writer is not None:
                 writer.add_scalar("train/loss", loss, progress.step)
                 writer.add_scalar("train/lr", self.scheduler.get_last_lr()[0], progress.step)
@@ -396,7 +395,9 @@ def _line(row: dict[str, float], epochs: int, monitor: str, better: bool) -> str
 
 def _table(history: list[dict[str, float]]) -> bytes:
     text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(history[0]))
+    # A run that an older version began may have fewer scores in its first epochs.
+    names = list(dict.fromkeys(name for row in history for name in row))
+    table = csv.DictWriter(text, fieldnames=names)
     table.writeheader()
     table.writerows(history)
     return text.getvalue().encode()

@@ -1,5 +1,7 @@
 """Class prompts: what is shipped, what users' files may look like, and what a class's score is."""
 
+from importlib import resources
+
 import open_clip
 import pytest
 import torch
@@ -9,7 +11,14 @@ from fastht.data import DataError
 from fastht.data.sample_cases import LABELS, PROFILES
 from fastht.tasks.image_text.prompts import SHIPPED, class_embeddings, load_prompts
 
-CLASSES = dict.fromkeys(SHIPPED, ("benign", "malignant")) | {"sample": LABELS}
+CLASSES = {
+    "breast": ("benign", "malignant", "normal"),
+    "liver": ("normal", "benign", "malignant", "fatty liver", "cirrhosis"),
+    "lung": ("normal", "pneumonia", "COVID-19", "pleural effusion", "pneumothorax"),
+    "lymph_node": ("benign", "malignant"),
+    "thyroid": ("benign", "malignant", "normal"),
+    "sample": LABELS,
+}
 # What a reader of ultrasound images looks at; each class is described by all of it.
 SIGNS = {
     "shape": ("oval", "round", "irregular", "lobulated", "taller", "wider", "elongated"),
@@ -37,6 +46,12 @@ def written(tmp_path):
         return str(path)
 
     return write
+
+
+def test_every_shipped_file_is_named():
+    folder = resources.files("fastht.tasks.image_text.prompts")
+    assert sorted(SHIPPED) == sorted(f.name[:-5] for f in folder.iterdir() if f.suffix == ".yaml")
+    assert sorted(SHIPPED) == sorted(CLASSES)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -112,8 +127,8 @@ def test_labels_without_prompts_are_named_beside_those_of_the_file(written):
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(ValueError, match=r"'liver'.*breast, lymph_node, thyroid, sample.*YAML"):
-        load_prompts("liver", ["benign"])
+    with pytest.raises(ValueError, match=r"'kidney'.*breast, liver, lung, lymph_node, .*YAML"):
+        load_prompts("kidney", ["benign"])
 
 
 def test_a_class_scores_the_mean_cosine_to_its_prompts():

@@ -121,3 +121,37 @@ def test_the_command(runs, tmp_path, capsys):
     assert (tmp_path / "out" / "results.json").exists()
     assert main([*command, "--run", str(tmp_path)]) == 1
     assert "is no run of fastht train" in capsys.readouterr().err
+
+
+def test_the_gallery_is_told_and_hits_of_every_kind_are_counted(runs, tmp_path, capsys):
+    retrieve(RetrieveArguments(run=runs / "ht", workers=0, out=tmp_path / "out"))
+    results = results_of(tmp_path / "out")
+    ties = "ties count against the right answer"
+    assert results["gallery"] == {"images": 10, "captions": 10, "ties": ties}
+    assert f"gallery: 10 images, 10 captions; {ties}" in capsys.readouterr().out
+    after = results["after"]
+    # All captions differ, so that the exact image is the only right one.
+    assert after["text_to_image_exact_recall@1"] == after["text_to_image_recall@1"]
+    assert not any("patient" in name for name in after)
+    assert after["gap"] == pytest.approx(after["paired"] - after["unmatched"])
+    assert after["rank_percentile"] > results["before"]["rank_percentile"]
+    assert after["image_effective_rank"] >= 1
+
+
+def test_results_lie_in_the_folder_of_the_run_by_default(runs, pairs, tmp_path):
+    run = shutil.copytree(runs / "ht", tmp_path / "run")
+    retrieve(RetrieveArguments(run=run, data=str(pairs), workers=0))
+    assert (run / "retrieve-pairs" / "results.json").exists()
+
+
+def test_patients_are_counted_where_they_are_known(pairs, tiny_model, tmp_path):
+    lines = pairs.read_text().splitlines()
+    table = pairs.with_name("patients.csv")
+    rows = [f"{line},p{i // 2}" for i, line in enumerate(lines[1:])]
+    table.write_text("\n".join([f"{lines[0]},patient", *rows]))
+    options = {"model": tiny_model, "pretrained": "none", "workers": 0, "out": tmp_path / "out"}
+    retrieve(RetrieveArguments(data=str(table), **options))
+    after = results_of(tmp_path / "out")["after"]
+    for direction in ("image_to_text", "text_to_image"):
+        for k in (1, 5, 10):
+            assert after[f"{direction}_patient_recall@{k}"] >= after[f"{direction}_recall@{k}"]

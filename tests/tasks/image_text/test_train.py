@@ -13,6 +13,8 @@ import fastht
 from fastht.cli import main
 from fastht.data import DataError, load_records
 from fastht.tasks.image_text.train import SAMPLE_ARGUMENTS, TrainArguments, build_model, train
+from fastht.tasks.images.paired import report
+from fastht.tasks.results.report import ReportArguments
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import NonFiniteLossError, TrainerConfig
 
@@ -46,6 +48,23 @@ def test_it_learns_and_leaves_everything_that_it_promises(arguments, capsys):
     assert "RANDOM weights" in printed
     assert "image to text recall@10" in printed
     assert "SIMULATED" not in printed
+    # Every score but the loss has an interval and a paired difference to before.
+    intervals = results["intervals"]
+    assert (intervals["unit"], intervals["units"]) == ("image", 10)
+    assert "no patient is named" in printed
+    for version in ("before", "after", "difference"):
+        assert intervals[version].keys() == after.keys() - {"val_loss"}
+    for name, (low, high) in intervals["after"].items():
+        assert low <= after[name] <= high, name
+    predictions = list(csv.DictReader((out / "predictions.csv").open()))
+    for name in ("image_to_text_recall@5", "zero_shot_accuracy"):
+        assert sum(int(row[name]) for row in predictions) / 10 == pytest.approx(after[name])
+    sides = {name: side["images"] for name, side in results["provenance"]["split"].items()}
+    assert sides == {"train": 30, "val": 10}
+    report(ReportArguments((out,), out / "report"))
+    found = json.loads((out / "report" / "report.json").read_text())
+    scores = {d["score"]: [d["low"], d["high"]] for d in found["differences"]}
+    assert scores == {n: pytest.approx(ends) for n, ends in intervals["difference"].items()}
 
 
 def test_the_saved_adapter_is_the_trained_model(arguments):

@@ -17,7 +17,10 @@ from fastht.tasks.image_text.zeroshot import (
     class_probabilities,
     zeroshot,
 )
+from fastht.tasks.images.paired import report
 from fastht.tasks.models.build import build_clip
+from fastht.tasks.results.report import ReportArguments
+from fastht.tasks.scores.calibration import fit_temperature
 
 LABELS = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 PROMPTS = """
@@ -73,18 +76,92 @@ def test_unseen_images_are_classified_before_and_after(arguments, run, pairs, ti
     for version in ("before", "after"):
         right = [row["label"] == row[f"predicted {version}"] for row in rows]
         assert results[version]["accuracy"] == pytest.approx(sum(right) / 10)
-        assert results[version].keys() == {"accuracy", "recall", "precision", "f1", "auc"}
+        intervals = results["intervals"][version]
+        assert intervals.keys() == results[version].keys()
+        assert intervals["f1"][0] <= results[version]["f1"] <= intervals["f1"][1]
+        assert results[version].keys() >= {"accuracy", "recall", "precision", "f1", "auc", "ece"}
+        for label in LABELS:
+            own = [row for row in rows if row["label"] == label]
+            found = sum(row[f"predicted {version}"] == label for row in own) / len(own)
+            assert results[version][f"sensitivity/{label}"] == pytest.approx(found)
         for row in rows:
             values = [float(row[f"p({label}) {version}"]) for label in LABELS]
             assert sum(values) == pytest.approx(1)
             assert row[f"predicted {version}"] == LABELS[values.index(max(values))]
     table = list(csv.DictReader((arguments["out"] / "results.csv").open()))
     assert float(table[0]["after"]) == results["after"]["accuracy"]
-    assert (arguments["out"] / "roc.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("roc.png", "confusion.png", "reliability.png"):
+        assert (arguments["out"] / picture).read_bytes().startswith(b"\x89PNG")
+    assert results["chance"]["majority"] == max(
+        sum(row["label"] == label for row in rows) / 10 for label in LABELS
+    )
+    for version in ("before", "after"):
+        calibration = results["calibration"][version]
+        assert (calibration["temperature"], calibration["calibrated"]) == (None, None)
+        assert "split all is scored" in calibration["note"]
     printed = capsys.readouterr().out
     assert f"30 images of split all left out, as {run} trained on them." in printed
     assert "before" in printed
+    assert "95 % intervals over 10 images" in printed
+    assert "difference" in printed
+    assert results["provenance"]["left_out"] == {"the run trained on": 30}
+    report(ReportArguments((arguments["out"],), arguments["out"] / "report"))
+    found = json.loads((arguments["out"] / "report" / "report.json").read_text())
+    scores = {d["score"]: [d["low"], d["high"]] for d in found["differences"]}
+    for name in ("accuracy", "f1", "auc"):
+        ends = results["intervals"]["difference"][name]
+        assert scores[name] == pytest.approx(ends, abs=1e-5)
     assert "SIMULATED" not in printed
+
+
+def with_sides(pairs):
+    """The table with a side for each image: every second one of each class is for validation."""
+    lines = pairs.read_text().splitlines()
+    table = pairs.with_name("sides.csv")
+    rows = [f"{line},{'val' if i // 2 % 2 else 'test'}" for i, line in enumerate(lines[1:])]
+    table.write_text("\n".join([f"{lines[0]},split", *rows]))
+    return table
+
+
+def test_one_temperature_is_fitted_on_validation_and_changes_no_prediction(
+    arguments, pairs, tiny_model
+):
+    alone = {"run": None, "model": tiny_model, "pretrained": "none", "data": str(with_sides(pairs))}
+    alone = arguments | alone
+    zeroshot(ZeroShotArguments(**alone))
+    results, rows = read(arguments["out"])
+    found = results["calibration"]["before"]
+    zeroshot(ZeroShotArguments(**alone | {"split": "val", "out": arguments["out"] / "val"}))
+    val_results, val_rows = read(arguments["out"] / "val")
+    assert found["fitted_images"] == len(val_rows) == 20
+    assert not {row["file"] for row in rows} & {row["file"] for row in val_rows}
+    columns = [f"p({label}) before" for label in LABELS]
+    p = torch.tensor([[float(row[c]) for c in columns] for row in val_rows], dtype=torch.float64)
+    labels = torch.tensor([LABELS.index(row["label"]) for row in val_rows])
+    assert found["temperature"] == pytest.approx(fit_temperature(p, labels).value)
+    for row in rows:  # as sure as the model is without it
+        values = [float(row[column]) for column in columns]
+        assert row["predicted before"] == LABELS[values.index(max(values))]
+    assert found["calibrated"].keys() == found["uncalibrated"].keys() == {"ece", "brier", "nll"}
+    assert found["uncalibrated"]["ece"] == results["before"]["ece"]
+    # What is scored is never fitted on.
+    assert val_results["calibration"]["before"]["temperature"] is None
+
+
+def test_a_model_that_takes_all_for_one_class_is_warned_of_once(
+    arguments, tiny_model, capsys, monkeypatch
+):
+    def collapsed(images, classes, scale):
+        return torch.tensor([[0.9, 0.1]], dtype=torch.float64).expand(len(images), 2)
+
+    monkeypatch.setattr("fastht.tasks.image_text.zeroshot.class_probabilities", collapsed)
+    alone = arguments | {"run": None, "model": tiny_model, "pretrained": "none"}
+    zeroshot(ZeroShotArguments(**alone))
+    warning = f"predicts one class: all 40 images are taken for {LABELS[0]!r}"
+    assert read(arguments["out"])[0]["warnings"] == [warning]
+    printed = capsys.readouterr().out
+    assert printed.count(warning) == 1
+    assert "undefined" in printed  # the predictive value of a class that is never predicted
 
 
 def test_before_is_the_base_read_by_open_clip_alone(arguments, tiny_model, pairs):
@@ -113,6 +190,7 @@ def test_the_base_alone_is_the_same_before_and_after(arguments, tiny_model, caps
     zeroshot(ZeroShotArguments(**alone))
     results, rows = read(arguments["out"])
     assert results["before"] == results["after"]
+    assert results["intervals"]["before"] == results["intervals"]["after"]
     assert (results["method"], results["test_images"], results["left_out"]) == ("base", 40, 0)
     assert "trained_on" not in results
     assert not any("after" in column for column in rows[0])
@@ -190,7 +268,11 @@ def test_a_broken_image_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"prompts": None}, ValueError, r"Give --prompts breast, lymph_node, thyroid, sample or"),
+        (
+            {"prompts": None},
+            ValueError,
+            r"Give --prompts breast, liver, lung, ",
+        ),
         ({"prompts": "breast"}, DataError, "no prompts for 'anechoic fluid filled cyst'"),
         ({"split": "test"}, DataError, "no case is for test"),
         ({"data": "nowhere"}, DataError, "nowhere"),
@@ -200,6 +282,28 @@ def test_bad_arguments_are_named(arguments, change, error, message):
     with pytest.raises(error, match=message):
         zeroshot(ZeroShotArguments(**arguments | change))
     assert not arguments["out"].exists()
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_counted_as_by_train(arguments, pairs, capsys):
+    table = pairs.with_name("holes.csv")
+    header, _, *others = pairs.read_text().splitlines()
+    bad = ["nowhere.png,An image that is not there,bright echogenic solid mass", "00.png,None,"]
+    table.write_text("\n".join([header, *bad]))
+    with pytest.raises(DataError, match="no image has a label"):
+        zeroshot(ZeroShotArguments(**arguments | {"data": str(table)}))
+    table.write_text("\n".join([header, *bad[:1]]))
+    with pytest.raises(DataError, match=r"holes\.csv, line 2: no image .*nowhere\.png"):
+        zeroshot(ZeroShotArguments(**arguments | {"data": str(table)}))
+    table.write_text("\n".join([header, *bad, *others]))
+    assert zeroshot(ZeroShotArguments(**arguments | {"data": str(table)})) == 0
+    results, rows = read(arguments["out"])
+    assert results["unusable"] == 2
+    assert len(rows) == results["test_images"]
+    assert not any(row["file"].endswith("00.png") for row in rows)
+    printed = capsys.readouterr().out
+    assert "left out: 2 unusable" in printed
+    assert "line 2: no image" in printed
+    assert "00.png: no label" in printed
 
 
 def test_a_single_class_is_refused(arguments, pairs):
@@ -215,5 +319,5 @@ def test_the_command(arguments, capsys):
     command += ["--prompts", arguments["prompts"], "--out", str(arguments["out"])]
     assert main([*command, "--workers", "0"]) == 0
     assert (arguments["out"] / "results.json").exists()
-    assert main([*command, "--prompts", "liver"]) == 1
-    assert "fastht zeroshot: there are no prompts 'liver'" in capsys.readouterr().err
+    assert main([*command, "--prompts", "kidney"]) == 1
+    assert "fastht zeroshot: there are no prompts 'kidney'" in capsys.readouterr().err

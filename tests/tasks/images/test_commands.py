@@ -19,8 +19,10 @@ from fastht.tasks.images import run as run_module
 from fastht.tasks.images.commands import FewShotArguments, fewshot, train
 from fastht.tasks.images.evaluate import EvalArguments, evaluate
 from fastht.tasks.images.experiment import ExperimentArguments
+from fastht.tasks.images.paired import report
 from fastht.tasks.images.supervised import SupervisedTask
 from fastht.tasks.models.methods import AdapterSettings
+from fastht.tasks.results.report import ReportArguments
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import NonFiniteLossError, TrainerConfig
 
@@ -106,7 +108,92 @@ def test_classification_leaves_probabilities_and_curves(arguments):
         assert row["predicted"] == classes[probabilities.index(max(probabilities))]
         right += row["predicted"] == row["label"]
     assert right / len(predictions) == pytest.approx(results["after"]["accuracy"])
-    assert (folder / "roc.png").read_bytes().startswith(b"\x89PNG")
+    for name in classes:
+        own = [row for row in predictions if row["label"] == name]
+        found = sum(row["predicted"] == name for row in own) / len(own)
+        assert results["after"][f"sensitivity/{name}"] == pytest.approx(found)
+    for picture in ("roc.png", "confusion.png", "reliability.png", "curves.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert not any("/" in name for name in rows_of(folder / "history.csv")[0])
+
+
+def test_a_classifier_has_a_temperature_of_its_validation_side_alone(arguments, capsys):
+    train("classify", arguments)
+    folder = arguments.out / "ht" / "seed-0"
+    found = read(folder / "results.json")["calibration"]["after"]
+    assert found["calibrated"].keys() == found["uncalibrated"].keys()
+    capsys.readouterr()
+    # Scored again, it is the same one; also where an older version of fastht left none.
+    for kept in (True, False):
+        if not kept:
+            results = read(folder / "results.json")
+            for name in ("calibration", "chance", "warnings", "confusion"):
+                del results[name]
+            (folder / "results.json").write_text(json.dumps(results))
+        assert evaluate("classify", EvalArguments(run=folder, out=folder / "again")) == 0
+        again = read(folder / "again" / "results.json")["calibration"]["after"]
+        assert again["temperature"] == pytest.approx(found["temperature"], rel=1e-3)
+        assert again["fitted_images"] == found["fitted_images"]
+        assert again["uncalibrated"] == pytest.approx(found["uncalibrated"], rel=1e-3)
+    printed = capsys.readouterr().out
+    assert f"temperature {found['temperature']:.3g}" in printed
+    assert "Accuracy without looking" in printed
+    # The images that it was fitted on are not judged by it.
+    evaluate("classify", EvalArguments(run=folder, split="val", out=folder / "val"))
+    val = read(folder / "val" / "results.json")
+    assert val["test_images"] == found["fitted_images"]
+    assert val["calibration"]["after"]["temperature"] is None
+    assert "fitted on images that are scored" in val["calibration"]["after"]["note"]
+
+
+def intervals_of(folder, out):
+    """Return the ends of a run's intervals as a report computes them from its predictions."""
+    results = read(folder / "results.json")
+    del results["intervals"]
+    (folder / "results.json").write_text(json.dumps(results))
+    report(ReportArguments((folder,), out))
+    content = read(out / "report.json")
+    return content["rows"][0], {d["score"]: d for d in content["differences"]}
+
+
+@pytest.mark.parametrize("task", ["segment", "classify"])
+def test_scores_have_intervals_over_patients_that_the_predictions_give_again(
+    arguments, task, capsys
+):
+    train(task, dataclasses.replace(arguments, methods=("ht",)))
+    folder = arguments.out / "ht" / "seed-0"
+    results = read(folder / "results.json")
+    intervals, before, after = (results[name] for name in ("intervals", "before", "after"))
+    predictions = rows_of(folder / "predictions.csv")
+    patients = {row["patient"] for row in predictions}
+    assert (intervals["unit"], intervals["units"]) == ("patient", len(patients))
+    assert 1 < len(patients) < len(predictions)
+    for name, (low, high) in intervals["after"].items():
+        if low is not None:
+            assert low <= after[name] <= high, name
+    main = {"segment": "dice", "classify": "accuracy"}[task]
+    assert intervals["after"][main][0] < intervals["after"][main][1]
+    printed = capsys.readouterr().out
+    assert f"95 % intervals over {len(patients)} patients" in printed
+    low, high = intervals["after"][main]
+    assert f"{100 * after[main]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in printed
+    assert "ht: after minus before" in printed
+    row, differences = intervals_of(folder, arguments.out / "again")
+    for name in (main, *({"classify": ["f1", "auc"]}.get(task, ["iou", "hd95"]))):
+        for version, key in (("after", name), ("before", f"{name}_before")):
+            if (ends := intervals[version][name])[0] is not None:
+                found = [row[f"{key}_low"], row[f"{key}_high"]]
+                assert found == pytest.approx(ends, abs=1e-5), key
+    difference = differences[main]
+    assert difference["difference"] == pytest.approx(after[main] - before[main])
+    ends = intervals["difference"][main]
+    assert [difference["low"], difference["high"]] == pytest.approx(ends, abs=1e-5)
+    split = results["provenance"]["split"]
+    assert split["test"]["images"] == results["test_images"] == len(predictions)
+    assert split["test"]["patients"] == len(patients)
+    assert sum(side["images"] for side in split.values()) == 48
+    assert results["provenance"]["patients_on_several_sides"] == 0
+    assert results["provenance"]["seconds"] > results["seconds"] > 0
 
 
 def test_repeats_are_seeds_and_make_a_deviation(arguments):
@@ -177,6 +264,30 @@ def test_a_stopped_experiment_resumes_to_the_same_bits(arguments, monkeypatch, m
         assert results[0]["before"] == results[1]["before"]
 
 
+def test_a_run_of_an_old_version_is_read_resumed_and_scored_again(arguments, tmp_path):
+    """Old folders have no intervals, no provenance, no patients and nothing before training."""
+    train("segment", arguments)
+    folder = arguments.out / "ht" / "seed-0"
+    new = read(folder / "results.json")
+    old = {name: new[name] for name in new if name not in ("intervals", "provenance")}
+    (folder / "results.json").write_text(json.dumps(old))
+    (folder / "predictions-before.csv").unlink()
+    rows = rows_of(folder / "predictions.csv")
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, [name for name in rows[0] if name != "patient"])
+        table.writeheader()
+        table.writerows({k: v for k, v in row.items() if k != "patient"} for row in rows)
+    assert train("segment", dataclasses.replace(arguments, resume=True)) == 0
+    assert read(folder / "results.json") == old  # read, not done again
+    (row,) = read(arguments.out / "report.json")["rows"]
+    assert row["dice"] == old["after"]["dice"]
+    assert row["dice_low"] < row["dice"] < row["dice_high"]
+    assert evaluate("segment", EvalArguments(run=folder, out=tmp_path / "again")) == 0
+    again = read(tmp_path / "again" / "results.json")
+    assert again["after"] == old["after"]
+    assert again["intervals"]["unit"] == "patient"  # read again with the data
+
+
 def test_a_finished_run_of_other_settings_is_not_taken_for_its_own(arguments):
     short = dataclasses.replace(arguments.trainer, epochs=1)
     chosen = dataclasses.replace(arguments, trainer=short)
@@ -192,6 +303,7 @@ def test_eval_gives_the_scores_of_the_run_and_takes_other_data(arguments, tmp_pa
     assert evaluate("segment", EvalArguments(run=folder, out=tmp_path / "own")) == 0
     own = read(tmp_path / "own" / "results.json")
     assert own["after"] == read(folder / "results.json")["after"]
+    assert own["intervals"]["after"] == read(folder / "results.json")["intervals"]["after"]
     everything = EvalArguments(run=folder, data=arguments.data, out=tmp_path / "all", batch_size=5)
     assert evaluate("segment", everything) == 0
     assert read(tmp_path / "all" / "results.json")["test_images"] == 48

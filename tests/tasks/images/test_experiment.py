@@ -48,8 +48,21 @@ def test_the_paper_recipe_is_the_default():
     config = arguments.trainer
     assert (config.epochs, config.batch_size, config.lr, config.lr_min) == (200, 32, 1e-4, 1e-8)
     assert (config.beta1, config.beta2, config.weight_decay) == (0.9, 0.95, 0.01)
-    assert (arguments.image_size, arguments.blocks, arguments.width) == (224, (3, 6, 9), 512)
+    assert (arguments.image_size, arguments.width) == (224, 512)
+    assert arguments.blocks_of("ht") == arguments.blocks_of("unet") == (3, 6, 9)
     assert arguments.augment
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks"),
+    [("ViT-L-14", (6, 12, 18)), ("fastht-tiny", (1, 3, 4)), ("timm:test_vit", (1, 3, 4))],
+)
+def test_blocks_follow_the_depth(arguments, model, blocks):
+    asked = dataclasses.replace(arguments, model=model, blocks=None, image_size=160)
+    assert asked.blocks_of("frozen") == blocks
+    if model != "ViT-L-14":
+        assert build_model(asked, "segment", "frozen", 2).module.features.blocks == blocks
+    assert ExperimentArguments.from_plain(json.loads(json.dumps(asked.plain()))) == asked
 
 
 def test_options_survive_json(arguments, tmp_path):
@@ -192,7 +205,7 @@ def test_unknown_methods_blocks_and_data_are_named(arguments):
         check_methods(["ht", "warp"], "segment")
     with pytest.raises(ValueError, match="no method 'unet' to classify"):
         check_methods(["unet"], "classify")
-    with pytest.raises(ValueError, match="the tower has no block 9; its 2 blocks"):
+    with pytest.raises(ValueError, match=r"no block 9; its 2 blocks are 0 to 1; .*--blocks"):
         build_model(dataclasses.replace(arguments, blocks=(0, 9)), "segment", "ht", 2)
     with pytest.raises(DataError, match="no-such"):
         load_split(dataclasses.replace(arguments, data="no-such"), "segment")

@@ -19,8 +19,9 @@ from fastht.tasks.results.pictures import (
     draw_comparison,
     draw_few_shot,
     draw_learning_curves,
-    draw_roc,
 )
+from fastht.tasks.results.retrieval_pictures import Found, draw_found
+from fastht.tasks.results.shown import Shown
 
 BACKGROUND = (0, 60, 0)  # of images: no text and no line has it
 LONG = "a-folder-with-a-rather-long-name/" * 4
@@ -142,41 +143,6 @@ def test_sheets_that_cannot_be_drawn_say_why(tmp_path):
         draw_overlays(tmp_path / "sheet.png", [item], "title")
 
 
-CURVES = {
-    "benign": (torch.tensor([0, 0, 1.0]), torch.tensor([0, 1.0, 1])),
-    "malignant": (torch.tensor([0, 0.5, 1.0]), torch.tensor([0, 0.25, 1])),
-}
-
-
-def test_roc_curves_have_their_areas_and_the_diagonal(tmp_path, figures):
-    areas = {"benign": 1.0, "malignant": math.nan, "normal": math.nan}
-    draw_roc(tmp_path / "roc.png", CURVES, areas, "title")
-    (axes,) = figures[0].axes
-    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
-    assert list(lines) == [
-        "chance (AUC 0.5)",
-        "benign (AUC 1.000)",
-        "malignant (AUC not defined)",
-        "normal: no curve",
-    ]
-    assert lines["benign (AUC 1.000)"].tolist() == [[0, 0], [0, 1], [1, 1]]
-    assert lines["chance (AUC 0.5)"].tolist() == [[0, 0], [1, 1]]
-    assert set(lines) <= set(texts(figures[0]))
-    assert len(where(read(tmp_path / "roc.png"), figure_style.PALETTE[0])) > 500
-
-
-def test_a_picture_without_roc_curves_says_so(tmp_path, figures):
-    draw_roc(tmp_path / "roc.png", {}, {"benign": math.nan}, "title")
-    assert any(text.startswith("no curve") for text in texts(figures[0]))
-
-
-def test_many_roc_curves_all_look_different(tmp_path, figures):
-    curves = {f"class {i}": CURVES["benign"] for i in range(15)}
-    draw_roc(tmp_path / "roc.png", curves, {}, "title")
-    lines = figures[0].axes[0].lines[1:]
-    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 15
-
-
 HISTORY = [
     {"epoch": 1.0, "train_loss": 2.0, "val_dice": 0.25},
     {"epoch": 2.0, "train_loss": 1.0, "val_dice": 0.75},
@@ -244,6 +210,17 @@ def test_labels_of_crowded_percentages_take_turns_in_lines(tmp_path, figures):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(ink, 2))
 
 
+def test_scores_of_nothing_but_zero_have_an_axis_above_it(tmp_path, figures):
+    for value, bottom, top in ((0.0, 0, 1), (0.5, None, None), (-0.5, None, 0.5)):
+        points = {"ht": [(1.0, value, 0.0), (5.0, value, 0.0)]}
+        draw_few_shot(tmp_path / "few.png", points, "Dice (%)", "title")
+        low, high = figures[-1].axes[0].get_ylim()
+        assert low >= 0 if value >= 0 else low < value
+        assert bottom is None or low == bottom
+        assert top is None or high <= top
+        assert low <= value < high
+
+
 def test_few_shot_needs_points_above_zero(tmp_path):
     for points in ({}, {"ht": []}, {"ht": [(0.0, 1.0, 1.0)]}):
         with pytest.raises(ValueError, match="percentages"):
@@ -290,16 +267,42 @@ def test_comparisons_of_nothing(tmp_path):
         draw_comparison(tmp_path / "none.png", {}, "Dice (%)", "title")
 
 
-def draw_everything(folder, name, title):
+SHOWN = Shown(64, 12, "fastht-tiny/none", "sample")
+
+
+def draw_everything(folder, name, title, shown=SHOWN):
     mask = square(5, 10, 20, 30)
-    draw_overlays(folder / "1.png", [overlay(mask, mask, name)] * 5, title)
-    draw_overlays(folder / "2.png", [overlay(mask, mask, name)], title)
-    draw_roc(folder / "3.png", {name: CURVES["benign"]}, {name: 0.5}, title)
-    draw_learning_curves(folder / "4.png", HISTORY, "val_dice", "Dice", 2, title)
+    draw_overlays(folder / "1.png", [overlay(mask, mask, name)] * 5, title, shown=shown)
+    draw_overlays(folder / "2.png", [overlay(mask, mask, name)], title, shown=shown)
+    draw_learning_curves(folder / "4.png", HISTORY, "val_dice", "Dice", 2, title, shown)
     points = {name: POINTS["ht"], f"{name} too": POINTS["lora"]}
-    draw_few_shot(folder / "5.png", points, "Dice (%)", title)
+    draw_few_shot(folder / "5.png", points, "Dice (%)", title, shown)
     scores = {name: (100.0, 30.0), f"{name} too": (99.9, 0.1)}
-    draw_comparison(folder / "6.png", scores, "Dice (%)", title)
+    draw_comparison(folder / "6.png", scores, "Dice (%)", title, shown)
+
+
+def test_every_picture_says_what_it_is_of_without_hiding_anything(tmp_path, figures):
+    draw_everything(tmp_path, "ht", "title")
+    draw_found(tmp_path / "7.png", [("text", [Found(Image.new("RGB", (8, 8)), 0.5)])], "t", SHOWN)
+    sentence = "n = 64 images, 12 patients; model fastht-tiny, RANDOM weights; SIMULATED images"
+    for figure in figures:
+        (foot,) = (text for text in figure.texts if "n = 64" in text.get_text())
+        assert foot.get_text().replace("\n", " ") == sentence
+        below = foot.get_window_extent().y1
+        for axes in figure.axes:
+            assert axes.get_tightbbox().y0 >= below - 1
+        for legend in figure.legends:
+            assert legend.get_window_extent().y0 >= below - 2
+    assert len(figures) == 6
+
+
+def test_a_legend_below_hides_no_axes(tmp_path, figures):
+    mask = square(5, 10, 20, 30)
+    for shown in (None, SHOWN):
+        draw_overlays(tmp_path / "1.png", [overlay(mask, mask)] * 5, "title", shown=shown)
+        (legend,) = figures[-1].legends
+        top = legend.get_window_extent().y1 - 5  # its frame is not drawn
+        assert all(axes.get_tightbbox().y0 >= top - 1 for axes in figures[-1].axes if axes.images)
 
 
 @pytest.mark.parametrize("name", ["ht", LONG])

@@ -9,6 +9,7 @@ from fabricated_runs import classification, leave, segmentation
 from PIL import Image
 
 from fastht.data import DataError
+from fastht.files import write_json
 from fastht.tasks.results.report import ReportArguments, report
 
 
@@ -102,8 +103,34 @@ def test_experiments_of_the_same_seeds_are_told_apart_by_their_folders(tmp_path,
     methods = [row["method"] for row in rows]
     a, b = f"ht ({tmp_path / 'a'})", f"ht ({tmp_path / 'b'})"
     assert methods == [a, a, "mona", b, b]
-    with pytest.raises(ValueError, match="same seed, 0"):
-        report(ReportArguments((tmp_path,), tmp_path / "report"))
+    report_of(tmp_path, out=tmp_path / "report")
+    rows = list(csv.DictReader((tmp_path / "report" / "report.csv").open()))
+    assert [row["method"] for row in rows] == ["ht (a)", "ht (a)", "mona", "ht (b)", "ht (b)"]
+
+
+def test_the_settings_in_which_runs_of_one_name_differ_are_told(tmp_path, capsys):
+    for name, precision in (("ac", "fp32"), ("bf", "bf16")):
+        for seed in (0, 1):
+            folder = leave(tmp_path / name / "ht" / f"seed-{seed}", segmentation(0.8, seed=seed))
+            options = {"blocks": [3, 6], "trainer": {"precision": precision, "lr": 1e-4}}
+            write_json(folder / "run.json", {"method": "ht", "seed": seed, "options": options})
+    leave(tmp_path / "ac" / "mona" / "seed-0", segmentation(0.7, method="mona"))
+    line = "ht of ac, bf: differs in precision fp32, bf16."
+    assert f"- {line}\n" in report_of(tmp_path, out=tmp_path / "report")
+    assert line in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "report" / "report.csv").open()))
+    assert [(r["method"], r["seeds"]) for r in rows] == [
+        ("ht (ac)", "2"),
+        ("mona", "1"),
+        ("ht (bf)", "2"),
+    ]
+
+
+def test_copies_of_a_run_are_told_apart_though_nothing_is_known_of_them(tmp_path, capsys):
+    for name in ("1", "2"):
+        leave(tmp_path / "x" / name, segmentation(0.8))
+    report_of(tmp_path, out=tmp_path / "report")
+    assert "ht: runs of 1, 2 are apart; their settings are not known." in capsys.readouterr().out
 
 
 def test_seeds_in_different_folders_are_summed_up(tmp_path):

@@ -16,7 +16,7 @@ from fastht.data import DataError
 from fastht.data.tables import read_text
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 
-SHIPPED = ("breast", "lymph_node", "thyroid", "sample")
+SHIPPED = ("breast", "liver", "lung", "lymph_node", "thyroid", "sample")
 _FORM = "it needs `classes:` with the labels, each with a list of prompts"
 
 Prompts = Mapping[str, tuple[str, ...]]

@@ -1,0 +1,75 @@
+"""Held-out samples of contrastive fine-tuning: how each is told apart, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fastht.data import Record
+from fastht.tasks.scores.intervals import Resampling, weighted_means
+from fastht.tasks.scores.retrieval import Retrieval
+
+RECALL_AT = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model makes of held-out samples.
+
+    Attributes:
+        records: the n samples.
+        retrieval: the ranks of their right answers; each sample's image is one of its own.
+        right: ``[n]``, 1 where the nearest class is the sample's, else 0; NaN without label.
+            ``None``: there are no classes to tell apart.
+    """
+
+    records: Sequence[Record]
+    retrieval: Retrieval
+    right: Tensor | None
+
+    def scores(self) -> dict[str, float]:
+        """Return recalls of both directions, and the zero-shot accuracy if there are labels."""
+        result = self.retrieval.recall(RECALL_AT)
+        if self.right is not None:
+            result["zero_shot_accuracy"] = self.right.nanmean().item()
+        return result
+
+    def resampled(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return the same scores ``[r]`` of resamples that count each sample ``[r, n]`` times."""
+        found = self.retrieval.resampled(weights, RECALL_AT)
+        result = {name: found[name] for name in self.retrieval.recall(RECALL_AT)}
+        if self.right is not None:
+            result["zero_shot_accuracy"] = weighted_means(self.right, weights)
+        return result
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each sample; their means are the scores of images."""
+        rows = []
+        for i, (record, rank) in enumerate(
+            zip(self.records, self.retrieval.image_ranks.tolist(), strict=True)
+        ):
+            row: dict[str, Any] = {"file": record.image, "patient": record.patient}
+            row |= {"caption": record.caption, "image_to_text_rank": rank}
+            row |= {f"image_to_text_recall@{k}": int(rank <= k) for k in RECALL_AT}
+            if self.right is not None:
+                known = record.label is not None
+                row["label"] = record.label
+                row["zero_shot_accuracy"] = int(self.right[i]) if known else None
+            rows.append(row)
+        return rows
+
+
+def resample_records(records: Sequence[Record]) -> Resampling:
+    """Return resamples of patients; samples of an image without patient are drawn together."""
+    return Resampling([r.patient for r in records], [r.image for r in records])
+
+
+def held_out_intervals(before: HeldOut, after: HeldOut) -> dict[str, Any]:
+    """Return the intervals of the scores and of their paired differences."""
+    made = resample_records(before.records)
+    return made.record(
+        before=made.statistics(before.resampled), after=made.statistics(after.resampled)
+    )

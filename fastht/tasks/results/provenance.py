@@ -1,0 +1,77 @@
+"""Where numbers come from: versions, hardware, time, and which data were split how."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from fastht.hardware import device_name
+from fastht.version import __version__
+
+
+class Known(Protocol):
+    """A case or a record, of which patient and class may be known."""
+
+    @property
+    def patient(self) -> str | None:
+        """The patient, or ``None``."""
+
+    @property
+    def label(self) -> str | None:
+        """The class, or ``None``."""
+
+
+def provenance(
+    sides: Mapping[str, Iterable[Known]],
+    left_out: Mapping[str, int],
+    *,
+    device: torch.device,
+    seconds: float,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """Return what a ``results.json`` tells of where its numbers come from, as plain JSON types.
+
+    Args:
+        sides: the images of each side of the split by its name.
+        left_out: how many images were left out by reason.
+        device: that computed.
+        seconds: from the start of the command, or of its last continuation, to its scores.
+        processes: how many computed together.
+
+    Returns:
+        ``fastht``, ``torch``, ``python``, ``system``, ``device``, ``hardware``, ``processes``,
+        ``threads`` of each process, ``seconds``, ``left_out``; for each side of ``split`` its
+        ``images``, ``patients`` (``None`` where none is known), images ``without_patient`` and
+        images by class, ``classes``; and ``patients_on_several_sides``, which should be none.
+    """
+    listed = {name: list(items) for name, items in sides.items()}
+    patients = {name: {i.patient for i in items} - {None} for name, items in listed.items()}
+    sides_of = Counter(patient for found in patients.values() for patient in found)
+    return {
+        "fastht": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device.type,
+        "hardware": device_name(device),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+        "left_out": dict(left_out),
+        "split": {
+            name: {
+                "images": len(items),
+                "patients": len(patients[name]) or None,
+                "without_patient": sum(item.patient is None for item in items),
+                "classes": dict(sorted(Counter(i.label for i in items if i.label).items())),
+            }
+            for name, items in listed.items()
+        },
+        "patients_on_several_sides": (
+            sum(count > 1 for count in sides_of.values()) if sides_of else None
+        ),
+    }
