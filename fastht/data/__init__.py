@@ -9,6 +9,7 @@ from fastht.data.masks import read_mask
 from fastht.data.pairs import load_records
 from fastht.data.records import Record, RecordSet, split_records
 from fastht.data.shards import load_shards, read_member
+from fastht.data.spacing import Spacing, read_spacing
 from fastht.data.splits import few_shot, split_cases
 from fastht.data.task_dataset import TaskDataset
 
@@ -20,6 +21,7 @@ __all__ = [
     "ImageTextDataset",
     "Record",
     "RecordSet",
+    "Spacing",
     "TaskDataset",
     "clean_caption",
     "few_shot",
@@ -30,6 +32,7 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_member",
+    "read_spacing",
     "split_cases",
     "split_records",
 ]

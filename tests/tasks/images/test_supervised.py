@@ -76,9 +76,13 @@ def test_scores_are_in_the_order_of_the_data_and_do_not_depend_on_batches(cases)
     data = dataset(cases, "val", 10)
     accelerator = Accelerator(cpu=True)
     seen = []
-    judged = predict(
-        model, SegmentationGoal(), data, accelerator, 3, 0, lambda logits, batch: seen.append(batch)
-    )
+
+    class Watching(SegmentationGoal):
+        def judge(self, logits, batch):
+            seen.append(batch)
+            return super().judge(logits, batch)
+
+    judged = predict(model, Watching(), data, accelerator, 3, 0)
     one_by_one = predict(model, SegmentationGoal(), data, accelerator, 1, 0)
     assert judged["true_pixels"] == [int(data[i]["mask"].sum()) for i in range(10)]
     assert judged["dice"] == pytest.approx(one_by_one["dice"])
