@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import Tensor
 
 import fastht
 from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
-from fastht.tasks.image_text.pair_scores import PairScores
+from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
 from fastht.tasks.image_text.run import (
+    UNKNOWN_FILES,
     ClipRun,
     check_folder,
     file_key,
@@ -21,6 +23,7 @@ from fastht.tasks.image_text.run import (
     results_folder,
 )
 from fastht.tasks.results.comparison import comparison_table, write_comparison
+from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.retrieval_pictures import Found, draw_found
 from fastht.tasks.results.shown import Shown, count_patients
 from fastht.tasks.scores.retrieval import TIE_RULE
@@ -93,13 +96,15 @@ def retrieve(arguments: RetrieveArguments) -> int:
     print(found.describe())
     if arguments.run is not None:
         print(f"{len(found) - len(records)} of them left out, as {arguments.run} trained on them.")
+        if not clip.knows(record.image for record in found):
+            print(UNKNOWN_FILES.format(run=arguments.run))
     if data == "sample":
         print("These images are SIMULATED: they show that things work, nothing clinical.")
     out.mkdir(parents=True, exist_ok=True)
     if arguments.query is not None:
         _answer(arguments.query, records, clip, arguments, out)
     else:
-        _measure(records, data, len(found) - len(records), clip, arguments, out)
+        _measure(records, data, found, clip, arguments, out)
     return 0
 
 
@@ -124,18 +129,22 @@ def _keep(found: RecordSet, own: bool, clip: ClipRun) -> tuple[Record, ...]:
 def _measure(
     records: Sequence[Record],
     data: str,
-    left_out: int,
+    found: RecordSet,
     clip: ClipRun,
     arguments: RetrieveArguments,
     out: Path,
 ) -> None:
+    started = time.monotonic()
+    left_out = len(found) - len(records)
     captions = [record.caption for record in records]
-    scores = {}
+    judged = {}
     for version in clip.versions():
         images = _encode(records, clip, arguments)
         texts = clip.embedder(captions)
-        judged = PairScores(records, images, texts)
-        scores[version] = judged.scores()
+        judged[version] = PairScores(records, images, texts)
+    scores = {version: pairs.scores() for version, pairs in judged.items()}
+    intervals = pair_intervals(judged)
+    gallery = judged["before"].retrieval
     write_comparison(
         out,
         {
@@ -145,22 +154,29 @@ def _measure(
             "test_images": len(records),
             "captions": len(set(captions)),
             "gallery": {
-                "images": judged.retrieval.images,
-                "captions": judged.retrieval.captions,
+                "images": gallery.images,
+                "captions": gallery.captions,
                 "ties": TIE_RULE,
             },
             "left_out": left_out,
             "before": scores["before"],
             # Where nothing adapts the model, it is the same before and after.
             "after": scores.get("after", scores["before"]),
+            "intervals": intervals,
+            "provenance": provenance(
+                {"scored": records},
+                found.dropped | {"the run trained on": left_out},
+                device=next(clip.model.parameters()).device,
+                seconds=time.monotonic() - started,
+            ),
             "fastht_version": fastht.__version__,
         },
     )
     # The last version is the adapted one, if there is one.
     _draw(records, images, texts, clip, out / RETRIEVED_NAME, _shown(records, clip, arguments))
-    heading = f"{judged.retrieval.images} images, {judged.retrieval.captions} captions"
+    heading = f"{gallery.images} images, {gallery.captions} captions"
     print(
-        f"{comparison_table(heading, scores)}\n{judged.retrieval.describe()}\n\n"
+        f"{comparison_table(heading, scores, intervals)}\n{gallery.describe()}\n\n"
         f"results and pictures: {out}"
     )
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,10 @@ ARGUMENTS_NAME = "arguments.json"
 SPLIT_NAME = "split.csv"
 ADAPTER_NAME = "adapter"
 LORA_NAME = "lora.safetensors"
+UNKNOWN_FILES = (
+    "NOTE: no file of this data is in the split of {run}. Files are known by their paths, so "
+    "copies of images that trained would be scored as if they were new."
+)
 _NEEDED = ("data", "model", "pretrained", "method", "lora_rank")
 
 
@@ -195,6 +199,10 @@ class ClipRun:
     def trained_on(self, image: str) -> bool:
         """Return whether the run trained on an image's file."""
         return self.sides.get(file_key(image)) == "train"
+
+    def knows(self, images: Iterable[str]) -> bool:
+        """Return whether the file of any of some images is in the run's split."""
+        return any(file_key(image) in self.sides for image in images)
 
     def describe(self) -> dict[str, Any]:
         """Return what a report of results tells of the model, as plain JSON types."""

@@ -18,7 +18,13 @@ from fastht.data.cases import SPLITS, Case, CaseSet, read_case_image
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
 from fastht.tasks.image_text.prompts import SHIPPED, Prompts, class_embeddings, load_prompts
-from fastht.tasks.image_text.run import ClipRun, check_folder, load_clip, results_folder
+from fastht.tasks.image_text.run import (
+    UNKNOWN_FILES,
+    ClipRun,
+    check_folder,
+    load_clip,
+    results_folder,
+)
 from fastht.tasks.images.class_outcome import Fitted, describe_classes, draw_classes, fit_on
 from fastht.tasks.images.intervals import resample_cases
 from fastht.tasks.results.class_tables import class_report
@@ -114,6 +120,8 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
             "give others by --data or --split"
         )
     print(_introduction(found, split, len(kept), len(cases) - len(kept), arguments, data))
+    if arguments.run is not None and not clip.knows(case.image for case in found):
+        print(UNKNOWN_FILES.format(run=arguments.run))
 
     labels = _labels(kept, found.classes)
     validation, why = _validation(found, split, kept, clip)

@@ -18,28 +18,11 @@ TIE_RULE = "ties count against the right answer"
 _BLOCK = 4_000_000  # similarities at a time
 
 
-def retrieval_recall(
-    image_features: Tensor, text_features: Tensor, captions: Sequence[str], ks: Sequence[int]
-) -> dict[str, float]:
-    """Compute recall@k of image-to-text and text-to-image retrieval.
+class Retrieval:
+    """Ranks of the right answers, of every query in both directions.
 
     The candidates are the different captions, so that an image whose caption occurs twice is not
     counted wrong for finding its twin; a caption finds its image if it finds any that has it.
-
-    Args:
-        image_features: ``[n, E]``, normalised.
-        text_features: ``[n, E]``, normalised, row i of ``captions[i]``.
-        captions: n texts.
-        ks: the ranks k.
-
-    Returns:
-        ``image_to_text_recall@k`` and ``text_to_image_recall@k``, each in [0, 1].
-    """
-    return Retrieval(image_features, text_features, captions).recall(ks)
-
-
-class Retrieval:
-    """Ranks of the right answers, of every query in both directions.
 
     Args:
         image_features: ``[n, E]``, normalised.
@@ -52,6 +35,8 @@ class Retrieval:
     Attributes:
         images: number of different images, the gallery of texts.
         captions: number of different captions, the gallery of images.
+        image_of: ``[n]``, which of the different images is that of each row.
+        caption_of: ``[n]``, likewise which caption.
         first: ``[images]``, a row of each image.
         image_ranks: ``[images]``, from 1: how near an image has any caption of its own.
         caption_ranks: ``[captions]``: how near a caption has any image of its own.
@@ -71,26 +56,26 @@ class Retrieval:
         images: Sequence[Hashable] | None = None,
         patients: Sequence[Hashable | None] | None = None,
     ) -> None:
-        self._image = numbered(range(len(captions)) if images is None else images)
-        self._caption = numbered(captions)
-        self.first = _first_rows(self._image)
-        shown, written = self.first, _first_rows(self._caption)
+        self.image_of = numbered(range(len(captions)) if images is None else images)
+        self.caption_of = numbered(captions)
+        self.first = _first_rows(self.image_of)
+        shown, written = self.first, _first_rows(self.caption_of)
         self.images, self.captions = len(shown), len(written)
         seen, texts = image_features[shown], text_features[written]
-        own = (self._image, self._caption)
+        own = (self.image_of, self.caption_of)
         self.image_ranks, self.caption_ranks = _ranks(seen, texts, own)
         rows = torch.arange(len(captions))
-        self.exact_ranks = _ranks(seen, text_features, (self._image, rows))[1]
+        self.exact_ranks = _ranks(seen, text_features, (self.image_of, rows))[1]
         self.patient_image_ranks: Tensor | None = None
         self.patient_caption_ranks: Tensor | None = None
         if patients is not None and any(patient is not None for patient in patients):
             found = _ranks(seen, texts, self._of_patients(patients))
             known = torch.tensor([patient is not None for patient in patients])
-            self.patient_image_ranks = _where_any(found[0], self._image, known)
-            self.patient_caption_ranks = _where_any(found[1], self._caption, known)
+            self.patient_image_ranks = _where_any(found[0], self.image_of, known)
+            self.patient_caption_ranks = _where_any(found[1], self.caption_of, known)
 
     def recall(self, ks: Sequence[int]) -> dict[str, float]:
-        """Return what :func:`retrieval_recall` does."""
+        """Return ``image_to_text_recall@k`` and ``text_to_image_recall@k``, each in [0, 1]."""
         return {name: values.mean().item() for name, values in self._hits(ks).items()}
 
     def scores(self, ks: Sequence[int]) -> dict[str, float]:
@@ -100,7 +85,7 @@ class Retrieval:
             ks: the ranks k.
 
         Returns:
-            What :func:`retrieval_recall` returns; ``..._median_rank`` and ``..._mean_rank``, at
+            What :meth:`recall` returns; ``..._median_rank`` and ``..._mean_rank``, at
             best 1; ``rsum``, the sum of all recalls, at best twice the number of ranks k; and
             beside these, which count equal captions as right,
             ``text_to_image_exact_recall@k`` and, where patients are known,
@@ -120,9 +105,9 @@ class Retrieval:
         Returns:
             ``[R]`` of each score, float64.
         """
-        of_rows = weights.double()[:, self._image]
+        of_rows = weights.double()[:, self.image_of]
         of_images = weights.double()
-        of_captions = shared_weights(of_rows, self._caption, self.captions)
+        of_captions = shared_weights(of_rows, self.caption_of, self.captions)
         result: dict[str, Tensor] = {}
         for direction, ranks, counted in (
             ("image_to_text", self.image_ranks, of_images),
@@ -161,7 +146,7 @@ class Retrieval:
     def _of_patients(self, patients: Sequence[Hashable | None]) -> tuple[Tensor, Tensor]:
         """Return the images and captions that are of one patient, pair by pair."""
         of: dict[Hashable, tuple[set[int], set[int]]] = {}
-        rows = zip(self._image.tolist(), self._caption.tolist(), patients, strict=True)
+        rows = zip(self.image_of.tolist(), self.caption_of.tolist(), patients, strict=True)
         for image, caption, patient in rows:
             if patient is not None:
                 images, captions = of.setdefault(patient, (set(), set()))

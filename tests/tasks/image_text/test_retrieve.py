@@ -136,6 +136,25 @@ def test_the_gallery_is_told_and_hits_of_every_kind_are_counted(runs, tmp_path, 
     assert after["gap"] == pytest.approx(after["paired"] - after["unmatched"])
     assert after["rank_percentile"] > results["before"]["rank_percentile"]
     assert after["image_effective_rank"] >= 1
+    intervals = results["intervals"]
+    assert (intervals["unit"], intervals["units"]) == ("image", 10)
+    for version in ("before", "after"):
+        assert intervals[version].keys() == results[version].keys()
+        for name, (low, high) in intervals[version].items():
+            assert low - 1e-9 <= results[version][name] <= high + 1e-9, name
+    low, high = intervals["difference"]["gap"]
+    assert low <= after["gap"] - results["before"]["gap"] <= high
+    assert results["provenance"]["left_out"] == {"the run trained on": 30}
+
+
+def test_data_that_the_run_does_not_know_is_told(runs, pairs, tmp_path, capsys):
+    for name in ("pairs.csv", "00.png", "01.png"):
+        shutil.copy(pairs.with_name(name), tmp_path / name)
+    copied = {"data": str(tmp_path / "pairs.csv"), "run": runs / "ht", "workers": 0}
+    retrieve(RetrieveArguments(**copied, out=tmp_path / "out"))
+    assert "NOTE: no file of this data is in the split" in capsys.readouterr().out
+    retrieve(RetrieveArguments(**copied | {"data": str(pairs)}, out=tmp_path / "out"))
+    assert "NOTE" not in capsys.readouterr().out
 
 
 def test_results_lie_in_the_folder_of_the_run_by_default(runs, pairs, tmp_path):

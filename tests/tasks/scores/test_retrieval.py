@@ -8,7 +8,6 @@ import torch
 from fastht.tasks.scores.retrieval import (
     Retrieval,
     class_precision,
-    retrieval_recall,
 )
 
 
@@ -20,7 +19,7 @@ def unit(*degrees):
 def test_recall_counts_ranks():
     images = unit(0, 10, 25, 90)
     texts = unit(9, 1, 26, 91)  # the first two are swapped
-    recall = retrieval_recall(images, texts, ["a", "b", "c", "d"], (1, 2, 10))
+    recall = Retrieval(images, texts, ["a", "b", "c", "d"]).recall((1, 2, 10))
     assert recall == {
         "image_to_text_recall@1": 0.5,
         "image_to_text_recall@2": 1.0,
@@ -34,9 +33,9 @@ def test_recall_counts_ranks():
 def test_images_of_one_caption_are_all_right_answers():
     images = unit(0, 40, 90)
     texts = unit(1, 1, 89)
-    recall = retrieval_recall(images, texts, ["same", "same", "other"], (1,))
+    recall = Retrieval(images, texts, ["same", "same", "other"]).recall((1,))
     assert recall == {"image_to_text_recall@1": 1.0, "text_to_image_recall@1": 1.0}
-    wrong = retrieval_recall(unit(90, 90, 0), texts, ["same", "same", "other"], (1,))
+    wrong = Retrieval(unit(90, 90, 0), texts, ["same", "same", "other"]).recall((1,))
     assert wrong == {"image_to_text_recall@1": 0.0, "text_to_image_recall@1": 0.0}
 
 
@@ -48,7 +47,7 @@ def test_scores_add_median_and_mean_rank_and_the_sum_of_recalls():
     assert retrieval.image_ranks.tolist() == [2, 2, 1, 1]
     assert retrieval.caption_ranks.tolist() == [2, 2, 1, 1]
     scores = retrieval.scores((1, 2))
-    assert scores == retrieval_recall(images, texts, captions, (1, 2)) | {
+    assert scores == Retrieval(images, texts, captions).recall((1, 2)) | {
         "image_to_text_median_rank": 1.5,
         "image_to_text_mean_rank": 1.5,
         "text_to_image_median_rank": 1.5,
@@ -144,7 +143,7 @@ def test_features_that_tell_nothing_apart_come_last(value):
     assert retrieval.image_ranks.tolist() == retrieval.caption_ranks.tolist() == [4, 4, 4, 4]
     assert retrieval.exact_ranks.tolist() == [4, 4, 4, 4]
     assert retrieval.patient_image_ranks.tolist()[:2] == [3, 3]
-    assert retrieval_recall(same, same, ["a", "b", "c", "d"], (3,)) == {
+    assert Retrieval(same, same, ["a", "b", "c", "d"]).recall((3,)) == {
         "image_to_text_recall@3": 0.0,
         "text_to_image_recall@3": 0.0,
     }
