@@ -20,7 +20,7 @@ from fastht.ops.triton.down import down_kernel
 from fastht.ops.triton.expand import expand_kernel
 from fastht.ops.triton.finish import finish_kernel
 from fastht.ops.triton.gate_backward import gate_backward_kernel
-from fastht.ops.triton.launch import SMALL, Folded, Launcher, Params
+from fastht.ops.triton.launch import FEW, Folded, Launcher, Params
 from fastht.ops.triton.mix_backward import mix_backward_kernel
 from fastht.ops.triton.up import up_kernel
 
@@ -175,9 +175,7 @@ def backward(
             run.synthesise(scratch, du, (dv, u_norm, folded.sums, folded.scale, row_means, of_rows))
             if d_filter is not None:
                 grads["spectral_filter"] = d_filter.sum(dim=0).to(run.filter.dtype)
-        partial = _expand(
-            run, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights
-        )
+        partial = _expand(run, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
         if need_weights:
             _finish(run, grads, taps, d_point, d_point_bias, gate, records, partial)
     return dx, grads
@@ -296,7 +294,7 @@ def _gate_backward(
         BQ=run.padded_hidden,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **SMALL,
+        **FEW,
     )
     return constant, taps, records
 
@@ -429,5 +427,5 @@ def _finish(
         BD=FINISH_WIDTH,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **SMALL,
+        **FEW,
     )
