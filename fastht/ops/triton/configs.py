@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 
 TABLE = Path(__file__).with_name("configs.json")
 KERNELS = ("down", "up", "contract", "mix_backward", "expand", "analyse")
@@ -32,9 +33,19 @@ def architecture(device: torch.device) -> str:
     """Return the column of the table for a device."""
     if device.type != "cuda":  # the interpreter, or a compilation without a GPU
         return "sm_90"
-    major, _ = torch.cuda.get_device_capability(device)
+    return column(torch.cuda.get_device_capability(device))
+
+
+def column(capability: tuple[int, int]) -> str:
+    """Return the column of the table for a compute capability."""
     # 12.x is the consumer Blackwell: the shared memory and the products of sm_80's generation.
-    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")
+    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(capability[0], "sm_80")
+
+
+@functools.cache
+def release() -> str:
+    """Return which Triton this is, as the table names it: ``"3.9"`` for 3.9.0."""
+    return ".".join(triton.__version__.split(".")[:2])
 
 
 @functools.cache
@@ -47,7 +58,9 @@ def table() -> tuple[dict[str, Any], ...]:
 def options(kernel: str, arch: str, channels: int, numbers: str, dim: int) -> dict[str, int]:
     """Return tile sizes, ``num_warps`` and ``num_stages`` for one launch.
 
-    The last row that matches counts: general rows stand first, measured ones after them.
+    The last row that matches counts: general rows stand first, measured ones after them. A row
+    with ``"triton"`` is for those releases alone, where the compiler makes something else of what
+    serves the others.
 
     Args:
         kernel: one of ``KERNELS``.
@@ -61,8 +74,10 @@ def options(kernel: str, arch: str, channels: int, numbers: str, dim: int) -> di
     """
     wanted = {"arch": arch, "channels": channels, "numbers": numbers, "dim": dim}
     for row in reversed(table()):
-        if row["kernel"] == kernel and all(
-            row[key] == "*" or value in row[key] for key, value in wanted.items()
+        if (
+            row["kernel"] == kernel
+            and all(row[key] == "*" or value in row[key] for key, value in wanted.items())
+            and release() in row.get("triton", (release(),))
         ):
             return dict(row["options"])
     raise LookupError(f"no configuration of the Triton kernel {kernel!r} for {wanted}")
