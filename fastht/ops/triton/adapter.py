@@ -20,6 +20,7 @@ from fastht.ops.triton.expand import expand_kernel
 from fastht.ops.triton.finish import finish_mix_kernel, finish_projections_kernel
 from fastht.ops.triton.launch import SMALL, Folded, Launcher, Params
 from fastht.ops.triton.mix_backward import mix_backward_kernel
+from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
 
 FINISH_WIDTH = 16  # features a program of the finishing kernel
@@ -52,6 +53,7 @@ def forward(
         call: the options of the call.
         save: whether a backward pass may follow; otherwise the last tensors stay empty.
     """
+    given, x = x, addressable(x)
     run = Launcher(x, params, call)
     out = torch.empty_like(x)
     saved = u, u_norm, stats, pooled, gate = allocate_saved(x, params, call, save)
@@ -115,7 +117,7 @@ def forward(
             PRECISION=run.precision,
             **options,
         )
-    return out, *saved
+    return in_layout_of(given, out), *saved
 
 
 def backward(
@@ -129,6 +131,7 @@ def backward(
     need_weights: bool,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Return ``dx`` and the parameters' gradients by name, as far as they are needed."""
+    given, x, dout = x, addressable(x), addressable(dout)
     run = Launcher(x, params, call)
     u, u_norm, stats, pooled, gate = saved
     dx = torch.empty_like(x) if need_input else None
@@ -158,7 +161,7 @@ def backward(
         if need_weights:
             _finish_mix(run, grads, correlation, d_point, d_point_bias, gate, records)
             _finish_projections(run, grads, *partial)
-    return dx, grads
+    return None if dx is None else in_layout_of(given, dx), grads
 
 
 def _contract(
