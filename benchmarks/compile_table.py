@@ -100,9 +100,12 @@ class Row:
         """Whether it is one of those that may not spill and does, or does not fit the chip."""
         if self.shared > SHARED_LIMIT[self.arch]:
             return True
-        narrow = self.channels <= 64 and self.numbers in ("bf16", "fp16")
         made_for = self.triton == NEWEST and self.arch in configs.ARCHITECTURES
-        return self.local > 0 and (narrow or made_for)
+        return self.local > 0 and (self.promised_for_all() or made_for)
+
+    def promised_for_all(self) -> bool:
+        """Whether it may spill with no release on no chip."""
+        return self.channels <= 64 and self.numbers in ("bf16", "fp16")
 
 
 class NoDevice:
@@ -169,8 +172,7 @@ def compiling(
         return kernel
 
     JITFunction.run = compile_only
-    chip = configs.column(divmod(int(arch.removeprefix("sm_")), 10))
-    configs.architecture = lambda device: chip
+    configs.architecture = lambda device: arch
     try:
         yield
     finally:
