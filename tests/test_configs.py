@@ -143,3 +143,12 @@ def test_tuning_leaves_a_foreign_file_alone(tmp_path):
     assert "results.json is no table of tile sizes" in done.stderr
     assert "Traceback" not in done.stderr
     assert foreign.read_text() == '{"rows": []}'
+
+
+@pytest.mark.slow
+def test_calls_that_must_have_equal_bits_add_up_in_the_same_layouts():
+    done = run("benchmarks.reduce_layouts", "--numbers", "32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # The control: where the features lie otherwise, other threads add them up.
+    assert "features slowest: down_kernel" in done.stdout
+    assert done.stdout.count(": the same") == 7
