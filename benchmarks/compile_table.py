@@ -134,7 +134,7 @@ def call_on_meta(
     spectral: str = "channel",
 ) -> tuple[Callable[[], tuple[Any, ...]], Callable[[tuple[Any, ...]], Any]]:  # fmt: skip
     """Return forward, which returns what it saves, and backward, on tensors without storage."""
-    x_dtype, product_dtype, tf32 = KINDS[numbers]
+    x_dtype, product_dtype, tf32 = (KINDS | DTYPES)[numbers]
     module = HTAdapter(
         width,
         HTConfig(bottleneck_dim=channels, spectral=spectral),

@@ -8,7 +8,7 @@ import triton.language as tl
 from fastht.ops.triton.fold import folded_sum
 
 
-@triton.jit(do_not_specialize=["N", "P", "num_tiles", "SLICES"])
+@triton.jit(do_not_specialize=["N", "P", "total", "span", "SLICES"])
 def down_kernel(
     x,
     w_skip,
@@ -18,11 +18,12 @@ def down_kernel(
     u,  # [B, N, BC]
     u_norm,  # [B, N, BC] the LayerNorm's part of u, divided by the scale
     stats,  # [B, N, 2] mean and 1 / standard deviation
-    pooled,  # [B, num_tiles, BC] sums of u over the patches of a tile
+    pooled,  # [tiles, span, BC] sums of u over the patches of a tile, image by image
     N,
     P,
     D,
-    num_tiles,
+    total,
+    span,
     stride_xb,
     stride_xn,
     stride_xd,
@@ -35,18 +36,20 @@ def down_kernel(
     SAVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Project ``BM`` tokens of one image in a single pass over their features.
+    """Project ``BM`` tokens of the batch in a single pass over their features.
+
+    Tiles run on from image to image, so that only the last one has rows to spare.
 
     The LayerNorm is not applied but solved for: two products share the tile of x, the row's mean
     and variance are gathered on the way, and ``u = x @ w_skip + rstd * (x @ w_norm - mean * sum
     of w_norm) + constant`` (identity 4 of the design).
     """
     pid = tl.program_id(0)
-    b = pid // num_tiles
-    tile = pid % num_tiles
-    rows = tile * BM + tl.arange(0, BM)
+    token = pid * BM + tl.arange(0, BM)
     c = tl.arange(0, BC)
-    row_inside = rows < N
+    row_inside = token < total
+    b = token // N
+    rows = token % N
     x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
     dtype = w_skip.dtype.element_ty
 
@@ -100,7 +103,7 @@ def down_kernel(
     normed = rstd[:, None] * (acc_norm - mean[:, None] * row_sum[None, :])
     value = acc_skip + tl.load(scale_ptr) * normed + constant[None, :]
 
-    token = b.to(tl.int64) * N + rows
+    token = token.to(tl.int64)
     offset = token[:, None] * BC + c[None, :]
     tl.store(u + offset, value.to(dtype), mask=row_inside[:, None])
     if SAVE:
@@ -108,5 +111,8 @@ def down_kernel(
         tl.store(stats + token * 2, mean + shift, mask=row_inside)
         tl.store(stats + token * 2 + 1, rstd, mask=row_inside)
     is_patch = row_inside & (rows >= P)
-    total = tl.sum(tl.where(is_patch[:, None], value, 0.0), axis=0)
-    tl.store(pooled + pid.to(tl.int64) * BC + c, total)
+    first_image = pid * BM // N
+    for slot in range(span):
+        mine = is_patch & (b == first_image + slot)
+        column = tl.sum(tl.where(mine[:, None], value, 0.0), axis=0)
+        tl.store(pooled + (pid.to(tl.int64) * span + slot) * BC + c, column)

@@ -6,7 +6,9 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["N", "num_tiles", "total_tiles", "tiles_per_group", "slices"])
+@triton.jit(
+    do_not_specialize=["N", "num_tiles", "total_tiles", "tiles_per_group", "slices", "parts"]
+)
 def expand_kernel(
     x,
     dout,
@@ -22,12 +24,14 @@ def expand_kernel(
     d_weights,  # [groups, 3, BC, D]: du^T x, du^T x_hat, z^T dout
     d_up_bias,  # [groups, D]
     d_down_bias,  # [groups, BC]
+    du_sums,  # [parts, BC] sums of du, by those who wrote it
     N,
     D,
     num_tiles,
     total_tiles,
     tiles_per_group,
     slices,
+    parts,
     stride_xb,
     stride_xn,
     stride_xd,
@@ -67,8 +71,8 @@ def expand_kernel(
     by_x = tl.zeros((BC, BD), tl.float32)
     by_norm = tl.zeros((BC, BD), tl.float32)
     by_out = tl.zeros((BC, BD), tl.float32)
-    sum_out = tl.zeros((BD,), tl.float32)
-    sum_du = tl.zeros((BC,), tl.float32)
+    # Added up over the rows at the end: in the loop that would be shuffles and barriers.
+    sum_out = tl.zeros((BM, BD), tl.float32)
 
     last = tl.minimum((group + 1) * tiles_per_group, total_tiles)
     for index in range(group * tiles_per_group, last):
@@ -99,18 +103,35 @@ def expand_kernel(
             tl.store(d_at, total.to(dx.dtype.element_ty), mask=inside)
         if WEIGHTS:
             active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)
+            # This one first: Triton waits for the last product alone, and with it for those
+            # before; left in flight, this one would read a slot that is being refilled.
+            by_out = tl.dot(tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION)
             across = tl.trans(grad)
             by_x = tl.dot(across, raw.to(dtype), by_x, input_precision=PRECISION)
             by_norm = tl.dot(across, x_hat.to(dtype), by_norm, input_precision=PRECISION)
-            by_out = tl.dot(tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION)
-            sum_out += tl.sum(upstream.to(tl.float32), axis=0)
-            sum_du += tl.sum(grad.to(tl.float32), axis=0)
+            sum_out += upstream.to(tl.float32)
 
     if WEIGHTS:
         at = group.to(tl.int64) * 3 * BC * D + c[:, None] * D + d[None, :]
         tl.store(d_weights + at, by_x, mask=d_inside[None, :])
         tl.store(d_weights + at + BC * D, by_norm, mask=d_inside[None, :])
         tl.store(d_weights + at + 2 * BC * D, by_out, mask=d_inside[None, :])
-        tl.store(d_up_bias + group.to(tl.int64) * D + d, sum_out, mask=d_inside)
+        tl.store(d_up_bias + group.to(tl.int64) * D + d, tl.sum(sum_out, axis=0), mask=d_inside)
         if part == 0:
-            tl.store(d_down_bias + group.to(tl.int64) * BC + c, sum_du)
+            total = _share(du_sums, group, tl.num_programs(0) // slices, parts, BC)
+            tl.store(d_down_bias + group.to(tl.int64) * BC + c, total)
+
+
+@triton.jit
+def _share(sums, group, groups, parts, BC: tl.constexpr):
+    """Return the sum of one group's share of ``parts`` rows."""
+    c = tl.arange(0, BC)
+    lane = tl.arange(0, 16)
+    count = tl.cdiv(parts, groups)
+    last = tl.minimum((group + 1) * count, parts)
+    total = tl.zeros((16, BC), tl.float32)
+    for start in range(group * count, last, 16):
+        part = (start + lane).to(tl.int64)
+        at = sums + part[:, None] * BC + c[None, :]
+        total += tl.load(at, mask=(part < last)[:, None], other=0.0)
+    return tl.sum(total, axis=0)

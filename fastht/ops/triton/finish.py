@@ -84,9 +84,9 @@ def store(pointer, value, mask):
     tl.store(pointer, value.to(pointer.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["B", "tiles", "chunks"])
+@triton.jit(do_not_specialize=["B", "tiles"])
 def finish_mix_kernel(
-    correlation,
+    taps,
     d_point,
     d_point_bias,
     gate,
@@ -107,7 +107,6 @@ def finish_mix_kernel(
     out_point_bias,
     B,
     tiles,
-    chunks,
     filter_stride,
     C: tl.constexpr,
     CQ: tl.constexpr,
@@ -124,13 +123,13 @@ def finish_mix_kernel(
     role = tl.program_id(0)
     if role < 49:
         _finish_tap(
-            role, correlation, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
-            B, chunks, C, BC, FILTER,
+            role, taps, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
+            B, C, BC, FILTER,
         )  # fmt: skip
     elif role == 49:
         _finish_bias_and_filter(
-            correlation, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias,
-            out_filter, B, chunks, C, BC, BQ, FILTER,
+            taps, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias,
+            out_filter, B, C, BC, BQ, FILTER,
         )  # fmt: skip
     elif role == 50:
         if GATED:
@@ -142,35 +141,34 @@ def finish_mix_kernel(
 
 
 @triton.jit
-def _correlation_sums(correlation, gate, row, B, chunks, BC: tl.constexpr):
+def _correlation_sums(taps, gate, row, B, BC: tl.constexpr):
     """Return the batch's sums of one row of the correlation maps, weighted by each gate value."""
     c = tl.arange(0, BC)
-    samples = tl.arange(0, 16)
-    sum3 = tl.zeros((16, BC), tl.float32)
-    sum5 = tl.zeros((16, BC), tl.float32)
-    sum7 = tl.zeros((16, BC), tl.float32)
-    for start in range(0, B, 16):
+    samples = tl.arange(0, 2048 // BC)
+    sum3 = tl.zeros((2048 // BC, BC), tl.float32)
+    sum5 = tl.zeros((2048 // BC, BC), tl.float32)
+    sum7 = tl.zeros((2048 // BC, BC), tl.float32)
+    for start in range(0, B, 2048 // BC):
         b = (start + samples).to(tl.int64)
         inside = b < B
         g3 = tl.load(gate + b * 4, mask=inside, other=0.0)
         g5 = tl.load(gate + b * 4 + 1, mask=inside, other=0.0)
         g7 = tl.load(gate + b * 4 + 2, mask=inside, other=0.0)
-        for chunk in range(chunks):
-            at = ((b * chunks + chunk) * 50 + row)[:, None] * BC + c[None, :]
-            value = tl.load(correlation + at, mask=inside[:, None], other=0.0)
-            sum3 += g3[:, None] * value
-            sum5 += g5[:, None] * value
-            sum7 += g7[:, None] * value
+        at = (b * 50 + row)[:, None] * BC + c[None, :]
+        value = tl.load(taps + at, mask=inside[:, None], other=0.0)
+        sum3 += g3[:, None] * value
+        sum5 += g5[:, None] * value
+        sum7 += g7[:, None] * value
     return tl.sum(sum3, axis=0), tl.sum(sum5, axis=0), tl.sum(sum7, axis=0)
 
 
 @triton.jit
 def _finish_tap(
-    tap, correlation, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
-    B, chunks, C: tl.constexpr, BC: tl.constexpr, FILTER: tl.constexpr,
+    tap, taps, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
+    B, C: tl.constexpr, BC: tl.constexpr, FILTER: tl.constexpr,
 ):  # fmt: skip
     c = tl.arange(0, BC)
-    sum3, sum5, sum7 = _correlation_sums(correlation, gate, tap, B, chunks, BC)
+    sum3, sum5, sum7 = _correlation_sums(taps, gate, tap, B, BC)
     scale = channel_filter(filter_ptr, filter_stride, C, BC, FILTER == "channel")
     i, j = tap // 7, tap % 7
     store(out_conv7 + c * 49 + tap, scale * sum7, c < C)
@@ -182,11 +180,11 @@ def _finish_tap(
 
 @triton.jit
 def _finish_bias_and_filter(
-    correlation, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias, out_filter,
-    B, chunks, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, FILTER: tl.constexpr,
+    taps, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias, out_filter,
+    B, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, FILTER: tl.constexpr,
 ):  # fmt: skip
     c = tl.arange(0, BC)
-    sum3, sum5, sum7 = _correlation_sums(correlation, gate, 49, B, chunks, BC)
+    sum3, sum5, sum7 = _correlation_sums(taps, gate, 49, B, BC)
     store(out_conv3_bias + c, sum3, c < C)
     store(out_conv5_bias + c, sum5, c < C)
     store(out_conv7_bias + c, sum7, c < C)
@@ -233,9 +231,9 @@ def _finish_point(
     row, d_point, d_point_bias, out_point, out_point_bias, tiles, C: tl.constexpr, BC: tl.constexpr
 ):
     c = tl.arange(0, BC)
-    lane = tl.arange(0, 16)
-    total = tl.zeros((16, BC), tl.float32)
-    for start in range(0, tiles, 16):
+    lane = tl.arange(0, 4096 // BC)
+    total = tl.zeros((4096 // BC, BC), tl.float32)
+    for start in range(0, tiles, 4096 // BC):
         tile = (start + lane).to(tl.int64)
         inside = (tile < tiles)[:, None]
         if row < BC:

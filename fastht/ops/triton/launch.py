@@ -71,7 +71,10 @@ class Launcher:
             self.filter_stride = self.filter.stride(0)
         self._arch = configs.architecture(x.device)
         self._numbers = configs.number_class(x.dtype, self.dtype, call.tf32)
-        self.pool_tiles = triton.cdiv(self.tokens, self.options("down")["BM"])
+        # The tiles of the down-projection, and how many images one of them may have a part of.
+        self.pool_rows = self.options("down")["BM"]
+        self.pool_tiles = triton.cdiv(self.batch * self.tokens, self.pool_rows)
+        self.pool_span = (self.pool_rows + self.tokens - 2) // self.tokens + 1 if self.tokens else 1
         self.gate_params = (
             [params[f"noise_gate.{name}"] for name in ("0.weight", "0.bias", "2.weight", "2.bias")]
             if call.has_gate
@@ -165,8 +168,10 @@ class Launcher:
             *self.gate_params,
             gate,
             kernels,
+            self.tokens,
             self.height * self.width,
-            self.pool_tiles,
+            self.pool_rows,
+            self.pool_span,
             self.filter_stride,
             C=self.channels,
             CQ=self.hidden,
@@ -174,6 +179,7 @@ class Launcher:
             BQ=self.padded_hidden,
             FILTER=self.filter_kind,
             GATED=self.call.has_gate,
+            PAIRED=self.dtype.itemsize == 2,
             BACKWARD=backward,
             **SMALL,
         )
@@ -220,7 +226,7 @@ class Launcher:
         self, scratch: Tensor, target: Tensor, backward: tuple[Tensor, ...] | None = None
     ) -> Tensor:
         """Run the second half of the full filter, into the patches of ``target``."""
-        dv, u_norm, sums, scale, row_means = backward or (scratch,) * 5
+        dv, u_norm, sums, scale, row_means, du_sums = backward or (scratch,) * 6
         synthesise_kernel[(self.batch * self.height,)](
             scratch,
             target,
@@ -229,6 +235,7 @@ class Launcher:
             sums,
             scale,
             row_means,
+            du_sums,
             self.tokens,
             self.prefix,
             self.height,

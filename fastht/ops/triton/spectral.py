@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.fold import folded_sum
-from fastht.ops.triton.mix_backward import write_row_means
+from fastht.ops.triton.mix_backward import write_sums
 
 QUARTER_TURN = tl.constexpr(1.5707963267948966)
 
@@ -157,6 +157,7 @@ def synthesise_kernel(
     sums,
     scale_ptr,
     row_means,
+    du_sums,  # [B * H, BC] sums of du over a row of patches
     N,
     P,
     H,
@@ -195,7 +196,7 @@ def synthesise_kernel(
     tl.store(target + offset, value, mask=in_row[:, None])
     if BACKWARD:
         row_sum = folded_sum(sums, 0, SLICES, BC)
-        write_row_means(
+        write_sums(
             value.to(tl.float32), u_norm, offset, token, in_row, row_sum,
-            tl.load(scale_ptr), row_means, D, BC,
+            tl.load(scale_ptr), row_means, du_sums + tl.program_id(0).to(tl.int64) * BC, D, BC,
         )  # fmt: skip
