@@ -17,6 +17,7 @@ status: that of the worst.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -40,14 +41,15 @@ RELEASES = {
 
 def environment(version: str, folder: Path) -> dict[str, str]:
     """Return the variables of a process that imports one release of Triton, fetched if need be."""
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    if version == importlib.metadata.version("triton"):
+        return variables | {"PYTHONPATH": str(ROOT)}
     place = folder / f"triton-{version}"
     if not (place / f"triton-{version}.dist-info").exists():
         pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
         command = (*pip, "--disable-pip-version-check", "--target", str(place))
         subprocess.run((*command, f"triton=={version}"), check=True)
-    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    path = [str(place), str(ROOT), *filter(None, [variables.get("PYTHONPATH")])]
-    return variables | {"PYTHONPATH": os.pathsep.join(path)}
+    return variables | {"PYTHONPATH": os.pathsep.join((str(place), str(ROOT)))}
 
 
 def read(out: Path) -> Iterator[Row]:
