@@ -107,9 +107,9 @@ BACKENDS: dict[str, Callable[..., list[Launch]]] = {
 # Programs of these kernels do one of several things: of each, the function and its programs.
 ROLES: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {
     "fold": lambda v: {"_pack_convolution": 3, "_norm_scale": v["SLICES"]},
-    "finish_mix": lambda v: {
-        "_finish_tap": 49, "_finish_bias_and_filter": 1, "_finish_gate": 1,
-        "_finish_point": v["BC"] + 1,
+    "finish": lambda v: {
+        "_finish_projections": -(-v["D"] // v["BD"]), "_finish_tap": 49,
+        "_finish_bias_and_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"] + 1,
     },
 }  # fmt: skip
 
@@ -204,5 +204,7 @@ def _fill(launch: Launch, shape: Shape) -> float:
     block = launch.values.get("BM")
     if not block:
         return 1.0
-    tiles = launch.values.get("total_tiles", launch.programs)
+    # Tiles that run on from image to image are counted by their kernel, for the whole batch.
+    total = launch.values.get("total_tokens")
+    tiles = -(-total // block) if total else launch.programs
     return min(1.0, shape.batch * shape.tokens / (tiles * block))

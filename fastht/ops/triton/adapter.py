@@ -1,4 +1,4 @@
-"""The whole adapter as Triton launches: four forward, nine backward (two and five more for a
+"""The whole adapter as Triton launches: four forward, eight backward (two and five more for a
 full spectral filter).
 
 The functions here allocate, pick configurations and launch; the arithmetic is in the modules that
@@ -18,7 +18,7 @@ from fastht.ops.triton.contract import contract_kernel
 from fastht.ops.triton.correlate import correlate_kernel
 from fastht.ops.triton.down import down_kernel
 from fastht.ops.triton.expand import expand_kernel
-from fastht.ops.triton.finish import finish_mix_kernel, finish_projections_kernel
+from fastht.ops.triton.finish import finish_kernel
 from fastht.ops.triton.gate_backward import gate_backward_kernel
 from fastht.ops.triton.launch import SMALL, Folded, Launcher, Params
 from fastht.ops.triton.mix_backward import mix_backward_kernel
@@ -29,6 +29,13 @@ FINISH_WIDTH = 16  # features a program of the finishing kernel
 EXPAND_PROGRAMS = 264  # about two for each multiprocessor of the largest devices
 CORRELATE_PROGRAMS = 1056  # wanted: about eight for each of these
 CHUNK = 64  # pixels at least
+# The gradients of the finishing kernel after that of the filter, in its order.
+FINISHED = (
+    *(f"conv{k}.{name}" for k in (3, 5, 7) for name in ("weight", "bias")),
+    *(f"noise_gate.{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")),
+    *("pointwise.weight", "pointwise.bias", "norm.weight", "norm.bias", "gamma", "gammax"),
+    *("down.weight", "down.bias", "up.weight", "up.bias"),
+)
 
 
 def allocate_saved(
@@ -173,8 +180,7 @@ def backward(
                 grads["spectral_filter"] = d_filter.sum(dim=0).to(run.filter.dtype)
         partial = _expand(run, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
         if need_weights:
-            _finish_mix(run, grads, taps, d_point, d_point_bias, gate, records)
-            _finish_projections(run, grads, *partial)
+            _finish(run, grads, taps, d_point, d_point_bias, gate, records, partial)
     return None if dx is None else in_layout_of(given, dx), grads
 
 
@@ -344,11 +350,11 @@ def _expand(
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = run.options("expand")
-    tiles = run.tiles(options["BM"])
     slices = triton.cdiv(run.dim, options["BD"])
-    total = run.batch * tiles
-    per_group = triton.cdiv(total, max(1, EXPAND_PROGRAMS // slices))
-    groups = triton.cdiv(total, per_group)
+    total = run.batch * run.tokens
+    tiles = triton.cdiv(total, options["BM"])
+    per_group = triton.cdiv(tiles, max(1, EXPAND_PROGRAMS // slices))
+    groups = triton.cdiv(tiles, per_group)
     kept = groups if weights else 0
     partial = (
         run.new(kept, 3, run.padded, run.dim),
@@ -372,7 +378,6 @@ def _expand(
         du_sums,
         run.tokens,
         run.dim,
-        tiles,
         total,
         per_group,
         slices,
@@ -382,6 +387,7 @@ def _expand(
         *target.stride(),
         BC=run.padded,
         EVEN_D=run.even(options["BD"]),
+        FLAT=run.flat(run.x, dout, target),
         INPUT=dx is not None,
         WEIGHTS=weights,
         PRECISION=run.strict,
@@ -390,7 +396,7 @@ def _expand(
     return partial
 
 
-def _finish_mix(
+def _finish(
     run: Launcher,
     grads: Params,
     taps: Tensor,
@@ -398,61 +404,31 @@ def _finish_mix(
     d_point_bias: Tensor,
     gate: Tensor,
     records: Tensor,
+    partial: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    unused = grads["gamma"]
-    finish_mix_kernel[(51 + run.padded + 1,)](
+    p, unused = run.params, grads["gamma"]
+    finish_kernel[(52 + run.padded + triton.cdiv(run.dim, FINISH_WIDTH),)](
         taps,
         d_point,
         d_point_bias,
         gate,
         records,
         run.filter,
+        *partial,
+        *(p[name] for name in ("norm.weight", "norm.bias", "gamma", "gammax", "down.weight")),
         grads.get("spectral_filter", unused),
-        *(grads[f"conv{k}.{name}"] for k in (3, 5, 7) for name in ("weight", "bias")),
-        *(
-            grads.get(f"noise_gate.{name}", unused)
-            for name in ("0.weight", "0.bias", "2.weight", "2.bias")
-        ),
-        grads["pointwise.weight"],
-        grads["pointwise.bias"],
+        *(grads.get(name, unused) for name in FINISHED),
+        run.dim,
         run.batch,
         d_point.shape[0],
+        partial[0].shape[0],
         run.filter_stride,
         C=run.channels,
         CQ=run.hidden,
         BC=run.padded,
         BQ=run.padded_hidden,
+        BD=FINISH_WIDTH,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **SMALL,
-    )
-
-
-def _finish_projections(
-    run: Launcher, grads: Params, d_weights: Tensor, d_up_bias: Tensor, d_down_bias: Tensor
-) -> None:
-    p = run.params
-    finish_projections_kernel[(triton.cdiv(run.dim, FINISH_WIDTH),)](
-        d_weights,
-        d_up_bias,
-        d_down_bias,
-        p["norm.weight"],
-        p["norm.bias"],
-        p["gamma"],
-        p["gammax"],
-        p["down.weight"],
-        grads["norm.weight"],
-        grads["norm.bias"],
-        grads["gamma"],
-        grads["gammax"],
-        grads["down.weight"],
-        grads["down.bias"],
-        grads["up.weight"],
-        grads["up.bias"],
-        run.dim,
-        d_weights.shape[0],
-        C=run.channels,
-        BC=run.padded,
-        BD=FINISH_WIDTH,
         **SMALL,
     )

@@ -73,9 +73,10 @@ def contract_kernel(
 
     image = b.to(tl.int64) * N * BC
     offset = rows[:, None] * BC + c[None, :]
-    s = tl.load(u + image + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
     kernel = kernels + b.to(tl.int64) * 50 * BC
-    v = gated_map(s, f, b.to(tl.int64) * N, kernel, rows, is_patch, H, W, P, BM, BC, UNROLL)
+    v, s = gated_map(
+        u, f, b.to(tl.int64) * N, kernel, rows, row_inside, is_patch, H, W, P, BM, BC, UNROLL
+    )
     v = v.to(dtype)
     across = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)

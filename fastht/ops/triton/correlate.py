@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.planes import load_planes, plane_pointer
+from fastht.ops.triton.planes import load_planes, plane_pointer, within
 
 
 @triton.jit(do_not_specialize=["N", "P", "H", "W", "chunks", "pixels"])
@@ -50,7 +50,7 @@ def correlate_kernel(
         px = pixel % W
         y = pixel // W + (i - 3)
         x = px[None, :] + (j - 3)[:, None]
-        inside = (in_chunk & (y >= 0) & (y < H))[None, :] & (x >= 0) & (x < W)
+        inside = (in_chunk & within(y, H))[None, :] & within(x, W)
         row = at_f + ((P + y * W + px) * step)[:, None] + c[None, :]
         tap_low, tap_high = load_planes(
             row[None, :, :] + ((j - 3) * step)[:, None, None], inside[:, :, None], f, BC

@@ -8,7 +8,17 @@ import triton.language as tl
 from fastht.ops.triton.fold import folded_sum
 
 
-@triton.jit(do_not_specialize=["N", "P", "total", "span", "SLICES"])
+@triton.jit
+def token_rows(token, N, stride_b, stride_n, FLAT: tl.constexpr):
+    """Return where tokens of the batch begin; FLAT where images follow one another like tokens."""
+    if FLAT:
+        at = token.to(tl.int64) * stride_n
+    else:
+        at = (token // N).to(tl.int64) * stride_b + (token % N).to(tl.int64) * stride_n
+    return at
+
+
+@triton.jit(do_not_specialize=["N", "P", "total_tokens", "span", "SLICES"])
 def down_kernel(
     x,
     w_skip,
@@ -22,7 +32,7 @@ def down_kernel(
     N,
     P,
     D,
-    total,
+    total_tokens,
     span,
     stride_xb,
     stride_xn,
@@ -47,10 +57,8 @@ def down_kernel(
     pid = tl.program_id(0)
     token = pid * BM + tl.arange(0, BM)
     c = tl.arange(0, BC)
-    row_inside = token < total
-    b = token // N
-    rows = token % N
-    x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
+    row_inside = token < total_tokens
+    x_rows = x + token_rows(token, N, stride_xb, stride_xn, False)
     dtype = w_skip.dtype.element_ty
 
     # Where |mean| >> sigma, the LayerNorm's part is lost to the mean: in the rounding of a float32
@@ -76,13 +84,18 @@ def down_kernel(
         if not EVEN_D:
             inside = inside & (d < D)[None, :]
         raw = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
-        centred = tl.where(inside, raw.to(tl.float32) - shift[:, None], 0.0)
+        # Rows past the end are zeros, as is their shift: only features need a mask.
+        centred = raw.to(tl.float32) - shift[:, None]
+        if not EVEN_D:
+            centred = tl.where(inside, centred, 0.0)
 
         # Statistics of this tile around its own mean, merged into those of the tiles before it
         # (Chan et al.): E[x^2] - mean^2 would lose everything where |mean| >> sigma.
         count = tl.minimum(D - start, BK).to(tl.float32)
         tile_mean = tl.sum(centred, axis=1) / count
-        deviation = tl.where(inside, centred - tile_mean[:, None], 0.0)
+        deviation = centred - tile_mean[:, None]
+        if not EVEN_D:
+            deviation = tl.where(inside, deviation, 0.0)
         delta = tile_mean - mean
         share = count / (start + count)
         mean += delta * share
@@ -103,6 +116,8 @@ def down_kernel(
     normed = rstd[:, None] * (acc_norm - mean[:, None] * row_sum[None, :])
     value = acc_skip + tl.load(scale_ptr) * normed + constant[None, :]
 
+    b = token // N
+    rows = token % N
     token = token.to(tl.int64)
     offset = token[:, None] * BC + c[None, :]
     tl.store(u + offset, value.to(dtype), mask=row_inside[:, None])

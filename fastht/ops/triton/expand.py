@@ -5,10 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.ops.triton.down import token_rows
 
-@triton.jit(
-    do_not_specialize=["N", "num_tiles", "total_tiles", "tiles_per_group", "slices", "parts"]
-)
+
+@triton.jit(do_not_specialize=["N", "total_tokens", "tiles_per_group", "slices", "parts"])
 def expand_kernel(
     x,
     dout,
@@ -27,8 +27,7 @@ def expand_kernel(
     du_sums,  # [parts, BC] sums of du, by those who wrote it
     N,
     D,
-    num_tiles,
-    total_tiles,
+    total_tokens,
     tiles_per_group,
     slices,
     parts,
@@ -45,6 +44,7 @@ def expand_kernel(
     BM: tl.constexpr,
     BD: tl.constexpr,
     EVEN_D: tl.constexpr,
+    FLAT: tl.constexpr,
     INPUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -74,18 +74,18 @@ def expand_kernel(
     # Added up over the rows at the end: in the loop that would be shuffles and barriers.
     sum_out = tl.zeros((BM, BD), tl.float32)
 
-    last = tl.minimum((group + 1) * tiles_per_group, total_tiles)
+    last = tl.minimum((group + 1) * tiles_per_group, tl.cdiv(total_tokens, BM))
     for index in range(group * tiles_per_group, last):
-        b = (index // num_tiles).to(tl.int64)
-        rows = (index % num_tiles) * BM + tl.arange(0, BM)
-        row_inside = rows < N
+        token = index * BM + tl.arange(0, BM)
+        row_inside = token < total_tokens
         inside = row_inside[:, None]
         if not EVEN_D:
             inside = inside & d_inside[None, :]
-        long_rows = rows.to(tl.int64)
-        token = b * N + rows
-        x_at = (x + b * stride_xb + long_rows * stride_xn)[:, None] + d[None, :] * stride_xd
-        g_at = (dout + b * stride_gb + long_rows * stride_gn)[:, None] + d[None, :] * stride_gd
+        x_at = token_rows(token, N, stride_xb, stride_xn, FLAT)
+        x_at = (x + x_at)[:, None] + d[None, :] * stride_xd
+        g_at = token_rows(token, N, stride_gb, stride_gn, FLAT)
+        g_at = (dout + g_at)[:, None] + d[None, :] * stride_gd
+        token = token.to(tl.int64)
         raw = tl.load(x_at, mask=inside, other=0.0)
         upstream = tl.load(g_at, mask=inside, other=0.0)
         narrow = token[:, None] * BC + c[None, :]
@@ -99,7 +99,8 @@ def expand_kernel(
             dh = tl.dot(grad, weight, input_precision=PRECISION)
             total = upstream.to(tl.float32) + dh * skip[None, :]
             total += rstd[:, None] * (dh * norm[None, :] - first[:, None] - x_hat * second[:, None])
-            d_at = (dx + b * stride_db + long_rows * stride_dn)[:, None] + d[None, :] * stride_dd
+            d_at = token_rows(token, N, stride_db, stride_dn, FLAT)
+            d_at = (dx + d_at)[:, None] + d[None, :] * stride_dd
             tl.store(d_at, total.to(dx.dtype.element_ty), mask=inside)
         if WEIGHTS:
             active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)

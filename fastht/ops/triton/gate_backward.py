@@ -78,28 +78,18 @@ def gate_backward_kernel(
 
 
 @triton.jit
-def _tile_sum(sums, b, num_tiles, index, BC: tl.constexpr):
-    """Return the sum over an image's tiles of some columns of ``sums``."""
-    lane = tl.arange(0, 16)
-    total = tl.zeros((16, index.shape[0]), tl.float32)
-    for start in range(0, num_tiles, 16):
-        tile = start + lane
-        at = sums + (b * num_tiles + tile)[:, None] * BC + index[None, :]
-        total += tl.load(at, mask=(tile < num_tiles)[:, None], other=0.0)
-    return tl.sum(total, axis=0)
-
-
-@triton.jit
 def _sum_dv(dy_sums, w_point, b, num_tiles, BC: tl.constexpr):
     """Return the sum of ``dv = dy + P1^T dy`` over an image, from the sum of dy."""
     c = tl.arange(0, BC)
-    total = _tile_sum(dy_sums, b, num_tiles, c, BC)
-    for start in range(0, BC, 16):
-        o = start + tl.arange(0, 16)
-        dy = _tile_sum(dy_sums, b, num_tiles, o, BC)
-        point = tl.load(w_point + o[:, None] * BC + c[None, :]).to(tl.float32)
-        total += tl.sum(dy[:, None] * point, axis=0)
-    return total
+    lane = tl.arange(0, 8)
+    point = tl.load(w_point + c[:, None] * BC + c[None, :])
+    total = tl.zeros((8, BC), tl.float32)
+    for start in range(0, num_tiles, 8):
+        tile = start + lane
+        at = dy_sums + (b * num_tiles + tile)[:, None] * BC + c[None, :]
+        total += tl.load(at, mask=(tile < num_tiles)[:, None], other=0.0)
+    total = tl.sum(total, axis=0)
+    return total + tl.sum(total[:, None] * point.to(tl.float32), axis=0)
 
 
 @triton.jit
@@ -111,21 +101,22 @@ def _gate_gradient(correlation, sum_dv, taps, bank, scale, weights, b, chunks, B
     keeps the digits that would cancel.
     """
     c = tl.arange(0, BC)
-    j = tl.arange(0, 8)
+    j = tl.arange(0, 16)
     g3, g5, g7 = pick(weights, 0), pick(weights, 1), pick(weights, 2)
-    sum3 = tl.zeros((8, BC), tl.float32)
-    sum5 = tl.zeros((8, BC), tl.float32)
-    sum7 = tl.zeros((8, BC), tl.float32)
-    d_filter = tl.zeros((8, BC), tl.float32)
-    for start in range(0, 50, 8):
+    sum3 = tl.zeros((16, BC), tl.float32)
+    sum5 = tl.zeros((16, BC), tl.float32)
+    sum7 = tl.zeros((16, BC), tl.float32)
+    d_filter = tl.zeros((16, BC), tl.float32)
+    for start in range(0, 50, 16):
         row = start + j
         where = row[:, None] * BC + c[None, :]
         inside = (row < 50)[:, None]
         tap = (row < 49)[:, None]
-        g = tl.where((row == 49)[:, None], sum_dv[None, :], 0.0)
-        for chunk in range(chunks):
-            at = correlation + (b * chunks + chunk) * 50 * BC + where
-            g += tl.load(at, mask=tap, other=0.0)
+        at = correlation + b * chunks * 50 * BC + where
+        g = tl.load(at, mask=tap, other=0.0)
+        for chunk in range(1, chunks):
+            g += tl.load(at + chunk * 50 * BC, mask=tap, other=0.0)
+        g = tl.where((row == 49)[:, None], sum_dv[None, :], g)
         tl.store(taps + b * 50 * BC + where, g, mask=inside)
         k3 = tl.load(bank + where, mask=inside, other=0.0)
         k5 = tl.load(bank + 50 * BC + where, mask=inside, other=0.0)

@@ -104,6 +104,10 @@ class Launcher:
             return torch.cuda.device(self.x.device)
         return contextlib.nullcontext()
 
+    def flat(self, *tensors: Tensor) -> bool:
+        """Whether in all of these, images follow one another like the tokens of one."""
+        return all(t.stride(0) == self.tokens * t.stride(1) for t in tensors)
+
     def tiles(self, block: int) -> int:
         """Return how many tiles of ``block`` tokens an image has."""
         return triton.cdiv(self.tokens, block)

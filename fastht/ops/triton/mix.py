@@ -10,7 +10,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.planes import load_planes, merge_planes, plane_pointer
+from fastht.ops.triton.planes import (
+    load_planes,
+    merge_planes,
+    plane_pointer,
+    within,
+)
 
 
 @triton.jit
@@ -19,7 +24,6 @@ def depthwise(
     first_token,
     kernel_ptr,
     rows,
-    is_patch,
     H,
     W,
     P,
@@ -34,7 +38,8 @@ def depthwise(
     time: unrolling all 49 taps spills registers on every architecture, and where 7 do, ``UNROLL``
     is off.
 
-    Returns ``[BM, BC]`` float32; only rows that are patches mean anything.
+    Returns ``[BM, BC]`` float32. Rows that are no patches mean nothing: what they read is inside the
+    map as well.
     """
     pixel = rows - P
     py = pixel // W
@@ -46,7 +51,7 @@ def depthwise(
     high = tl.zeros((BM, BC // 2), tl.float32)
     for i in range(7):
         y = py + (i - 3)
-        row_inside = is_patch & (y >= 0) & (y < H)
+        row_inside = within(y, H)
         row = image + ((P + y * W + px) * step)[:, None] + c[None, :]
         kernel_row = kernel_ptr + ((6 - i) if FLIP else i) * (7 * BC) + c
         if UNROLL:
@@ -72,7 +77,7 @@ def _tap(
 ):
     """Add column ``j`` of a row of the kernel times the map shifted by it."""
     x = px + (j - 3)
-    inside = row_inside & (x >= 0) & (x < W)
+    inside = row_inside & within(x, W)
     step: tl.constexpr = BC // 2 if map_ptr.dtype.element_ty.primitive_bitwidth == 16 else BC
     in_low, in_high = load_planes(row + (j - 3) * step, inside[:, None], map_ptr, BC)
     kernel = kernel_row + ((6 - j) if FLIP else j) * BC
@@ -83,11 +88,12 @@ def _tap(
 
 @triton.jit
 def gated_map(
-    s,
-    map_ptr,
+    u,
+    f,
     first_token,
     kernel_ptr,
     rows,
+    row_inside,
     is_patch,
     H,
     W,
@@ -96,9 +102,16 @@ def gated_map(
     BC: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """Return ``v`` of eq. 4 for ``BM`` tokens; prefix tokens and rows past the end give 0."""
-    v = depthwise(map_ptr, first_token, kernel_ptr, rows, is_patch, H, W, P, BM, BC, False, UNROLL)
-    return tl.where(is_patch[:, None], v + s, 0.0)
+    """Return ``v`` of eq. 4 for ``BM`` tokens, and their u.
+
+    In ``v`` prefix tokens and rows past the end give 0. ``u`` is loaded after the convolution,
+    during which its registers are better used.
+    """
+    v = depthwise(f, first_token, kernel_ptr, rows, H, W, P, BM, BC, False, UNROLL)
+    c = tl.arange(0, BC)
+    at = u + first_token * BC + rows[:, None] * BC + c[None, :]
+    s = tl.load(at, mask=row_inside[:, None], other=0.0).to(tl.float32)
+    return tl.where(is_patch[:, None], v + s, 0.0), s
 
 
 @triton.jit

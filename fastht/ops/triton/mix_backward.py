@@ -60,7 +60,7 @@ def mix_backward_kernel(
     is_patch = row_inside & (rows >= P)
 
     kernel = kernels + b * 50 * BC
-    spread = depthwise(dv, b * N, kernel, rows, is_patch, H, W, P, BM, BC, True, UNROLL)
+    spread = depthwise(dv, b * N, kernel, rows, H, W, P, BM, BC, True, UNROLL)
     if GATED:
         spread += tl.load(constant + b * BC + c)[None, :]
     offset = b * N * BC + rows[:, None] * BC + c[None, :]

@@ -54,12 +54,10 @@ def up_kernel(
     is_patch = row_inside & (rows >= P)
     dtype = w_up.dtype.element_ty
 
-    image = b.to(tl.int64) * N * BC
-    s = tl.load(
-        u + image + rows[:, None] * BC + c[None, :], mask=row_inside[:, None], other=0.0
-    ).to(tl.float32)
     kernel = kernels + b.to(tl.int64) * 50 * BC
-    v = gated_map(s, f, b.to(tl.int64) * N, kernel, rows, is_patch, H, W, P, BM, BC, UNROLL)
+    v, s = gated_map(
+        u, f, b.to(tl.int64) * N, kernel, rows, row_inside, is_patch, H, W, P, BM, BC, UNROLL
+    )
     point = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
     y = v + tl.dot(v.to(dtype), point, input_precision=PRECISION) + bias[None, :]
