@@ -25,7 +25,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from benchmarks.compile_table import CHANNELS, KINDS, SHARED_LIMIT, Row
+from benchmarks.compile_table import CHANNELS, KINDS, SHARED_LIMIT, Row, capability
+from fastht.ops import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 # By the name that the table of tile sizes uses: the last of each.
@@ -71,7 +72,8 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
     yield "Compiled, not run: `python -m benchmarks.compile_releases --page docs/spills.md`"
     yield "writes this page. A kernel spills where its machine code stores registers to memory and"
     yield "loads them again. Promised is that none does of those for 16-bit tokens and C up to 64,"
-    yield "and with the newest release none at all on sm_80, sm_90 and sm_100."
+    yield "and with the newest release none at all on sm_80, sm_90 and sm_100. Refused: the release"
+    yield "compiles wrong products for that chip, and fastht does not run there with it."
     yield ""
     narrow = [row for row in rows if row.promised_for_all()]
     others = [row for row in rows if not row.promised_for_all()]
@@ -103,6 +105,8 @@ def _order(what: str) -> tuple[int, int]:
 
 def _count(rows: list[Row], release: str, chip: str) -> str:
     here = [row for row in rows if (row.triton, row.arch) == (release, chip)]
+    if registry.miscompiled(capability(chip), RELEASES[release]):
+        return "refused"
     return f"{sum(bool(row.local) for row in here)} of {len(here)}" if here else "not compiled"
 
 

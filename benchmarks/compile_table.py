@@ -10,8 +10,8 @@ such loads or stores; a stack without any is a frame that ptxas reserved and nev
 
 What is promised: every kernel fits into the chip's shared memory; none spills that takes 16-bit
 tokens with C up to 64; and with the newest release of Triton none of a column's namesake spills at
-all. Other spills are shown. Exit status: 0, or 1 where a promise is broken. The Triton that is
-installed compiles; :mod:`benchmarks.compile_releases` does the same with every other.
+all. Other spills are shown; a chip that fastht refuses with this release is left out. Exit
+status: 0, or 1 where a promise is broken. The Triton that is installed compiles; :mod:`benchmarks.compile_releases` does the same with every other.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from fastht import HTAdapter, HTConfig
+from fastht.ops import registry
 from fastht.ops.call import Call
 from fastht.ops.triton import adapter, configs
 
@@ -151,6 +152,11 @@ def call_on_meta(
     )
 
 
+def capability(arch: str) -> tuple[int, int]:
+    """Return a chip's compute capability."""
+    return divmod(int(arch.removeprefix("sm_")), 10)
+
+
 @contextlib.contextmanager
 def compiling(
     arch: str, keep: Callable[[Any, Any, Any, dict[str, Any]], None], only: str = ""
@@ -262,9 +268,17 @@ def main() -> int:
     parser.add_argument("--problems-only", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the rows there, one a line")
     arguments = parser.parse_args()
+    refused = {
+        arch: why
+        for arch in arguments.arch
+        if (why := registry.miscompiled(capability(arch), triton.__version__))
+    }
+    for arch, why in refused.items():
+        print(f"{arch}: not compiled, for fastht refuses it: {why}")
+    chips = [arch for arch in arguments.arch if arch not in refused]
     jobs = [
         (*job, tuple(arguments.dim), arguments.kernel)
-        for job in itertools.product(arguments.arch, arguments.channels, arguments.numbers)
+        for job in itertools.product(chips, arguments.channels, arguments.numbers)
     ]
     header = "arch", "C", "x>dot", "kernel", "options", "regs", "stack", "local", "shared", "MMA"
     print(FORM.format(*header, ""))

@@ -115,12 +115,19 @@ def _gpu_refused(index: int) -> str | None:
     capability, name = torch.cuda.get_device_capability(index), torch.cuda.get_device_name(index)
     if capability < (8, 0):
         return f"it needs compute capability 8.0 or newer, and this is {name}"
+    known = miscompiled(capability, triton.__version__)
+    return known and f"{known}, and this is {name}; or take backend='reference'"
+
+
+def miscompiled(capability: tuple[int, int], version: str) -> str | None:
+    """Return what a release of Triton is known to compile wrongly for a chip, or ``None``."""
+    release = tuple(int(part) for part in version.split(".")[:2])
     for known in _MISCOMPILED:
-        release = tuple(int(part) for part in triton.__version__.split(".")[:2])
         if capability[0] in known.majors and release < known.mended:
             return (
-                f"Triton {triton.__version__} compiles {known.what}, and this is {name}; install "
-                f"Triton {'.'.join(map(str, known.mended))} or newer, or take backend='reference'"
+                f"Triton {version} compiles {known.what}; on compute capability "
+                f"{capability[0]}.{capability[1]} it takes Triton "
+                f"{'.'.join(map(str, known.mended))} or newer"
             )
     return None
 
