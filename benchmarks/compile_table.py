@@ -11,7 +11,8 @@ such loads or stores; a stack without any is a frame that ptxas reserved and nev
 What is promised: every kernel fits into the chip's shared memory; none spills that takes 16-bit
 tokens with C up to 64; and with the newest release of Triton none of a column's namesake spills at
 all. Other spills are shown; a chip that fastht refuses with this release is left out. Exit
-status: 0, or 1 where a promise is broken. The Triton that is installed compiles; :mod:`benchmarks.compile_releases` does the same with every other.
+status: 0, or 1 where a promise is broken. The Triton that is installed compiles;
+:mod:`benchmarks.compile_releases` does the same with every other.
 """
 
 from __future__ import annotations
