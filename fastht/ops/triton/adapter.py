@@ -20,7 +20,7 @@ from fastht.ops.triton.down import down_kernel
 from fastht.ops.triton.expand import expand_kernel
 from fastht.ops.triton.finish import finish_kernel
 from fastht.ops.triton.gate_backward import gate_backward_kernel
-from fastht.ops.triton.launch import SMALL, Folded, Launcher, Params
+from fastht.ops.triton.launch import FEW, Folded, Launcher, Params
 from fastht.ops.triton.mix_backward import mix_backward_kernel
 from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
@@ -297,7 +297,7 @@ def _gate_backward(
         BQ=run.padded_hidden,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **SMALL,
+        **FEW,
     )
     return constant, taps, records
 
@@ -430,5 +430,5 @@ def _finish(
         BD=FINISH_WIDTH,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **SMALL,
+        **FEW,
     )

@@ -129,7 +129,7 @@ def _finish_projections(
     by_out = tl.zeros((BC, BD), tl.float32)
     up_bias = tl.zeros((BD,), tl.float32)
     total = tl.zeros((BC,), tl.float32)
-    for group in range(groups):
+    for group in tl.range(0, groups, loop_unroll_factor=4):
         start = d_weights + tl.cast(group, tl.int64) * 3 * BC * D
         by_x += tl.load(start + at, mask=inside[None, :], other=0.0)
         by_norm += tl.load(start + BC * D + at, mask=inside[None, :], other=0.0)

@@ -101,35 +101,26 @@ def _gate_gradient(correlation, sum_dv, taps, bank, scale, weights, b, chunks, B
     keeps the digits that would cancel.
     """
     c = tl.arange(0, BC)
-    j = tl.arange(0, 16)
+    row = tl.arange(0, 64)
+    tap = (row < 49)[:, None]
+    where = row[:, None] * BC + c[None, :]
+    inside = (row < 50)[:, None]
     g3, g5, g7 = pick(weights, 0), pick(weights, 1), pick(weights, 2)
-    sum3 = tl.zeros((16, BC), tl.float32)
-    sum5 = tl.zeros((16, BC), tl.float32)
-    sum7 = tl.zeros((16, BC), tl.float32)
-    d_filter = tl.zeros((16, BC), tl.float32)
-    for start in range(0, 50, 16):
-        row = start + j
-        where = row[:, None] * BC + c[None, :]
-        inside = (row < 50)[:, None]
-        tap = (row < 49)[:, None]
-        at = correlation + b * chunks * 50 * BC + where
-        g = tl.load(at, mask=tap, other=0.0)
-        for chunk in range(1, chunks):
-            g += tl.load(at + chunk * 50 * BC, mask=tap, other=0.0)
-        g = tl.where((row == 49)[:, None], sum_dv[None, :], g)
-        tl.store(taps + b * 50 * BC + where, g, mask=inside)
-        k3 = tl.load(bank + where, mask=inside, other=0.0)
-        k5 = tl.load(bank + 50 * BC + where, mask=inside, other=0.0)
-        k7 = tl.load(bank + 100 * BC + where, mask=inside, other=0.0)
-        mean = g3 * k3 + g5 * k5 + g7 * k7
-        d_filter += tl.where(tap, mean * g, 0.0)
-        g = tl.where(tap, g * scale[None, :], g)  # the filter does not scale the biases
-        sum3 += (k3 - mean) * g
-        sum5 += (k5 - mean) * g
-        sum7 += (k7 - mean) * g
+    k3 = tl.load(bank + where, mask=inside, other=0.0)
+    k5 = tl.load(bank + 50 * BC + where, mask=inside, other=0.0)
+    k7 = tl.load(bank + 100 * BC + where, mask=inside, other=0.0)
+    at = correlation + b * chunks * 50 * BC + where
+    g = tl.load(at, mask=tap, other=0.0)
+    for chunk in range(1, chunks):
+        g += tl.load(at + chunk * 50 * BC, mask=tap, other=0.0)
+    g = tl.where((row == 49)[:, None], sum_dv[None, :], g)
+    tl.store(taps + b * 50 * BC + where, g, mask=inside)
+    mean = g3 * k3 + g5 * k5 + g7 * k7
+    d_filter = tl.sum(tl.where(tap, mean * g, 0.0), axis=0)
+    g = tl.where(tap, g * scale[None, :], g)  # the filter does not scale the biases
+    d3 = tl.sum(tl.sum((k3 - mean) * g, axis=0), axis=0)
+    d5 = tl.sum(tl.sum((k5 - mean) * g, axis=0), axis=0)
+    d7 = tl.sum(tl.sum((k7 - mean) * g, axis=0), axis=0)
     k = tl.arange(0, 4)
-    d3 = tl.sum(tl.sum(sum3, axis=0), axis=0)
-    d5 = tl.sum(tl.sum(sum5, axis=0), axis=0)
-    d7 = tl.sum(tl.sum(sum7, axis=0), axis=0)
     d_gate = tl.where(k == 0, d3, tl.where(k == 1, d5, tl.where(k == 2, d7, 0.0)))
-    return weights * d_gate, tl.sum(d_filter, axis=0)
+    return weights * d_gate, d_filter

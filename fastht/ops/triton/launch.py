@@ -25,6 +25,9 @@ FUSED_ARITHMETIC = {"enable_fp_fusion": True}
 # fewer registers than they need.
 SMALL = {"num_warps": 4, "maxnreg": 128, **FUSED_ARITHMETIC}
 
+# Launches of few programs, which may have all the registers that there are.
+FEW = {**SMALL, "maxnreg": 255}
+
 Params = Mapping[str, Tensor]
 
 
