@@ -49,6 +49,7 @@ class Modelled:
     micros: float
     resident: int  # programs of a multiprocessor
     instructions: int  # of one warp
+    guessed: int  # loops whose turns are not known: played once
     issue_micros: float  # if a scheduler issued one each cycle
     pipe_micros: dict[str, float] = field(default_factory=dict)
     categories: Counter[str] = field(default_factory=Counter)
@@ -82,6 +83,8 @@ def model(work: Work, machine: Machine) -> Modelled:
     """Play one multiprocessor's share of a launch."""
     executed = [n for n in trace(work.code, work.turns) if n not in work.skipped]
     resident = machine.resident(work.registers, work.shared, work.warps)
+    if work.warps < machine.schedulers:
+        raise ValueError(f"{work.warps} warps a program leave schedulers idle: not modelled")
     share = -(-work.programs // machine.multiprocessors)
     player = _Player(work, machine, executed)
     cycles, issued, moved = player.play(min(resident, share), share)
@@ -98,6 +101,7 @@ def model(work: Work, machine: Machine) -> Modelled:
         micros=machine.micros(cycles),
         resident=resident,
         instructions=len(executed),
+        guessed=sum(loop not in work.turns for loop in work.code.loops),
         issue_micros=total * len(executed) / scale,
         pipe_micros={name: total * busy / scale for name, busy in pipes.items() if busy},
         categories=Counter(work.code.instructions[number].category for number in executed),

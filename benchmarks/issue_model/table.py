@@ -114,4 +114,9 @@ def text(shape: Shape, found: Sequence[Row], machine: Machine) -> str:
             f"launches, gaps in; floor {totals[f'{phase}_floor_us']} us, of which it reaches "
             f"{totals[f'{phase}_of_floor']}"
         )
+    guessed = [
+        f"{row.launch.kernel} {row.modelled.guessed}" for row in found if row.modelled.guessed
+    ]
+    if guessed:
+        lines.append(f"loops whose turns are not known, played once: {', '.join(guessed)}")
     return "\n".join(lines)

@@ -41,7 +41,7 @@ FINISHED = (
 def allocate_saved(
     x: Tensor, params: Params, call: Call, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Allocate u, u_norm, stats, pooled and gate; without ``save``, two of them stay empty."""
+    """Allocate u, u_norm, stats, sums of u and gate; without ``save``, two of them stay empty."""
     return _allocate_saved(Launcher(x, params, call), save)
 
 
@@ -50,7 +50,7 @@ def _allocate_saved(run: Launcher, save: bool) -> tuple[Tensor, Tensor, Tensor, 
         run.map(),
         run.map() if save else run.new(0, dtype=run.dtype),
         run.new(run.batch, run.tokens, 2) if save else run.new(0),
-        run.new(run.pool_tiles, run.pool_span, run.padded),
+        run.new(run.batch, run.padded),
         run.new(run.batch, 4),
     )
 
@@ -58,7 +58,7 @@ def _allocate_saved(run: Launcher, save: bool) -> tuple[Tensor, Tensor, Tensor, 
 def forward(
     x: Tensor, params: Params, seed: Tensor | None, call: Call, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return ``out`` and what :func:`backward` needs: u, u_norm, stats, pooled and gate.
+    """Return ``out`` and what :func:`backward` needs: u, u_norm, stats, sums of u and gate.
 
     Args:
         x: ``[B, N, D]``, any strides, bf16, fp16 or fp32.
@@ -70,11 +70,12 @@ def forward(
     given, x = x, addressable(x)
     run = Launcher(x, params, call)
     out = torch.empty_like(x)
-    saved = u, u_norm, stats, pooled, gate = _allocate_saved(run, save)
+    saved = u, u_norm, stats, sums, gate = _allocate_saved(run, save)
     if x.numel() == 0:
         return out, *saved
     with run.device():
         folded = run.fold(backward=False)
+        pooled = run.new(run.pool_tiles, run.pool_span, run.padded)
         options = run.options("down")
         down_kernel[(run.pool_tiles,)](
             x,
@@ -100,7 +101,7 @@ def forward(
             PRECISION=run.precision,
             **options,
         )
-        kernels = run.gate(pooled, gate, folded, backward=False)
+        kernels = run.gate(pooled, sums, gate, folded, backward=False)
         options = run.options("up")
         threshold, inverse = run.dropout()
         tiles = run.tiles(options["BM"])
@@ -149,7 +150,7 @@ def backward(
     """Return ``dx`` and the parameters' gradients by name, as far as they are needed."""
     given, x, dout = x, addressable(x), addressable(dout)
     run = Launcher(x, params, call)
-    u, u_norm, stats, pooled, gate = saved
+    u, u_norm, stats, sums, gate = saved
     dx = torch.empty_like(x) if need_input else None
     # The kernels write every gradient; without tokens none of them runs.
     grads = {
@@ -160,7 +161,7 @@ def backward(
         return dx, grads
     with run.device():
         folded = run.fold(backward=True)
-        kernels = run.gate(pooled, gate, folded, backward=True)
+        kernels = run.gate(sums, sums, gate, folded, backward=True)
         f = run.filtered(u)
         dv, z, d_point, d_point_bias = _contract(
             run, dout, u, f, kernels, folded, seed, need_weights
@@ -169,7 +170,7 @@ def backward(
         if need_weights or call.has_gate:
             correlation = _correlate(run, dv, f)
             constant, taps, records = _gate_backward(
-                run, correlation, d_point_bias, gate, pooled, folded
+                run, correlation, d_point_bias, gate, sums, folded
             )
         du, row_means, du_sums = _mix_backward(run, dv, u_norm, constant, folded, kernels)
         if run.filter_kind == "full":
@@ -266,7 +267,7 @@ def _gate_backward(
     correlation: Tensor,
     dy_sums: Tensor,
     gate: Tensor,
-    pooled: Tensor,
+    sums: Tensor,
     folded: Folded,
 ) -> tuple[Tensor, Tensor, Tensor]:
     taps = run.new(run.batch, 50, run.padded)
@@ -276,7 +277,7 @@ def _gate_backward(
         correlation,
         dy_sums,
         gate,
-        pooled,
+        sums,
         folded.bank,
         folded.w_point,
         run.filter,
@@ -284,12 +285,9 @@ def _gate_backward(
         taps,
         constant,
         records,
-        run.tokens,
         run.height * run.width,
         dy_sums.shape[0] // run.batch,
         correlation.shape[1],
-        run.pool_rows,
-        run.pool_span,
         run.filter_stride,
         C=run.channels,
         CQ=run.hidden,

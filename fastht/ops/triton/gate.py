@@ -20,8 +20,8 @@ def channel_filter(filter_ptr, filter_stride, C: tl.constexpr, BC: tl.constexpr,
 
 
 @triton.jit
-def pooled_mean(pooled_ptr, b, scale, N, num_pixels, pool_rows, span, BC: tl.constexpr):
-    """Return the mean of the filtered map over the pixels of image ``b``, ``[BC]``.
+def pooled_sum(pooled_ptr, b, N, pool_rows, span, BC: tl.constexpr):
+    """Return the sum of u over the pixels of image ``b``, ``[BC]``.
 
     The filter commutes with the mean, which needs nothing but the partial sums of the
     down-projection (identity 3 of the design): of every tile of ``pool_rows`` tokens that has some
@@ -37,7 +37,7 @@ def pooled_mean(pooled_ptr, b, scale, N, num_pixels, pool_rows, span, BC: tl.con
         slot = b - tile * pool_rows // N
         at = (tile * span + slot)[:, None] * BC + c[None, :]
         total += tl.load(pooled_ptr + at, mask=(tile <= last)[:, None], other=0.0)
-    return tl.sum(total, axis=0) * scale / num_pixels
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
@@ -99,6 +99,7 @@ def gate_kernel(
     b1_ptr,
     w2_ptr,
     b2_ptr,
+    sums,  # [B, BC] sums of u over the pixels of each image, written in the forward pass
     gate,  # [B, 4] written in the forward pass, read in the backward pass
     kernels,  # [B, 50, BC] the gated bank of each image by planes, the last row its bias
     N,
@@ -124,9 +125,11 @@ def gate_kernel(
     if BACKWARD:
         weights = tl.load(gate + b * 4 + tl.arange(0, 4))
     else:
+        total = pooled_sum(pooled, b, N, pool_rows, span, BC)
+        tl.store(sums + b * BC + c, total)
         if GATED:
             dc = channel_filter(filter_ptr, filter_stride, C, BC, FILTER != "none")
-            mean = pooled_mean(pooled, b, dc, N, num_pixels, pool_rows, span, BC)
+            mean = total * dc / num_pixels
             weights = gate_weights(mean, w1_ptr, b1_ptr, w2_ptr, b2_ptr, C, CQ, BC, BQ)
         else:
             weights = tl.full((4,), 1.0 / 3.0, tl.float32)

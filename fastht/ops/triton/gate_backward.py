@@ -9,17 +9,16 @@ from fastht.ops.triton.gate import (
     channel_filter,
     hidden_layer,
     pick,
-    pooled_mean,
     second_layer,
 )
 
 
-@triton.jit(do_not_specialize=["N", "num_pixels", "num_tiles", "chunks", "pool_rows", "span"])
+@triton.jit(do_not_specialize=["num_pixels", "num_tiles", "chunks"])
 def gate_backward_kernel(
     correlation,  # [B, chunks, 50, BC]
     dy_sums,  # [B * num_tiles, BC] sums of the gradient of y over the patches of a tile
     gate,
-    pooled,
+    sums,  # [B, BC] of u, from the forward pass
     bank,
     w_point,
     filter_ptr,
@@ -30,12 +29,9 @@ def gate_backward_kernel(
     constant,  # [B, BC] what the gate's path adds to the gradient of every patch
     records,  # [B, 4 + 2 * BQ + 2 * BC] of each image, for the gradients of gate and filter:
     #           d logits | d hidden | hidden after ReLU | pooled mean | d channel filter
-    N,
     num_pixels,
     num_tiles,
     chunks,
-    pool_rows,
-    span,
     filter_stride,
     C: tl.constexpr,
     CQ: tl.constexpr,
@@ -60,7 +56,7 @@ def gate_backward_kernel(
     if GATED:
         q = tl.arange(0, BQ)
         dc = channel_filter(filter_ptr, filter_stride, C, BC, FILTER != "none")
-        pool = pooled_mean(pooled, b, 1.0, N, num_pixels, pool_rows, span, BC)
+        pool = tl.load(sums + b * BC + c) / num_pixels
         mean = pool * dc
         hidden, w1 = hidden_layer(mean, gate_w1, gate_b1, C, CQ, BC, BQ)
         back = tl.sum(second_layer(gate_w2, CQ, BQ) * logits[:, None], axis=0)

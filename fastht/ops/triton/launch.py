@@ -165,14 +165,20 @@ class Launcher:
         )
         return folded
 
-    def gate(self, pooled: Tensor, gate: Tensor, folded: Folded, backward: bool) -> Tensor:
-        """Return each image's kernel, ``[B, 50, BC]``; the forward pass fills ``gate`` with it."""
+    def gate(
+        self, pooled: Tensor, sums: Tensor, gate: Tensor, folded: Folded, backward: bool
+    ) -> Tensor:
+        """Return each image's kernel, ``[B, 50, BC]``.
+
+        The forward pass fills ``sums`` and ``gate`` on the way, which the backward pass reads.
+        """
         kernels = self.new(self.batch, 50, self.padded)
         gate_kernel[(self.batch,)](
             pooled,
             folded.bank,
             self.filter,
             *self.gate_params,
+            sums,
             gate,
             kernels,
             self.tokens,

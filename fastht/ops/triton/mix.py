@@ -38,8 +38,8 @@ def depthwise(
     time: unrolling all 49 taps spills registers on every architecture, and where 7 do, ``UNROLL``
     is off.
 
-    Returns ``[BM, BC]`` float32. Rows that are no patches mean nothing: what they read is inside
-    the map as well.
+    Returns ``[BM, BC]`` float32. Rows that are no patches mean nothing, but what they read is
+    inside the map as well.
     """
     pixel = rows - P
     py = pixel // W
