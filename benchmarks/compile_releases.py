@@ -69,8 +69,8 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
     chips = [chip for chip in SHARED_LIMIT if any(row.arch == chip for row in rows)]
     yield "# Which of the Triton kernels spill registers, by release of Triton and chip"
     yield ""
-    yield "Compiled, not run: `python -m benchmarks.compile_releases --page docs/spills.md`"
-    yield "writes this page. A kernel spills where its machine code stores registers to memory and"
+    yield "Compiled, not run. `python -m benchmarks.compile_releases --page docs/spills.md` writes"
+    yield "this page of all that there is; it has what was compiled when it was last run. A kernel spills where its machine code stores registers to memory and"
     yield "loads them again. Promised is that none does of those for 16-bit tokens and C up to 64,"
     yield "and with the newest release none at all on sm_80, sm_90 and sm_100. Refused: the release"
     yield "compiles wrong products for that chip, and fastht does not run there with it."
@@ -86,7 +86,8 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
         what = sorted({f"C = {row.channels}, {row.numbers}" for row in part}, key=_order)
         yield f"## {title}"
         yield ""
-        yield f"Compiled: {'; '.join(what)}. Each cell: how many spill, of how many."
+        widths = ", ".join(map(str, sorted({width for row in part for width in row.widths})))
+        yield f"Compiled: {'; '.join(what)}, for D of {widths}. A cell: how many spill, of how many."
         yield ""
         yield from _table(
             ("Triton", *chips),
