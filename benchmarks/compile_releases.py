@@ -70,10 +70,11 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
     yield "# Which of the Triton kernels spill registers, by release of Triton and chip"
     yield ""
     yield "Compiled, not run. `python -m benchmarks.compile_releases --page docs/spills.md` writes"
-    yield "this page of all that there is; it has what was compiled when it was last run. A kernel spills where its machine code stores registers to memory and"
-    yield "loads them again. Promised is that none does of those for 16-bit tokens and C up to 64,"
-    yield "and with the newest release none at all on sm_80, sm_90 and sm_100. Refused: the release"
-    yield "compiles wrong products for that chip, and fastht does not run there with it."
+    yield "this page of all that there is; it has what was compiled when it was last written. A"
+    yield "kernel spills where its machine code stores registers to memory and loads them again. None"
+    yield "may do so for 16-bit tokens and C up to 64, and with the newest release none at all on"
+    yield "sm_80, sm_90 and sm_100. Refused: the release compiles wrong products for that chip, and"
+    yield "fastht does not run there with it."
     yield ""
     narrow = [row for row in rows if row.promised_for_all()]
     others = [row for row in rows if not row.promised_for_all()]
@@ -87,7 +88,7 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
         yield f"## {title}"
         yield ""
         widths = ", ".join(map(str, sorted({width for row in part for width in row.widths})))
-        yield f"Compiled: {'; '.join(what)}, for D of {widths}. A cell: how many spill, of how many."
+        yield f"Compiled: {'; '.join(what)}, D of {widths}. A cell: how many spill."
         yield ""
         yield from _table(
             ("Triton", *chips),
