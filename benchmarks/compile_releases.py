@@ -71,9 +71,9 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
     yield ""
     yield "Compiled, not run. `python -m benchmarks.compile_releases --page docs/spills.md` writes"
     yield "this page of all that there is; it has what was compiled when it was last written. A"
-    yield "kernel spills where its machine code stores registers to memory and loads them again. None"
-    yield "may do so for 16-bit tokens and C up to 64, and with the newest release none at all on"
-    yield "sm_80, sm_90 and sm_100. Refused: the release compiles wrong products for that chip, and"
+    yield "kernel spills where its machine code stores registers to memory and loads them again."
+    yield "None may do so for 16-bit tokens and C up to 64, and with the newest release none at all"
+    yield "on sm_80, sm_90 and sm_100. Refused: the release compiles wrong products for that chip, and"
     yield "fastht does not run there with it."
     yield ""
     narrow = [row for row in rows if row.promised_for_all()]
