@@ -73,8 +73,8 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
     yield "this page of all that there is; it has what was compiled when it was last written. A"
     yield "kernel spills where its machine code stores registers to memory and loads them again."
     yield "None may do so for 16-bit tokens and C up to 64, and with the newest release none at all"
-    yield "on sm_80, sm_90 and sm_100. Refused: the release compiles wrong products for that chip, and"
-    yield "fastht does not run there with it."
+    yield "on sm_80, sm_90 and sm_100. Refused: the release compiles wrong products for that chip,"
+    yield "and fastht does not run there with it."
     yield ""
     narrow = [row for row in rows if row.promised_for_all()]
     others = [row for row in rows if not row.promised_for_all()]
