@@ -49,7 +49,12 @@ SPACE: dict[str, dict[str, tuple[int, ...]]] = {
     "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
 }
 # The tiles of these decide how much a later launch reads, which therefore counts as well.
-FOLLOWERS = {"down": "gate", "contract": "finish", "expand": "finish"}
+FOLLOWERS = {
+    "down": "gate",
+    "contract": "finish",
+    "correlate": "gate_backward",
+    "expand": "finish",
+}
 WORTH = 0.98  # what is not clearly faster than the table's row does not replace it
 
 
@@ -280,7 +285,7 @@ def main() -> int:
     )
     problems = {kind: Problem.make(arguments, device, kind) for kind in ("channel", "full")}
     best = {kernel: configs.options(kernel, *case) for kernel in configs.KERNELS}
-    rows = []
+    written = 0
     start = time.monotonic()
     for number, kernel in enumerate(arguments.kernels, start=1):
         problem = problems["full" if kernel == "analyse" else "channel"]
@@ -295,20 +300,22 @@ def main() -> int:
             f"measured: {name}, {versions}, {datetime.date.today()}, B={arguments.batch}, "
             f"{micros:.1f} µs against {table:.1f} µs with {show(before)}"
         )
-        rows.append(
-            {
-                "kernel": kernel,
-                "arch": [arch],
-                "dim": [arguments.dim],
-                "channels": [channels],
-                "numbers": [arguments.numbers],
-                "options": best[kernel],
-                "chosen": chosen,
-            }
-        )
+        row = {
+            "kernel": kernel,
+            "arch": [arch],
+            "dim": [arguments.dim],
+            "channels": [channels],
+            "numbers": [arguments.numbers],
+            "options": best[kernel],
+            "chosen": chosen,
+        }
+        written += 1
+        if arguments.write:  # at once: a run that is cut short keeps what it has found
+            write(arguments.table, [row])
     if arguments.write:
-        write(arguments.table, rows)
-        print(f"{len(rows)} rows written to {arguments.table}")
+        if not written:
+            write(arguments.table, [])
+        print(f"{written} rows written to {arguments.table}")
     return 0
 
 

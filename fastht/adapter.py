@@ -29,7 +29,7 @@ class HTAdapter(nn.Module):
 
     Raises:
         ValueError: ``dim`` is not positive, the grid is missing or there is no such backend.
-        BackendUnavailableError: the backend cannot run here.
+        BackendUnavailableError: the backend cannot run here, or not with so wide a bottleneck.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class HTAdapter(nn.Module):
         config = HTConfig() if config is None else config
         if dim < 1:
             raise ValueError(f"dim is {dim}; an adapter needs at least one feature a token")
-        resolve_backend(backend)  # an unusable one is refused now, not at the first step
+        # What is unusable is refused now, not at the first step.
+        resolve_backend(backend, channels=config.bottleneck_dim)
         self.dim = dim
         self.config = config
         self.backend = backend
@@ -118,11 +119,15 @@ class HTAdapter(nn.Module):
         if config.has_filter:
             parts.append(f"spectral={config.spectral!r}")
         parts.append(f"dropout={config.dropout}")
-        try:
-            resolved = resolve_backend(self.backend, self.gamma.device, self.gamma.dtype).name
-        except BackendUnavailableError:  # made on another machine
-            resolved = "not usable here"
-        shown = self.backend if self.backend == resolved else f"{self.backend} -> {resolved}"
+        shown = self.backend
+        if shown == "auto":
+            tokens = self.gamma.device, self.gamma.dtype, config.bottleneck_dim
+            shown = f"auto -> {resolve_backend('auto', *tokens).name}"
+        else:
+            try:  # of the machine alone: the module may be on its way to the device
+                resolve_backend(shown)
+            except BackendUnavailableError:  # made on another machine
+                shown = f"{shown} -> not usable here"
         return ", ".join([*parts, f"backend={shown!r}"])
 
 

@@ -82,7 +82,7 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
         UnsupportedModelError: there is no vision transformer in the model.
         ValueError: there is no such backend, or the model is wrapped for distributed training
             and not patched.
-        BackendUnavailableError: the backend cannot run here.
+        BackendUnavailableError: the backend cannot run here, or not with so wide a bottleneck.
     """
     saved = read_adapter(path)
     root = unwrap(model)
@@ -95,7 +95,7 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
         targets = _existing_adapters(root, backbone, saved, path)
     else:
         refuse_wrapped(model)
-        resolve_backend(backend)
+        resolve_backend(backend, channels=saved.config.bottleneck_dim)
         grid = saved.filter_grid_size or backbone.grid_size
         try:
             targets = make_adapters(backbone, saved.config, backend, grid)

@@ -147,7 +147,7 @@ def patch(model: ModelT, config: HTConfig | None = None, *, backend: str = "auto
         UnsupportedModelError: there is no vision transformer in the model, or it drops patches.
         ValueError: the model is patched with another config or backend already, is wrapped for
             distributed training, or the config does not fit it. The model is untouched then.
-        BackendUnavailableError: the backend cannot run here.
+        BackendUnavailableError: the backend cannot run here, or not with so wide a bottleneck.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; fastht.patch takes a torch.nn.Module")

@@ -1,6 +1,7 @@
 """HTAdapter as a module: what it holds, how it starts, and how it is called."""
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
@@ -150,6 +151,34 @@ def test_its_repr_does_not_fail_where_its_backend_cannot_run(monkeypatch):
     adapter = HTAdapter(12, backend="elsewhere")
     missing.append("another machine")
     assert "backend='elsewhere -> not usable here'" in repr(adapter)
+
+
+def test_its_repr_names_the_backend_before_it_is_on_the_device(monkeypatch):
+    for_gpus = registry.Backend(
+        "for_gpus",
+        "",
+        lambda: None,
+        lambda device, dtype: None if device == "cuda" else "it takes CUDA tensors",
+        None,
+        print,
+    )
+    monkeypatch.setitem(registry._BACKENDS, "for_gpus", for_gpus)
+    assert "backend='for_gpus'" in repr(HTAdapter(12, backend="for_gpus"))
+
+
+@pytest.mark.parametrize("missing", [None, "torch sees no CUDA GPU"])
+def test_its_repr_on_a_machine_with_a_gpu_and_without(monkeypatch, missing):
+    triton = dataclasses.replace(registry._BACKENDS["triton"], missing=lambda: None)
+    monkeypatch.setitem(registry._BACKENDS, "triton", triton)
+    monkeypatch.setattr(registry, "_interpreting", lambda: False)  # it takes CUDA tensors alone
+    adapter = HTAdapter(12, backend="triton")
+    triton = dataclasses.replace(triton, missing=lambda: missing)
+    monkeypatch.setitem(registry._BACKENDS, "triton", triton)
+    shown = "triton -> not usable here" if missing else "triton"
+    assert f"backend='{shown}'" in repr(adapter)
+    here = resolve_backend("auto", "cpu").name
+    assert here != "triton"
+    assert f"backend='auto -> {here}'" in repr(HTAdapter(12))
 
 
 @pytest.mark.parametrize(

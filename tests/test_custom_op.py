@@ -143,7 +143,9 @@ def test_nothing_is_kept_without_gradients(backend):
 
 @fused
 def test_backend_is_told_by_the_adapter(backend):
-    assert f"backend='{backend}'" in repr(HTAdapter(16, backend=backend))
+    adapter = HTAdapter(16, backend=backend)
+    assert f"backend='{backend}'" in repr(adapter)  # wherever it is on its way to
+    assert f"backend='{backend}'" in repr(adapter.to(DEVICE))
     on_cpu = "cpu" if backends()["cpu"].usable else "reference"
     assert f"backend='auto -> {on_cpu}'" in repr(HTAdapter(16))
 

@@ -1,5 +1,7 @@
 """Every usable backend under the correctness rule, the rule's negative controls, bad arguments."""
 
+import dataclasses
+
 import pytest
 import torch
 from engines import DEVICE, ENGINES, ROUNDING_PATHS, WIDE, takes
@@ -114,6 +116,38 @@ def test_rule_sees_a_fault(fault, dtype):
     # In 16 bits the plain path itself may pass a ceiling: only what the fault adds counts.
     sound = compare(reference.ht_adapter, dtype=dtype)
     assert compare(faulty(fault), dtype=dtype).keys() - sound.keys()
+
+
+@pytest.mark.parametrize("backend", WIDE, indirect=True)
+def test_a_wide_bottleneck_is_computed_or_refused_before_the_forward_pass(backend):
+    limit = registry._BACKENDS[backend].max_channels
+    shape = {"batch": 1, "dim": 40, "channels": 160, "grid": (3, 4)}
+    if limit is None:
+        assert compare(through(backend), draws=3, **shape) == {}
+        return
+    assert compare(through(backend), draws=3, **(shape | {"channels": limit})) == {}
+    x, params, _, options = case(**shape)
+    reason = f"'{backend}' cannot run here: .* at most {limit}, and this is 160"
+    with pytest.raises(BackendUnavailableError, match=reason):
+        ht_adapter(x, params, backend=backend, **options)
+    with pytest.raises(BackendUnavailableError, match=reason):
+        HTAdapter(40, HTConfig(bottleneck_dim=160), backend=backend)
+
+
+@pytest.mark.parametrize("backend", WIDE, indirect=True)
+def test_auto_serves_a_wide_bottleneck_by_another_backend(backend, monkeypatch):
+    limit = registry._BACKENDS[backend].max_channels
+    if limit is None:
+        pytest.skip(f"{backend} takes any")
+    first = dataclasses.replace(registry._BACKENDS[backend], automatic=None)
+    others = {name: b for name, b in registry._BACKENDS.items() if name != backend}
+    monkeypatch.setattr(registry, "_BACKENDS", {backend: first, **others})
+    assert resolve_backend("auto", DEVICE, torch.float32, limit).name == backend
+    assert resolve_backend("auto", DEVICE, torch.float32, limit + 1).name != backend
+    shape = {"batch": 1, "dim": 40, "channels": limit + 32, "grid": (3, 4)}
+    assert compare(through("auto"), draws=3, **shape) == {}
+    wide = HTAdapter(40, HTConfig(bottleneck_dim=limit + 32), device=DEVICE)
+    assert f"auto -> {backend}" not in repr(wide)
 
 
 @pytest.mark.parametrize("backend", WIDE, indirect=True)

@@ -1,6 +1,7 @@
 """Triton's interpreter with its arithmetic mended, so that kernels can be tested without a GPU.
 
-It multiplies bfloat16 matrices as if their bits were integers, and truncates where a GPU rounds.
+It multiplies bfloat16 matrices as if their bits were integers, and truncates where a GPU rounds;
+and in TensorFloat-32 products, where a GPU's tensor cores cut their operands, it does not.
 """
 
 import numpy as np
@@ -27,6 +28,17 @@ def _to_handle(value, dtype):
     return interpreter.TensorHandle(data, dtype)
 
 
+def _cut(handle):
+    """Return what a tensor core reads of float32 operands: 8 bits of exponent, 10 of mantissa."""
+    bits = np.ascontiguousarray(handle.data).view(np.uint32) & np.uint32(0xFFFFE000)
+    return interpreter.TensorHandle(bits.view(np.float32), handle.dtype)
+
+
+def _rest(handle, cut):
+    """Return what was cut off, as a tensor core reads it."""
+    return _cut(interpreter.TensorHandle(handle.data - cut.data, handle.dtype))
+
+
 def mend():
     """Replace the interpreter's float casts and its matrix product."""
     builder = interpreter.InterpreterBuilder
@@ -40,7 +52,16 @@ def mend():
 
     def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
         a, b = (self.cast_impl(operand, tl.float32) for operand in (a, b))
-        return original_dot(self, a, b, d, input_precision, max_num_imprecise_acc)
+        products = [(a, b)]
+        if input_precision.name in ("TF32", "TF32x3"):
+            with np.errstate(invalid="ignore"):  # an infinity less itself
+                x, y = _cut(a), _cut(b)
+                products = [(x, y)]
+                if input_precision.name == "TF32x3":
+                    products = [(_rest(a, x), y), (x, _rest(b, y)), (x, y)]
+        for x, y in products:
+            d = original_dot(self, x, y, d, input_precision, max_num_imprecise_acc)
+        return d
 
     builder.cast_impl = cast_impl
     builder.create_dot = create_dot

@@ -1,6 +1,7 @@
 """What the phases run on, written before any of them.
 
 python -m benchmarks.gpu.environment OUT/environment.json
+python -m benchmarks.gpu.environment --chip             # prints what to compile for: sm_90
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def main() -> int:
     if not (DRY or torch.cuda.is_available()):
         print("torch sees no CUDA GPU here; --dry tries the script without one", file=sys.stderr)
         return 1
+    if sys.argv[1] == "--chip":
+        print("sm_90" if DRY else "sm_{}{}".format(*torch.cuda.get_device_capability()))
+        return 0
     now = datetime.datetime.now(datetime.timezone.utc)
     write_json(
         Path(sys.argv[1]),

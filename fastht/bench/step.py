@@ -96,7 +96,8 @@ class Step:
         if not self.method.fused:
             return None
         adapter, tokens, _ = self._first_call
-        return ops.resolve_backend(adapter.backend, tokens.device, tokens.dtype).name
+        channels = adapter.config.bottleneck_dim
+        return ops.resolve_backend(adapter.backend, tokens.device, tokens.dtype, channels).name
 
     def run(self, images: Tensor) -> None:
         """Take one step on at most B images; where nothing trains, forward alone."""

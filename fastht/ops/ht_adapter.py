@@ -37,7 +37,8 @@ def ht_adapter(
     Raises:
         TypeError: ``x`` is not of a floating dtype.
         ValueError: a shape does not fit, or there is no such backend.
-        BackendUnavailableError: the backend cannot run here, or not on such an ``x``.
+        BackendUnavailableError: the backend cannot run here, on such an ``x``, or with as many
+            channels.
     """
     height, width = grid_size
     if x.ndim != 3:
@@ -58,7 +59,8 @@ def ht_adapter(
             f"the spectral filter has shape {tuple(weight.shape)}; a {height}x{width} grid "
             f"needs (C, {height}, {width // 2 + 1})"
         )
-    return resolve_backend(backend, x.device, x.dtype).run(
+    channels = params["down.bias"].shape[0]
+    return resolve_backend(backend, x.device, x.dtype, channels).run(
         x,
         params,
         grid_size=(height, width),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -38,6 +39,9 @@ class Backend:
         refuses: returns why it cannot take tensors of a device type and dtype, or ``None``.
         automatic: the device types for which ``auto`` considers it; ``None`` stands for all.
         run: has the signature of :func:`fastht.reference.ht_adapter`.
+        max_channels: the widest bottleneck that it has kernels for; ``None`` stands for any.
+        refuses_device: returns why it cannot run on one device of a machine that it can run on, or
+            ``None``.
     """
 
     name: str
@@ -46,6 +50,46 @@ class Backend:
     refuses: Callable[[str, torch.dtype], str | None]
     automatic: tuple[str, ...] | None
     run: Callable[..., Tensor]
+    max_channels: int | None = None
+    refuses_device: Callable[[torch.device], str | None] = lambda device: None
+
+    def refusal(
+        self, device: torch.device | None, dtype: torch.dtype, channels: int | None
+    ) -> str | None:
+        """Return why it cannot take such a call, or ``None``; what is not known is not asked."""
+        if channels is not None and self.max_channels is not None and channels > self.max_channels:
+            return (
+                f"it has kernels for a bottleneck_dim of at most {self.max_channels}, and this is "
+                f"{channels}; take a smaller one, or backend='reference'"
+            )
+        if device is None:
+            return None
+        return self.refuses(device.type, dtype) or self.refuses_device(device)
+
+
+@dataclass(frozen=True)
+class _Miscompiled:
+    """Chips for which releases of Triton make kernels that compute something else.
+
+    Attributes:
+        majors: of the chips' compute capability.
+        mended: the first release that does not.
+        what: what goes wrong, and where it is written down.
+    """
+
+    majors: tuple[int, ...]
+    mended: tuple[int, int]
+    what: str
+
+
+_MISCOMPILED = (
+    _Miscompiled(
+        majors=(10, 11),
+        mended=(3, 9),
+        what="matrix products that differ from run to run or are wrong on tensor cores of that "
+        "generation (triton-lang/triton issues 9871, 10590 and 10821)",
+    ),
+)
 
 
 def _triton_missing() -> str | None:
@@ -55,18 +99,43 @@ def _triton_missing() -> str | None:
         return "torch sees no CUDA GPU"
     if torch.version.hip is not None:
         return "it is made for NVIDIA GPUs, and this torch is built for ROCm"
-    old = [
-        torch.cuda.get_device_name(i)
-        for i in range(torch.cuda.device_count())
-        if torch.cuda.get_device_capability(i) < (8, 0)
-    ]
-    if len(old) == torch.cuda.device_count():
-        return f"it needs compute capability 8.0 or newer, and this is {', '.join(old)}"
     try:
         import triton  # noqa: F401
     except ImportError as error:
         return f"triton cannot be imported ({error}); it comes with torch on Linux"
+    refusals = [_gpu_refused(i) for i in range(torch.cuda.device_count())]
+    return None if None in refusals else "; ".join(dict.fromkeys(filter(None, refusals)))
+
+
+@functools.cache
+def _gpu_refused(index: int) -> str | None:
+    """Return why Triton's kernels cannot run on a GPU of this machine, or ``None``."""
+    import triton
+
+    capability, name = torch.cuda.get_device_capability(index), torch.cuda.get_device_name(index)
+    if capability < (8, 0):
+        return f"it needs compute capability 8.0 or newer, and this is {name}"
+    known = miscompiled(capability, triton.__version__)
+    return known and f"{known}, and this is {name}; or take backend='reference'"
+
+
+def miscompiled(capability: tuple[int, int], version: str) -> str | None:
+    """Return what a release of Triton is known to compile wrongly for a chip, or ``None``."""
+    release = tuple(int(part) for part in version.split(".")[:2])
+    for known in _MISCOMPILED:
+        if capability[0] in known.majors and release < known.mended:
+            return (
+                f"Triton {version} compiles {known.what}; on compute capability "
+                f"{capability[0]}.{capability[1]} it takes Triton "
+                f"{'.'.join(map(str, known.mended))} or newer"
+            )
     return None
+
+
+def _triton_refuses_device(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return None
+    return _gpu_refused(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def _triton_refuses(device: str, dtype: torch.dtype) -> str | None:
@@ -120,6 +189,8 @@ _BACKENDS = {
             refuses=_triton_refuses,
             automatic=("cuda",),
             run=_run_triton,
+            max_channels=128,
+            refuses_device=_triton_refuses_device,
         ),
         Backend(
             name="cpu",
@@ -155,44 +226,48 @@ def backends() -> dict[str, BackendStatus]:
 
 
 def resolve_backend(
-    name: str, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    name: str,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    channels: int | None = None,
 ) -> Backend:
     """Return the backend that ``name`` stands for here.
 
     ``"auto"`` takes the first backend, in the order of :func:`backends`, that can run here and is
-    made for tensors of ``device`` and ``dtype``; any other name is that backend or an error,
-    never a substitute.
+    made for tensors of ``device`` and ``dtype`` and a bottleneck of ``channels``; any other name is
+    that backend or an error, never a substitute.
 
     Args:
         name: ``"auto"`` or one of :func:`backends`.
         device: where the tokens are; ``None`` (not known yet) asks about the machine alone.
         dtype: the tokens' dtype.
+        channels: the bottleneck's width C; ``None`` (not known yet) does not ask about it.
 
     Raises:
         ValueError: there is no backend of that name.
-        BackendUnavailableError: the backend cannot run on this machine or on such tensors.
+        BackendUnavailableError: the backend cannot run on this machine, on such tensors or with a
+            bottleneck as wide as that.
     """
     if name != "auto" and name not in _BACKENDS:
         options = ", ".join(map(repr, BACKEND_NAMES))
         raise ValueError(f"there is no backend {name!r}; choose one of {options}")
-    return _BACKENDS[_resolve(name, None if device is None else torch.device(device).type, dtype)]
+    return _BACKENDS[_resolve(name, None if device is None else str(device), dtype, channels)]
 
 
-def _resolve(name: str, device: str | None, dtype: torch.dtype) -> str:
+def _resolve(name: str, where: str | None, dtype: torch.dtype, channels: int | None) -> str:
+    device = None if where is None else torch.device(where)
     if name == "auto":
         return next(
             backend.name
             for backend in _BACKENDS.values()
-            if (device is None or backend.automatic is None or device in backend.automatic)
+            if (device is None or backend.automatic is None or device.type in backend.automatic)
             and backend.missing() is None
-            and (device is None or backend.refuses(device, dtype) is None)
+            and backend.refusal(device, dtype, channels) is None
         )
     backend = _BACKENDS[name]
-    missing = backend.missing()
-    if missing is None and device is not None:
-        missing = backend.refuses(device, dtype)
-    if missing is not None:
-        raise BackendUnavailableError(f"backend {name!r} cannot run here: {missing}")
+    refusal = backend.missing() or backend.refusal(device, dtype, channels)
+    if refusal is not None:
+        raise BackendUnavailableError(f"backend {name!r} cannot run here: {refusal}")
     return name
 
 

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from fastht.bench import meter
 from fastht.bench.meter import Contestant, Limits, Rotation, alternate
 
 
@@ -86,3 +87,89 @@ def test_a_rotation_takes_every_set_in_turn():
     first = [rotation.next() for _ in range(4)]
     assert {id(one) for one in first} == {id(one) for one in rotation.sets}
     assert [rotation.next() for _ in range(4)] == first
+
+
+class FakeGpu:
+    """A device that runs what is queued, beside a host whose time passes by hand."""
+
+    def __init__(self):
+        self.host = self.device = 0.0  # seconds
+        self.spins = []
+
+    def work(self, seconds):
+        """Queue a kernel: it starts when it has been launched and the one before it has ended."""
+        self.device = max(self.device, self.host) + seconds
+
+    def synchronize(self):
+        self.host = max(self.device, self.host)
+
+    def sleep(self, cycles):
+        self.spins.append(cycles / meter.CYCLES_PER_SECOND)
+        self.work(self.spins[-1])
+
+    def event(self, enable_timing):
+        assert enable_timing
+        return FakeEvent(self)
+
+
+class FakeEvent:
+    def __init__(self, gpu):
+        self.gpu = gpu
+
+    def record(self):
+        self.gpu.work(0.0)
+        self.at = self.gpu.device
+
+    def elapsed_time(self, later):
+        return 1e3 * (later.at - self.at)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    fake = FakeGpu()
+    monkeypatch.setattr(torch.cuda, "synchronize", fake.synchronize)
+    monkeypatch.setattr(torch.cuda, "_sleep", fake.sleep)
+    monkeypatch.setattr(torch.cuda, "Event", fake.event)
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: fake.host)
+    return fake
+
+
+def launches(gpu, count, host, kernel):
+    """Return a contestant of ``count`` kernels, each of which the host takes a while to launch."""
+
+    def run(_):
+        for _ in range(count):
+            gpu.host += host
+            gpu.work(kernel)
+
+    return Contestant(run)
+
+
+def test_on_a_gpu_the_time_of_the_host_is_off_the_clock(gpu):
+    limits = Limits(warm_up=1, min_rounds=3, min_seconds=0.0)
+    contestants = {
+        "slow host": launches(gpu, 11, host=50e-6, kernel=20e-6),
+        "slow kernels": launches(gpu, 11, host=5e-6, kernel=40e-6),
+    }
+    seconds = alternate(contestants, device="cuda", limits=limits)
+    assert seconds["slow host"] == pytest.approx([220e-6] * 3)
+    assert seconds["slow kernels"] == pytest.approx([440e-6] * 3)
+
+
+def test_on_a_gpu_a_call_that_compiles_first_asks_for_no_long_spin(gpu):
+    first = [1.0]
+
+    def run(_):
+        gpu.host += first.pop() if first else 1e-4
+
+    limits = Limits(warm_up=2, min_rounds=2, min_seconds=0.0)
+    alternate({"a": Contestant(run)}, device="cuda", limits=limits)
+    assert gpu.spins == pytest.approx([2e-4] * 2, rel=1e-4)
+
+
+def test_on_a_gpu_no_spin_is_longer_than_the_longest(gpu):
+    limits = Limits(warm_up=0, min_rounds=1, min_seconds=0.0)
+    alternate({"a": launches(gpu, 1, 1.0, 1e-6)}, device="cuda", limits=limits)
+    limits = Limits(warm_up=1, min_rounds=1, min_seconds=0.0)
+    alternate({"a": launches(gpu, 1, 1.0, 1e-6)}, device="cuda", limits=limits)
+    assert gpu.spins == [meter.LONGEST_SPIN] * 2

@@ -22,6 +22,7 @@ from fastht.ops.triton.finish import finish_kernel
 from fastht.ops.triton.gate_backward import gate_backward_kernel
 from fastht.ops.triton.launch import FEW, Folded, Launcher, Params
 from fastht.ops.triton.mix_backward import mix_backward_kernel
+from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
 
 FINISH_WIDTH = 16  # features a program of the finishing kernel
@@ -66,6 +67,7 @@ def forward(
         call: the options of the call.
         save: whether a backward pass may follow; otherwise the last tensors stay empty.
     """
+    given, x = x, addressable(x)
     run = Launcher(x, params, call)
     out = torch.empty_like(x)
     saved = u, u_norm, stats, sums, gate = _allocate_saved(run, save)
@@ -132,7 +134,7 @@ def forward(
             PRECISION=run.precision,
             **options,
         )
-    return out, *saved
+    return in_layout_of(given, out), *saved
 
 
 def backward(
@@ -146,6 +148,7 @@ def backward(
     need_weights: bool,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Return ``dx`` and the parameters' gradients by name, as far as they are needed."""
+    given, x, dout = x, addressable(x), addressable(dout)
     run = Launcher(x, params, call)
     u, u_norm, stats, sums, gate = saved
     dx = torch.empty_like(x) if need_input else None
@@ -179,7 +182,7 @@ def backward(
         partial = _expand(run, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
         if need_weights:
             _finish(run, grads, taps, d_point, d_point_bias, gate, records, partial)
-    return dx, grads
+    return None if dx is None else in_layout_of(given, dx), grads
 
 
 def _contract(

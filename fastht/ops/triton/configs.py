@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 
 TABLE = Path(__file__).with_name("configs.json")
 KERNELS = ("down", "up", "contract", "correlate", "mix_backward", "expand", "analyse")
@@ -29,12 +30,23 @@ def number_class(x_dtype: torch.dtype, product_dtype: torch.dtype, tf32: bool) -
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """Return the column of the table for a device."""
+    """Name a device's chip, as the table does."""
     if device.type != "cuda":  # the interpreter, or a compilation without a GPU
         return "sm_90"
-    major, _ = torch.cuda.get_device_capability(device)
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def column(arch: str) -> str:
+    """Return the one of ``ARCHITECTURES`` whose rows serve a chip that has none of its own."""
     # 12.x is the consumer Blackwell: the shared memory and the products of sm_80's generation.
-    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")
+    return {"9": "sm_90", "10": "sm_100", "11": "sm_100"}.get(arch[3:-1], "sm_80")
+
+
+@functools.cache
+def release() -> str:
+    """Return which Triton this is, as the table names it: ``"3.9"`` for 3.9.0."""
+    return ".".join(triton.__version__.split(".")[:2])
 
 
 @functools.cache
@@ -47,11 +59,14 @@ def table() -> tuple[dict[str, Any], ...]:
 def options(kernel: str, arch: str, channels: int, numbers: str, dim: int) -> dict[str, int]:
     """Return tile sizes, ``num_warps`` and ``num_stages`` for one launch.
 
-    The last row that matches counts: general rows stand first, measured ones after them.
+    The last row that matches counts: general rows stand first, measured ones after them. A row's
+    ``"arch"`` names chips or columns of chips, see :func:`column`. A row
+    with ``"triton"`` is for those releases alone, where the compiler makes something else of what
+    serves the others.
 
     Args:
         kernel: one of ``KERNELS``.
-        arch: one of ``ARCHITECTURES``.
+        arch: a chip, such as ``"sm_86"``.
         channels: C padded to a power of two.
         numbers: one of ``NUMBERS``.
         dim: features a token, D.
@@ -59,10 +74,13 @@ def options(kernel: str, arch: str, channels: int, numbers: str, dim: int) -> di
     Raises:
         LookupError: no row matches.
     """
-    wanted = {"arch": arch, "channels": channels, "numbers": numbers, "dim": dim}
+    wanted = {"channels": channels, "numbers": numbers, "dim": dim}
     for row in reversed(table()):
-        if row["kernel"] == kernel and all(
-            row[key] == "*" or value in row[key] for key, value in wanted.items()
+        if (
+            row["kernel"] == kernel
+            and all(row[key] == "*" or value in row[key] for key, value in wanted.items())
+            and (row["arch"] == "*" or arch in row["arch"] or column(arch) in row["arch"])
+            and release() in row.get("triton", (release(),))
         ):
             return dict(row["options"])
-    raise LookupError(f"no configuration of the Triton kernel {kernel!r} for {wanted}")
+    raise LookupError(f"no configuration of the Triton kernel {kernel!r} for {arch}, {wanted}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.planes import load_planes, plane_pointer, token_step, within
+from fastht.ops.triton.planes import load_planes, plane_pointer, within
 
 
 @triton.jit(do_not_specialize=["N", "P", "H", "W", "chunks", "pixels"])
@@ -35,7 +35,7 @@ def correlate_kernel(
     b = (pid // 7 // chunks).to(tl.int64)
     j = tl.arange(0, 8)
     c = tl.arange(0, BC // 2)
-    step: tl.constexpr = token_step(f, BC)
+    step: tl.constexpr = BC // 2 if f.dtype.element_ty.primitive_bitwidth == 16 else BC
     at_dv = plane_pointer(dv, b * N, BC)
     at_f = plane_pointer(f, b * N, BC)
     low = tl.zeros((8, BP, BC // 2), tl.float32)

@@ -14,7 +14,6 @@ from fastht.ops.triton.planes import (
     load_planes,
     merge_planes,
     plane_pointer,
-    token_step,
     within,
 )
 
@@ -46,7 +45,7 @@ def depthwise(
     py = pixel // W
     px = pixel % W
     c = tl.arange(0, BC // 2)
-    step: tl.constexpr = token_step(map_ptr, BC)
+    step: tl.constexpr = BC // 2 if map_ptr.dtype.element_ty.primitive_bitwidth == 16 else BC
     image = plane_pointer(map_ptr, first_token, BC)
     low = tl.zeros((BM, BC // 2), tl.float32)
     high = tl.zeros((BM, BC // 2), tl.float32)
@@ -79,7 +78,7 @@ def _tap(
     """Add column ``j`` of a row of the kernel times the map shifted by it."""
     x = px + (j - 3)
     inside = row_inside & within(x, W)
-    step: tl.constexpr = token_step(map_ptr, BC)
+    step: tl.constexpr = BC // 2 if map_ptr.dtype.element_ty.primitive_bitwidth == 16 else BC
     in_low, in_high = load_planes(row + (j - 3) * step, inside[:, None], map_ptr, BC)
     kernel = kernel_row + ((6 - j) if FLIP else j) * BC
     low += in_low * tl.load(kernel)[None, :]

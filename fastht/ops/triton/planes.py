@@ -14,19 +14,16 @@ import triton.language as tl
 
 @triton.jit
 def plane_pointer(map_ptr, token, BC: tl.constexpr):
-    """Return a pointer to a token of a map ``[tokens, BC]``, of words where numbers are 16 bit."""
+    """Return a pointer to a token of a map ``[tokens, BC]``, of words where numbers are 16 bit.
+
+    The next token is ``BC // 2`` words or ``BC`` numbers further on; Triton 3.4 can take no such
+    constant from a function.
+    """
     if map_ptr.dtype.element_ty.primitive_bitwidth == 16:
         pointer = map_ptr.to(tl.pointer_type(tl.int32)) + token * (BC // 2)
     else:
         pointer = map_ptr + token * BC
     return pointer
-
-
-@triton.jit
-def token_step(map_ptr, BC: tl.constexpr):
-    """Return how far apart two tokens are for a pointer of :func:`plane_pointer`."""
-    step: tl.constexpr = BC // 2 if map_ptr.dtype.element_ty.primitive_bitwidth == 16 else BC
-    return step
 
 
 @triton.jit

@@ -1,0 +1,75 @@
+"""The mended interpreter does what a GPU's tensor cores do: each mend has its control here."""
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+if not triton.knobs.runtime.interpret:
+    pytest.skip("kernels run on a GPU here", allow_module_level=True)
+
+import triton.language as tl  # noqa: E402
+
+
+@triton.jit
+def product_kernel(a, b, out, precision: tl.constexpr):
+    i = tl.arange(0, 16)
+    at = i[:, None] * 16 + i[None, :]
+    value = tl.dot(tl.load(a + at), tl.load(b + at), input_precision=precision)
+    tl.store(out + at, value)
+
+
+def product(a, b, precision):
+    out = torch.empty(16, 16)
+    product_kernel[(1,)](a, b, out, precision=precision)
+    return out
+
+
+def diagonal(value, dtype=torch.float32):
+    return value * torch.eye(16, dtype=dtype)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_tensor_float_32_cuts_both_operands_after_ten_bits_of_mantissa(sign):
+    ten, all_but_cut, eleven = 1 + 2**-10, 1 + 2**-10 - 2**-23, 1 + 2**-11
+    one = diagonal(1.0)
+    for operand, kept in ((ten, ten), (all_but_cut, 1.0), (eleven, 1.0)):
+        for a, b in ((diagonal(sign * operand), one), (one, diagonal(sign * operand))):
+            assert torch.equal(product(a, b, "tf32"), diagonal(sign * kept))
+            assert torch.equal(product(a, b, "ieee"), diagonal(sign * operand))
+
+
+def test_three_products_keep_what_one_cuts():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(16, 16, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    errors = {
+        precision: (product(a, b, precision) - exact).abs().max().item()
+        for precision in ("ieee", "tf32x3", "tf32")
+    }
+    assert errors["tf32x3"] < 4 * errors["ieee"]
+    assert errors["tf32"] > 100 * errors["ieee"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_operands_are_multiplied_whole(dtype):
+    value = 1 + torch.finfo(dtype).eps
+    result = product(diagonal(value, dtype), diagonal(1.0, dtype), "tf32")
+    assert torch.equal(result, diagonal(value))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_not_finite_stays_so(value):
+    a = torch.full((16, 16), value)
+    for precision in ("tf32", "ieee"):
+        assert not product(a, torch.ones(16, 16), precision).isfinite().any()
+
+
+@triton.jit
+def round_kernel(x, out):
+    tl.store(out, tl.load(x).to(tl.bfloat16))
+
+
+def test_casts_round_to_nearest():
+    out = torch.empty(1, dtype=torch.bfloat16)
+    round_kernel[(1,)](torch.tensor([1 + 2**-7 - 2**-10]), out)
+    assert out.item() == 1 + 2**-7
