@@ -1,0 +1,82 @@
+// Parameters and shapes of the backward kernels.
+#pragma once
+
+#include "cuda/params.h"
+
+namespace fastht::cuda {
+
+// What the gate's gradient needs, and leaves for the finishing kernel. All in float32, padded.
+struct GateParams {
+  const float* gate;          // [B, 4]
+  const float* bank;          // [3, 50, C]: the three kernels as 7x7, not scaled by the filter
+  const float* filter;        // [C] a channel filter, else ones
+  const float* filter_mean;   // [C] what the filter makes of a map's mean
+  const float* pooled;        // [B, pool_tiles, C] sums of u over patches
+  const float *weight0, *bias0, *weight2;  // [hidden, C], [hidden], [3, hidden]
+  float* records;             // [B, record_size]
+  int pool_tiles, hidden;
+  bool gated, channel_filter;
+};
+// One image's record: d logits [4], constant [C] (the gate's gradient of each pixel of u), d filter
+// [C] (of a channel filter), mean [C] (of the filtered map), d hidden [hidden], hidden [hidden].
+FASTHT_BOTH constexpr int record_constant() { return 4; }
+FASTHT_BOTH constexpr int record_filter(int padded) { return 4 + padded; }
+FASTHT_BOTH constexpr int record_mean(int padded) { return 4 + 2 * padded; }
+FASTHT_BOTH constexpr int record_d_hidden(int padded) { return 4 + 3 * padded; }
+FASTHT_BOTH constexpr int record_hidden(int padded, int hidden) { return 4 + 3 * padded + hidden; }
+FASTHT_BOTH constexpr int record_size(int padded, int hidden) {
+  return (4 + 3 * padded + 2 * hidden + 3) / 4 * 4;
+}
+
+struct ContractParams {
+  Tokens dout;
+  const void* u;            // [B, N, C] of the products' format
+  const void* f;            // what the convolutions read: u itself unless the filter is a full one
+  const float* kernels;     // [B, 50, C]
+  const void* up;           // W2: k features in memory order, narrow numbers; [D / 32][C / 8]
+  const void* point;        // P1: k in memory order, narrow numbers; [C / 8][C / 32]
+  const void* point_back;   // P1 transposed: k in register order, narrow numbers; [C / 8][C / 32]
+  const float* point_bias;  // [C]
+  void* dv;                 // [B, N, C] gradient of v; of u for prefix tokens
+  void* z;                  // [B, N, C]; null with d_point: no gradients of parameters
+  float* d_point;           // [blocks, C + 1, C]: of the 1x1 weight, then of its bias
+  float* correlation;       // [B, tiles, 50, C], the image's sum in the first tile; null: not needed
+  unsigned int* counters;   // [B], zero
+  Grid grid;
+  int dim, tiles;  // of an image
+  int total, each;  // tiles of all images, of a block
+  int work;  // contract_work
+  Dropout dropout;
+  GateParams gate;
+};
+
+// The tile's correlation is summed in this many parts, each by lanes of its own.
+FASTHT_BOTH constexpr int correlation_splits(int part, int warps) {
+  const int group = part < 64 ? part / 2 : 32, blocks = part / 2 / group;
+  return (warps > 4 * blocks ? warps / (4 * blocks) : 1) * (32 / group);
+}
+FASTHT_BOTH constexpr int correlation_cells(int rows, const Grid& grid) {
+  return (map_height(rows, grid) - 2 * kReach) * ceil_div(grid.width, kRun) * kRun;
+}
+FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
+
+// Bytes of shared memory of contract: map, bank, then a place for, one after the other, v with dy
+// or with slices of W2, the map of dv, and the correlation's parts. `part`: channels at a time.
+FASTHT_BOTH constexpr int contract_slices_bytes(int padded, int bytes) {
+  return 2 * slice_width(padded, bytes) * padded * bytes;
+}
+FASTHT_BOTH constexpr int contract_work(int warps, const Grid& grid, int padded, int part, int bytes) {
+  const int rows = 16 * warps, v = rows * padded * bytes;
+  const int products = v + largest(v, contract_slices_bytes(padded, bytes));
+  const int cells = correlation_cells(rows, grid) * (part * bytes + 32);
+  const int sums = correlation_splits(part, warps) * kBankRows * part * 4;
+  const int gate = (kBankRows + 4) * padded * 4 + 32 * warps * 16;
+  return largest(largest(products, cells), largest(sums, gate));
+}
+FASTHT_BOTH constexpr int contract_shared(int warps, const Grid& grid, int padded, int part,
+                                          int bytes) {
+  return map_bytes(16 * warps, grid, part, bytes) + kBankRows * part * 4 +
+         contract_work(warps, grid, padded, part, bytes) + 16;
+}
+
+}  // namespace fastht::cuda
