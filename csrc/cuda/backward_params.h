@@ -51,8 +51,8 @@ struct ContractParams {
 };
 
 // The tile's correlation is summed in this many parts, each by lanes of its own.
-FASTHT_BOTH constexpr int correlation_splits(int part, int warps) {
-  const int group = part < 64 ? part / 2 : 32, blocks = part / 2 / group;
+FASTHT_BOTH constexpr int correlation_splits(int pass, int warps) {
+  const int group = pass < 64 ? pass / 2 : 32, blocks = pass / 2 / group;
   return (warps > 4 * blocks ? warps / (4 * blocks) : 1) * (32 / group);
 }
 FASTHT_BOTH constexpr int correlation_cells(int rows, const Grid& grid) {
@@ -61,22 +61,22 @@ FASTHT_BOTH constexpr int correlation_cells(int rows, const Grid& grid) {
 FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
 
 // Bytes of shared memory of contract: map, bank, then a place for, one after the other, v with dy
-// or with slices of W2, the map of dv, and the correlation's parts. `part`: channels at a time.
+// or with slices of W2, the map of dv, and the correlation's parts. `pass`: channels at a time.
 FASTHT_BOTH constexpr int contract_slices_bytes(int padded, int bytes) {
   return 2 * slice_width(padded, bytes) * padded * bytes;
 }
-FASTHT_BOTH constexpr int contract_work(int warps, const Grid& grid, int padded, int part, int bytes) {
+FASTHT_BOTH constexpr int contract_work(int warps, const Grid& grid, int padded, int pass, int bytes) {
   const int rows = 16 * warps, v = rows * padded * bytes;
   const int products = v + largest(v, contract_slices_bytes(padded, bytes));
-  const int cells = correlation_cells(rows, grid) * (part * bytes + 32);
-  const int sums = correlation_splits(part, warps) * kBankRows * part * 4;
+  const int cells = correlation_cells(rows, grid) * (pass * bytes + 32);
+  const int sums = correlation_splits(pass, warps) * kBankRows * pass * 4;
   const int gate = (kBankRows + 4) * padded * 4 + 32 * warps * 16;
   return largest(largest(products, cells), largest(sums, gate));
 }
-FASTHT_BOTH constexpr int contract_shared(int warps, const Grid& grid, int padded, int part,
+FASTHT_BOTH constexpr int contract_shared(int warps, const Grid& grid, int padded, int pass,
                                           int bytes) {
-  return map_bytes(16 * warps, grid, part, bytes) + kBankRows * part * 4 +
-         contract_work(warps, grid, padded, part, bytes) + 16;
+  return map_bytes(16 * warps, grid, pass, bytes) + kBankRows * pass * 4 +
+         contract_work(warps, grid, padded, pass, bytes) + 16;
 }
 
 }  // namespace fastht::cuda

@@ -15,12 +15,12 @@
 
 namespace fastht::cuda {
 
-template <class X, class P, int kChannels, int kWarps, int kPart, bool kAligned>
+template <class X, class P, int kChannels, int kWarps, int kPass, bool kAligned>
 struct Contract {
   using F = typename P::Format;
   using Cell = typename F::Unit;
   using Transposed = typename TransposedOf<P>::Type;
-  using Correlate = Correlation<F, kPart, kWarps>;
+  using Correlate = Correlation<F, kPass, kWarps>;
   static constexpr int kRows = 16 * kWarps, kThreads = kWarps * kLanes, kGroups = kChannels / 32;
   static constexpr int kBlocks = kChannels / 8, kFours = kChannels / 16;
   static constexpr int kSlice = slice_width(kChannels, F::kBytes);
@@ -39,13 +39,13 @@ struct Contract {
   FASTHT_DEVICE explicit Contract(const ContractParams& params) : p(params) {
     Carver carver;
     flag = carver.take<Word>(4);
-    bank = carver.take<float>(kBankRows * kPart);
+    bank = carver.take<float>(kBankRows * kPass);
     unsigned char* const work = carver.take<unsigned char>(p.work);
     v = reinterpret_cast<Quad*>(work);
     dy = v + kTileQuads;
     dv_map = reinterpret_cast<Cell*>(work);
     sums = reinterpret_cast<float*>(work);
-    map = carver.take<Cell>(map_height(kRows, p.grid) * map_width(p.grid.width) * kPart);
+    map = carver.take<Cell>(map_height(kRows, p.grid) * map_width(p.grid.width) * kPass);
   }
 
   FASTHT_DEVICE void run() {
@@ -72,7 +72,7 @@ struct Contract {
     const long long image = static_cast<long long>(tile.image) * p.grid.tokens;
     fetch_slice(0);
     const Cell *const u = units<F>(p.u) + image * kChannels, *const f = units<F>(p.f) + image * kChannels;
-    make_v<P, kChannels, kPart, kThreads>(
+    make_v<P, kChannels, kPass, kThreads>(
         v, map, bank, u, f, p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels),
         p.grid, tile, kRows, false);
     float grad[kBlocks][4] = {};  // of z, y, v in turn
@@ -258,10 +258,10 @@ struct Contract {
   FASTHT_DEVICE void correlate(const Tile& tile, int index, const Cell* f,
                                long long image) {
     const Place me;
-    FASTHT_ROLLED for (int channel = kChannels - kPart; channel >= 0; channel -= kPart) {
+    FASTHT_ROLLED for (int channel = kChannels - kPass; channel >= 0; channel -= kPass) {
       sync_block();  // all have done with what lies under dv_map and, later, with the map
-      if (channel < kChannels - kPart) {
-        fetch_map<F, kChannels, kPart, kThreads>(map, f, p.grid, tile, channel);
+      if (channel < kChannels - kPass) {
+        fetch_map<F, kChannels, kPass, kThreads>(map, f, p.grid, tile, channel);
         end_group();
       }
       put_dv(tile, channel, image);
@@ -276,19 +276,19 @@ struct Contract {
         Correlate::put(Correlate::job_at(me.warp + round * kWarps, me.lane), parts[round], sums);
       sync_block();
       float* const to = p.correlation + static_cast<long long>(index) * (kBankRows * kChannels) + channel;
-      for (int i = me.thread; i < kBankRows * kPart; i += kThreads) {
+      for (int i = me.thread; i < kBankRows * kPass; i += kThreads) {
         float total = 0.0f;
         FASTHT_UNROLL for (int split = 0; split < Correlate::kSplits; ++split)
-          total += sums[split * (kBankRows * kPart) + i];
-        to[i / kPart * kChannels + i % kPart] = total;
+          total += sums[split * (kBankRows * kPass) + i];
+        to[i / kPass * kChannels + i % kPass] = total;
       }
     }
   }
 
-  // dv of kPart channels as rows of patches, zeros between them. A thread reads back what it wrote.
+  // dv of kPass channels as rows of patches, zeros between them. A thread reads back what it wrote.
   FASTHT_DEVICE void put_dv(const Tile& tile, int channel, long long image) {
     const Place me;
-    constexpr int kEach = 16 / F::kBytes, kChunks = kPart / kEach;
+    constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach;
     const int width = ceil_div(p.grid.width, kRun) * kRun;
     for (int i = me.thread; i < tile.rows * width * kChunks; i += kThreads) {
       const int cell = i / kChunks, column = cell % width;
@@ -301,7 +301,7 @@ struct Contract {
       if (patch < 0 || token >= p.grid.tokens) continue;
       const int cell = (patch / p.grid.width - tile.top) * width + patch % p.grid.width;
       const Cell* const dv = units<F>(p.dv) + (image + token) * kChannels + channel;
-      FASTHT_UNROLL for (int q = 0; q < kPart / 16; ++q) {
+      FASTHT_UNROLL for (int q = 0; q < kPass / 16; ++q) {
         const int at = q * 16 + me.lane % 4 * 4;
         store_four<F>(dv_map + cell * Correlate::kCell + at, load_four<F>(dv + at));
       }
@@ -309,9 +309,9 @@ struct Contract {
   }
 };
 
-template <class X, class P, int kChannels, int kWarps, int kPart, bool kAligned>
+template <class X, class P, int kChannels, int kWarps, int kPass, bool kAligned>
 FASTHT_DEVICE void contract(const ContractParams& p) {
-  Contract<X, P, kChannels, kWarps, kPart, kAligned>(p).run();
+  Contract<X, P, kChannels, kWarps, kPass, kAligned>(p).run();
 }
 
 }  // namespace fastht::cuda

@@ -14,14 +14,14 @@ namespace fastht::cuda {
 
 // dv in shared memory, as whole rows of runs, zeros where the tile has no patch. A cell is padded,
 // so that eight tokens' fragments meet in few banks.
-template <class F, int kPart, int kWarps>
+template <class F, int kPass, int kWarps>
 struct Correlation {
   using Cell = typename F::Unit;
-  static constexpr int kCell = kPart + 32 / F::kBytes;
-  static constexpr int kPairs = kPart / 2, kGroup = kPairs < kLanes ? kPairs : kLanes;
+  static constexpr int kCell = kPass + 32 / F::kBytes;
+  static constexpr int kPairs = kPass / 2, kGroup = kPairs < kLanes ? kPairs : kLanes;
   static constexpr int kBlocks = kPairs / kGroup;
 
-  static constexpr int kSplits = correlation_splits(kPart, kWarps);
+  static constexpr int kSplits = correlation_splits(kPass, kWarps);
   static constexpr int kRounds = kSplits / (kLanes / kGroup) * 4 * kBlocks / kWarps;
 
   struct Sums {
@@ -32,7 +32,7 @@ struct Correlation {
   static FASTHT_DEVICE void add_row(const Cell* map, const Pair (&now)[kRun],
                                     const Pair (&before)[kRun], Sums& sums) {
     FASTHT_UNROLL for (int x = 0; x < kRun + 6; ++x) {
-      const Pair value = load_pair<F>(map + x * kPart);
+      const Pair value = load_pair<F>(map + x * kPass);
       FASTHT_UNROLL for (int o = 0; o < kRun; ++o) {
         const int j = x - o;
         if (j < 0 || j > 6) continue;
@@ -87,13 +87,13 @@ struct Correlation {
   }
   static FASTHT_DEVICE void run(const Job& job, const Cell* map, const Cell* dv,
                                 const Grid& grid, const Tile& tile, Sums& sums) {
-    const int runs = ceil_div(grid.width, kRun), map_row = map_width(grid.width) * kPart;
+    const int runs = ceil_div(grid.width, kRun), map_row = map_width(grid.width) * kPass;
     const int dv_row = runs * kRun * kCell, steps = runs * tile.rows;
     const int end = (job.split + 1) * steps / kSplits;
     for (int step = job.split * steps / kSplits; step < end;) {
       const int run = step / tile.rows, row = step % tile.rows;
       const int count = smaller(tile.rows - row, end - step);
-      const Cell* const from = map + (row + 2 * job.pair) * map_row + run * (kRun * kPart) + job.channel;
+      const Cell* const from = map + (row + 2 * job.pair) * map_row + run * (kRun * kPass) + job.channel;
       const Cell* const grad = dv + row * dv_row + run * (kRun * kCell) + job.channel;
       if (job.pair < 3)
         add_two(from, map_row, grad, dv_row, count, sums);
@@ -102,12 +102,12 @@ struct Correlation {
       step += count;
     }
   }
-  // `to`: [kSplits, kBankRows, kPart].
+  // `to`: [kSplits, kBankRows, kPass].
   static FASTHT_DEVICE void put(const Job& job, const Sums& sums, float* to) {
-    float* const at = to + job.split * (kBankRows * kPart) + job.pair * (14 * kPart) + job.channel;
+    float* const at = to + job.split * (kBankRows * kPass) + job.pair * (14 * kPass) + job.channel;
     FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int j = 0; j < 7; ++j)
       if (job.pair < 3 || i * 7 + j <= 7)
-        *reinterpret_cast<Pair*>(at + (i * 7 + j) * kPart) = sums.tap[i][j];
+        *reinterpret_cast<Pair*>(at + (i * 7 + j) * kPass) = sums.tap[i][j];
   }
 };
 
