@@ -79,4 +79,25 @@ FASTHT_BOTH constexpr int contract_shared(int warps, const Grid& grid, int padde
          contract_work(warps, grid, padded, pass, bytes) + 16;
 }
 
+struct MixBackParams {
+  const void* dv;        // [B, N, C] of the products' format
+  const void* u_norm;    // [B, N, C]
+  const float* kernels;  // [B, 50, C]; their last row is not used
+  const float* records;  // [B, record_size]: the gate's part of the gradient; null: none
+  const float* row_sum;  // [C] row sums of the folded down-projection of the LayerNorm
+  const float* scale;    // [1] of that projection
+  void* du;              // [B, N, C]: with a full filter of f for patches, else of u
+  float* row_means;      // [B, N, 2]
+  Grid grid;
+  int dim, tiles, record_size;
+  bool skip;  // whether v's skip around the convolutions is added here: not with a full filter
+};
+
+// Bytes of shared memory of mix_back: du, bank, map. `pass`: channels at a time.
+FASTHT_BOTH constexpr int mix_back_shared(int warps, const Grid& grid, int padded, int pass,
+                                          int bytes) {
+  return 16 * warps * padded * bytes + kBankRows * pass * 4 +
+         map_bytes(16 * warps, grid, pass, bytes);
+}
+
 }  // namespace fastht::cuda

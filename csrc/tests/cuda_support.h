@@ -40,6 +40,11 @@ class Buffer {
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(size_, other.size_), std::swap(format_, other.format_);
+    std::swap(shift_, other.shift_), std::swap(memory_, other.memory_);
+    return *this;
+  }
   ~Buffer() { std::free(memory_); }
 
   Buffer& normal(std::mt19937& random, float deviation, float mean = 0.0f) {
