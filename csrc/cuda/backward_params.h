@@ -100,4 +100,44 @@ FASTHT_BOTH constexpr int mix_back_shared(int warps, const Grid& grid, int padde
          map_bytes(16 * warps, grid, pass, bytes);
 }
 
+// Division by a number that the host knows, of numbers below 2^31.
+struct Divisor {
+  unsigned int number, factor, shift;
+};
+FASTHT_BOTH constexpr Divisor divisor(int number) {
+  unsigned int shift = 0;
+  while ((1ull << shift) < static_cast<unsigned int>(number)) ++shift;
+  const unsigned long long n = static_cast<unsigned int>(number);
+  return {static_cast<unsigned int>(number),
+          static_cast<unsigned int>((((1ull << shift) - n) << 32) / n + 1), shift};
+}
+
+struct ExpandParams {
+  Tokens x, dout;
+  OutTokens dx;            // null: not needed
+  const void *du, *z;      // [B, N, C] of the products' format; z null: no gradients of parameters
+  const float* stats;      // [B, N, 2]
+  const float* row_means;  // [B, N, 2]
+  const void* down;        // W1: k channels in memory order, wide numbers; [D / 8][C / 32]
+  const float *skip, *norm;  // [D] padded: gammax, gamma * ln_w
+  float* d_weights;        // [groups, 3, C, D padded]: du' x, du' x_hat, z' dout
+  float* d_up_bias;        // [groups, D padded]
+  float* d_down_bias;      // [groups, C]
+  Divisor tokens;          // of an image
+  int total;               // tokens of the batch
+  int dim, slices;         // of kExpandWidth features
+  int tiles, each;         // of the batch, of a block
+};
+constexpr int kExpandWidth = 64;
+FASTHT_BOTH constexpr int expand_warps(int padded) { return padded == 128 ? 8 : 4; }
+
+// Bytes of shared memory of expand: two stages of du, z, x and dout; x_hat, and x and dout again
+// where the products have another format; the slice of W1 and its two vectors.
+FASTHT_BOTH constexpr int expand_shared(int tokens, int padded, int bytes, int x_bytes) {
+  const int tiles = bytes == x_bytes ? 1 : 3;
+  return 4 * tokens * padded * bytes + 4 * tokens * kExpandWidth * x_bytes +
+         tiles * tokens * kExpandWidth * bytes + kExpandWidth * padded * bytes +
+         2 * kExpandWidth * 4;
+}
+
 }  // namespace fastht::cuda

@@ -42,9 +42,16 @@ struct HalfTransposed {
   }
   // Each column of c gets the sums of the left operand's columns over the tokens.
   FASTHT_DEVICE static void add(float (&c)[4], const Left& a) {
-    constexpr Word kOnes = Same<F, Bfloat16>::value ? 0x3f803f80u : 0x3c003c00u;
     mma(c, a.v, kOnes, kOnes);
   }
+  // Each row of c gets the sums of the right operand's columns.
+  FASTHT_DEVICE static void add(float (&c)[4], const Right& b) {
+    const Word ones[4] = {kOnes, kOnes, kOnes, kOnes};
+    mma(c, ones, b.v[0], b.v[1]);
+  }
+
+ private:
+  static constexpr Word kOnes = Same<F, Bfloat16>::value ? 0x3f803f80u : 0x3c003c00u;
 };
 
 template <bool kStrict>
@@ -88,7 +95,6 @@ struct FloatTransposed {
   }
   // Sums are not products: they keep all digits in either case.
   FASTHT_DEVICE static void add(float (&c)[4], const Left& a) {
-    constexpr Word kOne = 0x3f800000u;
     FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
       Word big[4], small[4];
       FASTHT_UNROLL for (int r = 0; r < 4; ++r) Float32Products::split(a.v[i][r], big[r], small[r]);
@@ -96,6 +102,19 @@ struct FloatTransposed {
       mma_tf32(c, big, kOne, kOne);
     }
   }
+  FASTHT_DEVICE static void add(float (&c)[4], const Right& b) {
+    const Word ones[4] = {kOne, kOne, kOne, kOne};
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+      Word big[2], small[2];
+      FASTHT_UNROLL for (int h = 0; h < 2; ++h)
+        Float32Products::split(b.v[i * 2 + h], big[h], small[h]);
+      mma_tf32(c, ones, small[0], small[1]);
+      mma_tf32(c, ones, big[0], big[1]);
+    }
+  }
+
+ private:
+  static constexpr Word kOne = 0x3f800000u;
 };
 
 template <class P>
