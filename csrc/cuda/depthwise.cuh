@@ -33,7 +33,7 @@ FASTHT_DEVICE void fetch_map(typename F::Unit* map, const typename F::Unit* imag
   constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach;
   const int width = map_width(grid.width);
   const int rows = tile.rows == 0 ? 0 : ceil_div(tile.rows, kTall) * kTall + 2 * kReach;
-  for (int i = thread_index(); i < rows * width * kChunks; i += kThreads) {
+  for (int i = reread_thread_index(); i < rows * width * kChunks; i += kThreads) {
     const int column = i / kChunks % width - kReach, row = i / (kChunks * width) - kReach + tile.top;
     const bool real = row >= 0 && row < grid.height && column >= 0 && column < grid.width;
     const int token = real ? grid.prefix + row * grid.width + column : 0;
@@ -45,7 +45,7 @@ FASTHT_DEVICE void fetch_map(typename F::Unit* map, const typename F::Unit* imag
 template <int kChannels, int kPass, int kThreads>
 FASTHT_DEVICE void fetch_bank(float* bank, const float* image, int channel) {
   constexpr int kChunks = kPass / 4;
-  for (int i = thread_index(); i < kBankRows * kChunks; i += kThreads)
+  for (int i = reread_thread_index(); i < kBankRows * kChunks; i += kThreads)
     copy_async(bank + i * 4, image + i / kChunks * kChannels + channel + i % kChunks * 4);
 }
 
@@ -103,7 +103,7 @@ FASTHT_DEVICE void convolve(const typename F::Unit* map, const float* bank, cons
                             const Tile& tile, Put put) {
   constexpr int kPairs = kPass / 2, kGroup = kPairs < kLanes ? kPairs : kLanes;
   constexpr int kParts = kPairs / kGroup;
-  const int thread = thread_index(), map_row = map_width(grid.width) * kPass;
+  const int thread = reread_thread_index(), map_row = map_width(grid.width) * kPass;
   const int runs = ceil_div(grid.width, kRun);
   const int items = ceil_div(tile.rows, kTall) * runs * kParts;
   for (int item = thread / kGroup; item < items; item += kThreads / kGroup) {

@@ -18,7 +18,7 @@ template <int kChannels, int kThreads>
 FASTHT_DEVICE void gate_backward(const GateParams& p, int image, int tiles, int pixels,
                                  float* correlation, float* scratch) {
   constexpr int kSize = kBankRows * kChannels, kWarps = kThreads / kLanes;
-  const int thread = thread_index(), lane = thread % kLanes, warp = thread / kLanes;
+  const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
   float* const sums = scratch;                 // [50, C]
   float* const mean = sums + kSize;            // [C] of the filtered map
   float* const parts = mean + 4 * kChannels;   // [4][kThreads]

@@ -21,7 +21,7 @@ FASTHT_DEVICE void make_v(Quad* v, typename P::Format::Unit* map, float* bank,
     fetch_bank<kChannels, kPass, kThreads>(bank, kernels, channel);
     end_group();
     if (channel == 0) {  // while the copies are on their way
-      for (int i = thread_index(); i < rows * kChunks; i += kThreads) {
+      for (int i = reread_thread_index(); i < rows * kChunks; i += kThreads) {
         const int token = tile.first + i / kChunks;
         if (token >= grid.prefix && token < grid.tokens) continue;
         Quad value = {{0, 0, 0, 0}};
