@@ -5,5 +5,6 @@
 namespace fastht::cuda::test {
 
 void test_mix_up(bool thorough);
+void test_forward(bool thorough);
 
 }  // namespace fastht::cuda::test
