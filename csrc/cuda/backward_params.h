@@ -5,19 +5,18 @@
 
 namespace fastht::cuda {
 
-// What the gate's gradient needs, and leaves for the finishing kernel. All in float32, padded.
+// What the gate's gradient needs, and leaves for the finishing kernel.
 struct GateParams {
-  const float* gate;          // [B, 4]
-  const float* bank;          // [3, 50, C]: the three kernels as 7x7, not scaled by the filter
-  const float* filter;        // [C] a channel filter, else ones
-  const float* filter_mean;   // [C] what the filter makes of a map's mean
-  const float* pooled;        // [B, pool_tiles, C] sums of u over patches
-  const float *weight0, *bias0, *weight2;  // [hidden, C], [hidden], [3, hidden]
-  float* records;             // [B, record_size]
-  int pool_tiles, hidden;
-  bool gated, channel_filter;
+  const float* gate;      // [B, 4]
+  const float* bank;      // [3, 50, C]: the three kernels as 7x7, not scaled by the filter
+  const float* pooled;    // [B, C] sums of u over the patches
+  Array spectral_filter;  // [channels] or [channels, frequencies]
+  Array weight0, bias0, weight2;
+  float* records;         // [B, record_size]
+  Filter filter;
+  int channels, hidden, frequencies;  // hidden: 0 without a gate
 };
-// One image's record: d logits [4], constant [C] (the gate's gradient of each pixel of u), d filter
+// One image's record: d logits [3], nothing, constant [C] (the gate's gradient of each pixel of u), d filter
 // [C] (of a channel filter), mean [C] (of the filtered map), d hidden [hidden], hidden [hidden].
 FASTHT_BOTH constexpr int record_constant() { return 4; }
 FASTHT_BOTH constexpr int record_filter(int padded) { return 4 + padded; }
@@ -50,6 +49,9 @@ struct ContractParams {
   GateParams gate;
 };
 
+FASTHT_BOTH constexpr int gate_back_floats(int padded, int warps) {
+  return (kBankRows + 3) * padded + 3 * warps;
+}
 // The tile's correlation is summed in this many parts, each by lanes of its own.
 FASTHT_BOTH constexpr int correlation_splits(int pass, int warps) {
   const int group = pass < 64 ? pass / 2 : 32, blocks = pass / 2 / group;
@@ -70,7 +72,7 @@ FASTHT_BOTH constexpr int contract_work(int warps, const Grid& grid, int padded,
   const int products = v + largest(v, contract_slices_bytes(padded, bytes));
   const int cells = correlation_cells(rows, grid) * (pass * bytes + 32);
   const int sums = correlation_splits(pass, warps) * kBankRows * pass * 4;
-  const int gate = (kBankRows + 4) * padded * 4 + 32 * warps * 16;
+  const int gate = gate_back_floats(padded, warps) * 4;
   return largest(largest(products, cells), largest(sums, gate));
 }
 FASTHT_BOTH constexpr int contract_shared(int warps, const Grid& grid, int padded, int pass,
@@ -119,7 +121,7 @@ struct ExpandParams {
   const float* stats;      // [B, N, 2]
   const float* row_means;  // [B, N, 2]
   const void* down;        // W1: k channels in memory order, wide numbers; [D / 8][C / 32]
-  const float *skip, *norm;  // [D] padded: gammax, gamma * ln_w
+  Array gammax, gamma, norm_weight;  // [D]
   float* d_weights;        // [groups, 3, C, D padded]: du' x, du' x_hat, z' dout
   float* d_up_bias;        // [groups, D padded]
   float* d_down_bias;      // [groups, C]
@@ -138,6 +140,35 @@ FASTHT_BOTH constexpr int expand_shared(int tokens, int padded, int bytes, int x
   return 4 * tokens * padded * bytes + 4 * tokens * kExpandWidth * x_bytes +
          tiles * tokens * kExpandWidth * bytes + kExpandWidth * padded * bytes +
          2 * kExpandWidth * 4;
+}
+
+// A parameter and its gradient's array; null: there is none.
+struct FinishParams {
+  const float *d_weights, *d_up_bias, *d_down_bias;  // of expand, `groups` of each
+  const float* d_point;      // [point_blocks, C + 1, C]
+  const float* correlation;  // [B, tiles, 50, C], the image's sum in the first tile
+  const float* gate;         // [B, 4]
+  const float* records;      // [B, record_size]
+  const float* d_filter;     // [filter_groups, filter_size] of a full filter
+  Array norm_weight, norm_bias, gamma, gammax, down_weight, spectral_filter;
+  Array d_norm_weight, d_norm_bias, d_gamma, d_gammax;  // gradients
+  Array d_down_weight, d_down_bias_out, d_up_weight, d_up_bias_out;
+  Array d_conv_weight[3], d_conv_bias[3];
+  Array d_gate_weight0, d_gate_bias0, d_gate_weight2, d_gate_bias2;
+  Array d_spectral_filter, d_point_weight, d_point_bias;
+  Filter filter;
+  int batch, dim, padded_dim, channels, hidden;
+  int groups, point_blocks, tiles, filter_groups, filter_size;
+};
+// Blocks of finish: kFinishWidth features each, the 50 rows of the bank, the rows of the 1x1 weight
+// and its bias, the gate's hidden layer, kFinishThreads numbers each of the filter.
+constexpr int kFinishThreads = 256, kFinishWidth = 8;
+FASTHT_BOTH constexpr int finish_blocks(int padded_dim, int padded, int hidden, int filter_size) {
+  return padded_dim / kFinishWidth + kBankRows + padded + 1 + hidden +
+         ceil_div(filter_size, kFinishThreads);
+}
+FASTHT_BOTH constexpr int finish_shared(int padded) {
+  return (3 * kFinishThreads + padded) * 4;
 }
 
 }  // namespace fastht::cuda

@@ -91,7 +91,7 @@ struct Contract {
     correlate(tile, index, f, image);
     // The last block of the image to come here goes on for it.
     if (!last_to_arrive(p.counters + tile.image, p.tiles, flag)) return;
-    gate_backward<kChannels, kThreads>(
+    gate_back<kChannels, kThreads>(
         p.gate, tile.image, p.tiles, p.grid.height * p.grid.width,
         p.correlation + static_cast<long long>(tile.image) * p.tiles * (kBankRows * kChannels), sums);
   }
@@ -229,7 +229,7 @@ struct Contract {
           const Pair before = load_pair<Float32>(to + (row + half * 8) * kChannels + at + n * 8);
           c[n][2 * half] = before.x, c[n][2 * half + 1] = before.y;
         }
-        if (near == 0) {
+        if (near == 0 && me.lane % 4 == 0) {  // who will write it
           total[0] = to[kChannels * kChannels + row];
           total[2] = to[kChannels * kChannels + row + 8];
         }

@@ -309,6 +309,7 @@ struct Carver {
 
 FASTHT_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 FASTHT_DEVICE int larger(int a, int b) { return a > b ? a : b; }
+FASTHT_DEVICE float larger_of(float a, float b) { return a > b ? a : b; }
 
 // Makes a kernel of one instantiation, under a name that does not depend on it. Its source file is
 // an include and this line: what NVRTC, nvcc and the simulator's compiler are given

@@ -57,8 +57,11 @@ struct Expand {
     if (p.dx.data != nullptr) {
       const Quad* const from = static_cast<const Quad*>(p.down) + slice * kWeightQuads;
       for (int i = thread; i < kWeightQuads; i += kThreads) copy_async(weights + i, from + i);
-      for (int i = thread * 4; i < 2 * kWidth; i += kThreads * 4)
-        copy_async(vectors + i, (i < kWidth ? p.skip : p.norm) + slice * kWidth + i % kWidth);
+      for (int i = thread; i < kWidth; i += kThreads) {
+        const int d = slice * kWidth + i;
+        vectors[i] = d < p.dim ? read(p.gammax, d) : 0.0f;
+        vectors[kWidth + i] = d < p.dim ? read(p.gamma, d) * read(p.norm_weight, d) : 0.0f;
+      }
     }
     fetch(begin, 0);
     float by_x[kBlocks][4] = {}, by_hat[kBlocks][4] = {}, by_out[kBlocks][4] = {};

@@ -2,41 +2,38 @@
 #pragma once
 
 #include "cuda/backward_params.h"
-#include "cuda/numbers.cuh"
+#include "cuda/gate.cuh"
 
 namespace fastht::cuda {
 
-// Sums `count` numbers, `step` apart, the block's threads sharing them, in a fixed order.
-FASTHT_DEVICE float warp_sum(float value) {
-  FASTHT_UNROLL for (int mask = 16; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-  return value;
-}
-
 // `correlation`: [tiles, 50, C] of this image; its sum goes into the first tile's place. `scratch`:
-// (54 C + 4 kThreads) floats of shared memory that nobody else uses now.
+// gate_back_floats of shared memory that nobody else uses now.
 template <int kChannels, int kThreads>
-FASTHT_DEVICE void gate_backward(const GateParams& p, int image, int tiles, int pixels,
-                                 float* correlation, float* scratch) {
+FASTHT_DEVICE void gate_back(const GateParams& p, int image, int tiles, int pixels,
+                             float* correlation, float* scratch) {
   constexpr int kSize = kBankRows * kChannels, kWarps = kThreads / kLanes;
   const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
-  float* const sums = scratch;                 // [50, C]
-  float* const mean = sums + kSize;            // [C] of the filtered map
-  float* const parts = mean + 4 * kChannels;   // [4][kThreads]
-  float* const d_hidden = mean + kChannels;    // [hidden], at most C
+  float* const sums = scratch;              // [50, C]
+  float* const mean = sums + kSize;         // [C] of the filtered map
+  float* const hidden = mean + kChannels;   // [hidden], C at most
+  float* const d_hidden = hidden + kChannels;
+  float* const parts = d_hidden + kChannels;  // [3][kWarps]
   for (int i = thread; i < kSize; i += kThreads) {
     float total = 0.0f;
     for (int tile = 0; tile < tiles; ++tile) total += correlation[tile * kSize + i];
     correlation[i] = total;
     sums[i] = total;
   }
-  if (!p.gated && !p.channel_filter) return;
+  const bool gated = p.hidden > 0, scaled = p.filter == Filter::kChannel;
+  if (!gated && !scaled) return;
   float* const record = p.records + static_cast<long long>(image) * record_size(kChannels, p.hidden);
+  const float* const pooled = p.pooled + static_cast<long long>(image) * kChannels;
   const float g3 = p.gate[image * 4], g5 = p.gate[image * 4 + 1], g7 = p.gate[image * 4 + 2];
+  const float per_pixel = 1.0f / static_cast<float>(pixels);
   for (int c = thread; c < kChannels; c += kThreads) {
-    float total = 0.0f;
-    for (int tile = 0; tile < p.pool_tiles; ++tile)
-      total += p.pooled[(static_cast<long long>(image) * p.pool_tiles + tile) * kChannels + c];
-    mean[c] = total * p.filter_mean[c] / static_cast<float>(pixels);
+    float factor = 1.0f;
+    if (p.filter != Filter::kNone && c < p.channels) factor = read(p.spectral_filter, c * p.frequencies);
+    mean[c] = pooled[c] * factor * per_pixel;
   }
   sync_block();
 
@@ -46,55 +43,52 @@ FASTHT_DEVICE void gate_backward(const GateParams& p, int image, int tiles, int 
   for (int i = thread; i < kSize; i += kThreads) {
     const float k3 = p.bank[i], k5 = p.bank[kSize + i], k7 = p.bank[2 * kSize + i];
     const float middle = g3 * k3 + g5 * k5 + g7 * k7;
-    // The filter does not scale the biases.
-    const float g = i < kTaps * kChannels ? sums[i] * p.filter[i % kChannels] : sums[i];
+    float g = sums[i];
+    const int c = i % kChannels;  // the filter does not scale the biases
+    if (scaled && i < kTaps * kChannels && c < p.channels) g *= read(p.spectral_filter, c);
     by_gate[0] += (k3 - middle) * g;
     by_gate[1] += (k5 - middle) * g;
     by_gate[2] += (k7 - middle) * g;
   }
   FASTHT_UNROLL for (int k = 0; k < 3; ++k) {
-    const float total = warp_sum(by_gate[k]);
-    if (lane == 0) parts[k * kWarps + warp] = total;
+    FASTHT_UNROLL for (int mask = 16; mask > 0; mask /= 2) by_gate[k] += shuffle_xor(by_gate[k], mask);
+    if (lane == 0) parts[k * kWarps + warp] = by_gate[k];
   }
+  const GateLayers layers{p.weight0, p.bias0, {}, {}, p.channels, p.hidden};
+  hidden_layer<kThreads>(hidden, mean, layers);
   sync_block();
-  float logits[3] = {};
-  FASTHT_UNROLL for (int k = 0; k < 3; ++k) {
-    for (int w = 0; w < kWarps; ++w) logits[k] += parts[k * kWarps + w];
-    logits[k] *= k == 0 ? g3 : k == 1 ? g5 : g7;
-  }
-  if (p.gated) {
-    if (thread < 4) record[thread] = thread == 0 ? logits[0] : thread == 1 ? logits[1] : thread == 2 ? logits[2] : 0.0f;
-    for (int q = warp; q < p.hidden; q += kWarps) {  // a warp for each number of the hidden layer
-      float value = 0.0f;
-      for (int c = lane; c < kChannels; c += kLanes) value += p.weight0[q * kChannels + c] * mean[c];
-      value = warp_sum(value) + p.bias0[q];
+  if (gated) {
+    float logits[3] = {};
+    FASTHT_UNROLL for (int k = 0; k < 3; ++k) {
+      FASTHT_UNROLL for (int w = 0; w < kWarps; ++w) logits[k] += parts[k * kWarps + w];
+      logits[k] *= k == 0 ? g3 : k == 1 ? g5 : g7;
+      if (thread == k) record[k] = logits[k];
+    }
+    for (int q = thread; q < p.hidden; q += kThreads) {
       float back = 0.0f;
-      FASTHT_UNROLL for (int k = 0; k < 3; ++k) back += p.weight2[k * p.hidden + q] * logits[k];
-      if (value <= 0.0f) value = back = 0.0f;  // a NaN goes through, as in PyTorch
-      if (lane == 0) {
-        d_hidden[q] = back;
-        record[record_d_hidden(kChannels) + q] = back;
-        record[record_hidden(kChannels, p.hidden) + q] = value;
-      }
+      FASTHT_UNROLL for (int k = 0; k < 3; ++k) back += read(p.weight2, k * p.hidden + q) * logits[k];
+      const bool closed = hidden[q] <= 0.0f;  // a NaN goes through, as in PyTorch
+      d_hidden[q] = closed ? 0.0f : back;
+      record[record_d_hidden(kChannels) + q] = d_hidden[q];
+      record[record_hidden(kChannels, p.hidden) + q] = closed ? 0.0f : hidden[q];
     }
     sync_block();
   }
   for (int c = thread; c < kChannels; c += kThreads) {
+    const bool real = c < p.channels;
     float d_mean = 0.0f;
-    if (p.gated) {
-      for (int q = 0; q < p.hidden; ++q) d_mean += p.weight0[q * kChannels + c] * d_hidden[q];
-      record[record_mean(kChannels) + c] = mean[c];
-    }
-    record[record_constant() + c] = d_mean * p.filter[c] / static_cast<float>(pixels);
-    if (!p.channel_filter) continue;
-    float by_filter = 0.0f, total = 0.0f;
+    for (int q = 0; q < p.hidden && real; ++q)
+      d_mean += read(p.weight0, q * p.channels + c) * d_hidden[q];
+    const float factor = scaled && real ? read(p.spectral_filter, c) : 1.0f;
+    record[record_mean(kChannels) + c] = mean[c];
+    record[record_constant() + c] = d_mean * factor * per_pixel;
+    if (!scaled) continue;
+    float by_filter = d_mean * (pooled[c] * per_pixel);
     for (int row = 0; row < kTaps; ++row) {
       const int i = row * kChannels + c;
       by_filter += (g3 * p.bank[i] + g5 * p.bank[kSize + i] + g7 * p.bank[2 * kSize + i]) * sums[i];
     }
-    for (int tile = 0; tile < p.pool_tiles; ++tile)
-      total += p.pooled[(static_cast<long long>(image) * p.pool_tiles + tile) * kChannels + c];
-    record[record_filter(kChannels) + c] = by_filter + d_mean * (total / static_cast<float>(pixels));
+    record[record_filter(kChannels) + c] = by_filter;
   }
 }
 

@@ -5,6 +5,7 @@
 namespace fastht::cuda::test {
 
 void test_mix_up(bool thorough);
+void test_forward(bool thorough);
 void test_contract(bool thorough);
 void test_mix_back(bool thorough);
 void test_expand(bool thorough);

@@ -9,6 +9,7 @@ int main(int argc, char** argv) {
   using namespace fastht::cuda::test;
   const bool thorough = !(argc > 1 && std::strcmp(argv[1], "quick") == 0);
   test_mix_up(thorough);
+  test_forward(thorough);
   test_contract(thorough);
   test_mix_back(thorough);
   test_expand(thorough);

@@ -23,10 +23,10 @@ void check(const Case& c, double bound, double sum_bound) {
   std::mt19937 random(1);
   Buffer x(B * batch, kWide, shift), dout(B * batch, kWide, shift), du(total * C, kNarrow),
       z(total * C, kNarrow), stats(total * 2, kFloat), means(total * 2, kFloat), down(C * D, kNarrow),
-      down_back(D * C, kNarrow), skip(padded, kFloat), norm(padded, kFloat);
+      down_back(D * C, kNarrow), skip(D, kFloat), norm(D, kFloat), gamma(D, kFloat);
   x.normal(random, 2, 0.5f), dout.normal(random, 1), du.normal(random, 1), z.normal(random, 1);
   means.normal(random, 0.3f), down.normal(random, 0.12f);
-  skip.normal(random, 1), norm.normal(random, 1);
+  skip.normal(random, 1), norm.normal(random, 1), gamma.fill(2);
   for (int n = 0; n < total; ++n) stats.set(2 * n, 0.5f + n % 3 * 0.1f), stats.set(2 * n + 1, 0.5f);
   for (int i = 0; i < C * D; ++i) down_back.set(i, down.at(i % C * D + i / C));
   const Buffer lanes = fragments(down_back, D, C, padded, C, kNarrow, true, true);
@@ -47,7 +47,7 @@ void check(const Case& c, double bound, double sum_bound) {
         }
         sum_out[d] += dout[at];
         dx[at] = dout[at] + dh * skip[d] +
-                 stats[2 * token + 1] * (dh * norm[d] - means[2 * token] - hat * means[2 * token + 1]);
+                 stats[2 * token + 1] * (dh * 2 * norm[d] - means[2 * token] - hat * means[2 * token + 1]);
       }
     }
   std::vector<Buffer> kept;
@@ -59,7 +59,8 @@ void check(const Case& c, double bound, double sum_bound) {
     if (c.input) p.dx = {found.data(), batch, row};
     p.du = du.data(), p.z = c.weights ? z.data() : nullptr;
     p.stats = stats.floats(), p.row_means = means.floats(), p.down = lanes.data();
-    p.skip = skip.floats(), p.norm = norm.floats(), p.d_weights = found_sums.floats();
+    p.gammax = skip.array(), p.gamma = gamma.array(), p.norm_weight = norm.array();
+    p.d_weights = found_sums.floats();
     p.d_up_bias = found_out.floats(), p.d_down_bias = found_du.floats();
     p.tokens = divisor(N), p.total = total, p.dim = D, p.slices = slices;
     p.tiles = tiles, p.each = c.each;
