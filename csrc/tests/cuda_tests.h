@@ -9,5 +9,6 @@ void test_forward(bool thorough);
 void test_contract(bool thorough);
 void test_mix_back(bool thorough);
 void test_expand(bool thorough);
+void test_backward(bool thorough);
 
 }  // namespace fastht::cuda::test
