@@ -20,8 +20,10 @@ const std::vector<Instance>& instances() {
   static const std::vector<Instance> all = {
       INSTANCE(FoldParams, fold<Bfloat16Products, 64>),
       INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 4, true>),
+      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 8, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 4, 64, true>),
-      INSTANCE(ContractParams, contract<Bfloat16, Bfloat16Products, 64, 2, 64, true>),
+      INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, true>),
+      INSTANCE(ContractParams, contract<Bfloat16, Bfloat16Products, 64, 2, 32, true>),
       INSTANCE(ContractParams, contract<Bfloat16, Bfloat16Products, 64, 8, 64, true>),
       INSTANCE(MixBackParams, mix_back<Bfloat16Products, 64, 2, 64>),
       INSTANCE(MixBackParams, mix_back<Bfloat16Products, 64, 8, 64>),
@@ -35,6 +37,7 @@ const std::vector<Instance>& instances() {
       INSTANCE(ContractParams, contract<Float32, Float32Products, 32, 4, 32, false>),
       INSTANCE(MixBackParams, mix_back<Float32Products, 32, 2, 32>),
       INSTANCE(MixBackParams, mix_back<Float32Products, 32, 4, 32>),
+      INSTANCE(ExpandParams, expand<Float32, Float32Products, 32, 32, false>),
       INSTANCE(ExpandParams, expand<Float32, Float32Products, 32, 64, false>),
       INSTANCE(FinishParams, finish<32>),
   };
