@@ -34,7 +34,7 @@ struct ContractParams {
   const float* kernels;     // [B, 50, C]
   const void* up;           // W2: k features in memory order, narrow numbers; [D / 32][C / 8]
   const void* point;        // P1: k in memory order, narrow numbers; [C / 8][C / 32]
-  const void* point_back;   // P1 transposed: k in register order, narrow numbers; [C / 8][C / 32]
+  const void* point_back;   // P1 transposed: as P1
   const float* point_bias;  // [C]
   void* dv;                 // [B, N, C] gradient of v; of u for prefix tokens
   void* z;                  // [B, N, C]; null with d_point: no gradients of parameters

@@ -113,7 +113,7 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   a.fold.matrices[1] = {params.pointwise_weight, c, c, c, 1, outputs, groups,
                         /*wide=*/false, /*memory=*/true, /*depth_first=*/false, Scaling::kNone, nullptr};
   a.fold.matrices[2] = {params.pointwise_weight, c, c, 1, c, outputs, groups,
-                        /*wide=*/false, /*memory=*/false, /*depth_first=*/false, Scaling::kNone, nullptr};
+                        /*wide=*/false, /*memory=*/true, /*depth_first=*/false, Scaling::kNone, nullptr};
   a.fold.matrices[3] = {params.down_weight, p.dim, c, 1, p.dim, padded_dim / 8, groups,
                         /*wide=*/true, /*memory=*/true, /*depth_first=*/false, Scaling::kNone, nullptr};
   a.fold.gate = call.saved.gate;

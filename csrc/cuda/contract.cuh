@@ -86,6 +86,7 @@ struct Contract {
         store_four<F>(row_at<F, kChannels>(dy, me.row0 + half * 8, q * 16 + me.lane % 4 * 4), {});
     }
     sync_block();
+    if (busy) finish_dv(tile, image, grad);
     if (p.d_point != nullptr) point_gradient(tile, first);
     if (p.correlation == nullptr) return;
     correlate(tile, index, f, image);
@@ -94,11 +95,6 @@ struct Contract {
     gate_back<kChannels, kThreads>(
         p.gate, tile.image, p.tiles, p.grid.height * p.grid.width,
         p.correlation + static_cast<long long>(tile.image) * p.tiles * (kBankRows * kChannels), sums);
-  }
-
-  FASTHT_DEVICE static Floats four_of(const float (&values)[kBlocks][4], int q, int half) {
-    return {{values[2 * q][2 * half], values[2 * q][2 * half + 1], values[2 * q + 1][2 * half],
-             values[2 * q + 1][2 * half + 1]}};
   }
 
   FASTHT_DEVICE void fetch_slice(int slice) {
@@ -120,12 +116,13 @@ struct Contract {
       real[half] = token < p.grid.tokens;
       rows[half] = units<X>(p.dout.data) + tile.image * p.dout.batch + token * p.dout.token;
     }
-    constexpr int kSteps = kSlice / 32;
-    Eight<X> next[kSteps][2];
-    const auto load = [&](int slice) {
-      FASTHT_UNROLL for (int group = 0; group < kSteps; ++group)
+    // The loads of the next kAhead x 32 features are on their way while these are multiplied.
+    constexpr int kSteps = kSlice / 32, kAhead = X::kBytes == 2 ? kSteps : 1;
+    Eight<X> next[kAhead][2];
+    const auto load = [&](int step) {
+      FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
         FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-          const int feature = slice * kSlice + group * 32 + me.lane % 4 * 8;
+          const int feature = (step + group) * 32 + me.lane % 4 * 8;
           next[group][half] =
               load_eight<X, kAligned>(rows[half] + feature, real[half] ? p.dim - feature : 0);
         }
@@ -136,37 +133,65 @@ struct Contract {
       wait_groups<0>();
       sync_block();  // the slice has arrived, and all have done with the other buffer
       if (slice + 1 < slices) fetch_slice(slice + 1);
-      typename P::Left left[kSteps];
-      FASTHT_UNROLL for (int group = 0; group < kSteps; ++group)
-        FASTHT_UNROLL for (int half = 0; half < 2; ++half) left[group].set(half, next[group][half]);
-      if (slice + 1 < slices) load(slice + 1);
-      if (!busy) continue;
-      const Quad* const weights = dy + slice % 2 * kSliceQuads;
-      FASTHT_UNROLL for (int group = 0; group < kSteps; ++group)
-        FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-          typename P::Right right;
-          right.load(weights, group * kBlocks + n, me.lane);
-          P::multiply(grad[n], left[group], right);
-        }
+      FASTHT_ROLLED for (int step = 0; step < kSteps; step += kAhead) {
+        typename P::Left left[kAhead];
+        FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
+          FASTHT_UNROLL for (int half = 0; half < 2; ++half) left[group].set(half, next[group][half]);
+        load(slice * kSteps + step + kAhead);
+        if (!busy) continue;
+        const Quad* const weights = dy + slice % 2 * kSliceQuads;
+        FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
+          FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
+            typename P::Right right;
+            right.load(weights, (step + group) * kBlocks + n, me.lane);
+            P::multiply(grad[n], left[group], right);
+          }
+      }
     }
   }
 
-  // From the gradient of z to those of y, into `dy`, and of v; z itself on the way.
+  // Calls each(q, y) with the sums of 16 channels of the product of this lane's rows of a tile with a
+  // matrix in memory order. Operands of four bytes have no place to stay in registers.
+  template <class Each>
+  FASTHT_DEVICE void multiply_rows(const Quad* tile, const void* matrix, Each each) {
+    const Place me;
+    const auto row = [&](int k) {
+      typename P::Left left;
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        left.set(half, left_row<F, kChannels>(tile, me.row0 + half * 8, k, me.lane));
+      return left;
+    };
+    const auto add = [&](float (&sums)[2][4], int q, int k, const typename P::Left& left) {
+      FASTHT_UNROLL for (int n = 0; n < 2; ++n) {
+        typename P::Right right;
+        right.load(static_cast<const Quad*>(matrix), (2 * q + n) * kGroups + k, me.lane);
+        P::multiply(sums[n], left, right);
+      }
+    };
+    if constexpr (F::kBytes == 2) {
+      typename P::Left left[kGroups];
+      FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) left[k] = row(k);
+      FASTHT_UNROLL for (int q = 0; q < kFours; ++q) {
+        float sums[2][4] = {};
+        FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) add(sums, q, k, left[k]);
+        each(q, sums);
+      }
+    } else {
+      FASTHT_UNROLL for (int q = 0; q < kFours; ++q) {
+        float sums[2][4] = {};
+        FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(sums, q, k, row(k));
+        each(q, sums);
+      }
+    }
+  }
+
+  // From the gradient of z to that of y, also into `dy`; z itself on the way.
   FASTHT_DEVICE void activate(const Tile& tile, long long image, const Cell* u,
                               float (&grad)[kBlocks][4]) {
     const Place me;
     const Long seed = read_seed(p.dropout);
-    typename P::Left left[kGroups], back[kGroups];
-    FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-      left[k].set(half, left_row<F, kChannels>(v, me.row0 + half * 8, k, me.lane));
-    FASTHT_UNROLL for (int q = 0; q < kFours; ++q) {
+    multiply_rows(v, p.point, [&](int q, const float (&y)[2][4]) {
       const int channel = q * 16 + me.lane % 4 * 4;
-      float y[2][4] = {};
-      FASTHT_UNROLL for (int n = 0; n < 2; ++n) FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
-        typename P::Right right;
-        right.load(static_cast<const Quad*>(p.point), (2 * q + n) * kGroups + k, me.lane);
-        P::multiply(y[n], left[k], right);
-      }
       const Floats bias = load_four<Float32>(p.point_bias + channel);
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const int row = me.row0 + half * 8, token = tile.first + row;
@@ -188,28 +213,25 @@ struct Contract {
           store_four<F>(units<F>(p.z) + (image + token) * kChannels + channel, active);
         store_four<F>(row_at<F, kChannels>(dy, row, channel), upstream);
       }
-    }
-    // dv = dy + P1' dy; a prefix token's y is its u.
-    FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      float values[8];
-      const bool patch = tile.first + me.row0 + half * 8 >= p.grid.prefix;
-      FASTHT_UNROLL for (int w = 0; w < 8; ++w)
-        values[w] = patch ? grad[k * 4 + w / 2][half * 2 + w % 2] : 0.0f;
-      back[k].set(half, values);
-    }
-    FASTHT_UNROLL for (int q = 0; q < kFours; ++q) {
-      FASTHT_UNROLL for (int n = 0; n < 2; ++n) FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
-        typename P::Right right;
-        right.load(static_cast<const Quad*>(p.point_back), (2 * q + n) * kGroups + k, me.lane);
-        P::multiply(grad[2 * q + n], back[k], right);
-      }
+    });
+  }
+
+  // dv = dy + P1' dy. A prefix token's dy is the gradient of its u, and none of the 1x1's.
+  FASTHT_DEVICE void finish_dv(const Tile& tile, long long image, const float (&grad)[kBlocks][4]) {
+    const Place me;
+    Cell* const dv = units<F>(p.dv) + image * kChannels;
+    multiply_rows(dy, p.point_back, [&](int q, const float (&through)[2][4]) {
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const int token = tile.first + me.row0 + half * 8;
+        Floats sum;
+        FASTHT_UNROLL for (int e = 0; e < 4; ++e) {
+          const int at = half * 2 + e % 2;
+          sum.v[e] = grad[2 * q + e / 2][at] + through[e / 2][at];
+        }
         if (token < p.grid.tokens)
-          store_four<F>(units<F>(p.dv) + (image + token) * kChannels + q * 16 + me.lane % 4 * 4,
-                        four_of(grad, q, half));
+          store_four<F>(dv + token * kChannels + q * 16 + me.lane % 4 * 4, sum);
       }
-    }
+    });
   }
 
   // Adds dy' v and the sums of dy to what this block has of them. A thread reads back nothing but

@@ -142,7 +142,7 @@ struct Expand {
       const int eight = part * 4 + lane % 4, feature = slice * kWidth + eight * 8;
       float dh[4][4] = {};
       if (p.dx.data != nullptr) {
-        FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
+        const auto add = [&](int k) {
           typename P::Left left;
           FASTHT_UNROLL for (int half = 0; half < 2; ++half)
             left.set(half, left_row<F, kChannels>(du, row0 + half * 8, k, lane));
@@ -151,6 +151,11 @@ struct Expand {
             right.load(weights, (part * 4 + n) * kGroups + k, lane);
             P::multiply(dh[n], left, right);
           }
+        };
+        if constexpr (F::kBytes == 2) {
+          FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) add(k);
+        } else {  // registers are short
+          FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(k);
         }
       }
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {

@@ -74,7 +74,7 @@ void check(const Case& c, double limit, double sum_limit, const std::vector<How>
     if (!in_channels(i)) point_bias.set(i, 0);
   const Buffer up_lanes = fragments(up, C, D, C, padded_dim, kNarrow, false, true, true);
   const Buffer point_lanes = fragments(point, C, C, C, C, kNarrow, false, true);
-  const Buffer back_lanes = fragments(back, C, C, C, C, kNarrow, false, false);
+  const Buffer back_lanes = fragments(back, C, C, C, C, kNarrow, false, true);
 
   // The same in double. v and dy are rounded as the kernel has to.
   const Long seed = 7;
