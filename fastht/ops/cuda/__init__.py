@@ -1,0 +1,1 @@
+"""The native CUDA kernels (``csrc/cuda``): compiled at first use, launched through the driver."""
