@@ -2,7 +2,8 @@
 
 Every source is compiled once, for any CPU of the architecture, except ``cpu/path.cpp``: it holds
 the kernels and is compiled once for each instruction-set path, of which ``cpu/paths.cpp`` takes one
-at run time. ninja compiles only what changed since the last time.
+at run time. ninja compiles only what changed since the last time. Of the CUDA backend the extension
+has the host's side alone, which needs nothing of CUDA; ``FASTHT_CUDA=0`` leaves it out.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ MODES = {  # what is built, and its flags for the compiler and the linker
     "thread": ["-O1", "-g", "-fsanitize=thread"],
     "valgrind": ["-O1", "-g"],
 }
+
+
+NOT_IN_EXTENSION = {"race.cpp"}  # of csrc/cuda: what only its simulation needs
 
 
 def find_compiler() -> tuple[list[str], str]:
@@ -88,8 +92,12 @@ def _write_rules(file: Path, product: str, compiler: list[str], machine: str, mo
     if os.environ.get("FASTHT_WERROR") == "1":
         flags.append("-Werror")
     libraries = ["-pthread", "-ldl"] if "linux" in machine else ["-pthread"]
+    cuda = []
     if mode == "extension":
         main, main_flags = "bindings.cpp", _python_flags()
+        if "linux" in machine and os.environ.get("FASTHT_CUDA") != "0":
+            cuda = [s for s in CSRC.glob("cuda/*.cpp") if s.name not in NOT_IN_EXTENSION]
+            main_flags += ["-DFASTHT_HAS_CUDA"] if cuda else []
         libraries += ["-shared", *(["-undefined", "dynamic_lookup"] if "darwin" in machine else [])]
     else:
         main, main_flags = "tests/test_cpu.cpp", []
@@ -117,6 +125,8 @@ def _write_rules(file: Path, product: str, compiler: list[str], machine: str, mo
         for source in sorted(CSRC.glob("cpu/*.cpp")):
             if source.name != "path.cpp":
                 objects.append(compiled(source, source.stem))
+        for source in sorted(cuda):
+            objects.append(compiled(source, f"cuda_{source.stem}", *main_flags))
         # The linker keeps the first copy of an inline function that several objects hold: the one
         # of the widest instructions comes last.
         for name, path_flags in paths.items():
