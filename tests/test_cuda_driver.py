@@ -78,7 +78,7 @@ def test_a_kernel_is_made_ready_once_and_then_only_started(run):
         "cuDevicePrimaryCtxRetain 41",
         "cuCtxPushCurrent 141",
         "cuLibraryLoadData machine code",
-        "cuLibraryGetKernel mix_up",
+        "cuLibraryGetKernel fastht_kernel",
         "cuKernelGetFunction",
         "cuDeviceGetAttribute 97 41",
         "cuKernelGetAttribute 1 41",

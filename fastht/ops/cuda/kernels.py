@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fastht.files import cache_dir
 from fastht.ops.cuda import nvrtc, sources
-from fastht.ops.cuda.sources import Entry
+from fastht.ops.cuda.sources import Kernel
 from fastht.ops.cuda.store import Store
 
 # Compiled as the variant that has all instructions of the chip and runs on no later one.
 _SUFFIXES = {90: "a"}
-_known: dict[tuple[str, Entry], bytes] = {}
+_known: dict[tuple[str, Kernel], bytes] = {}
 _lock = threading.Lock()
 
 
@@ -59,7 +59,7 @@ def _number(arch: str) -> int:
     return int(arch.removeprefix("sm_").rstrip("af"))
 
 
-def images(entries: Sequence[Entry], arch: str) -> dict[Entry, bytes]:
+def images(kernels: Sequence[Kernel], arch: str) -> dict[Kernel, bytes]:
     """Return the machine code of kernels for an architecture; compile what there is none of.
 
     The compiler runs in as many threads as there are processors. Processes that miss the same
@@ -70,42 +70,42 @@ def images(entries: Sequence[Entry], arch: str) -> dict[Entry, bytes]:
         CompileError: a kernel does not compile.
     """
     with _lock:  # threads that want the same kernels wait for one another
-        wanted = [entry for entry in dict.fromkeys(entries) if (arch, entry) not in _known]
+        wanted = [kernel for kernel in dict.fromkeys(kernels) if (arch, kernel) not in _known]
         missing = []
-        for entry in wanted:
-            image = precompiled().get(arch, entry.name, sources.key(entry, arch, "nvcc"))
+        for kernel in wanted:
+            image = precompiled().get(arch, kernel.name, sources.key(kernel, arch, "nvcc"))
             if image is None:
-                missing.append(entry)
+                missing.append(kernel)
             else:
-                _known[arch, entry] = image
+                _known[arch, kernel] = image
         if missing:
             _find_or_compile(missing, arch)
-        return {entry: _known[arch, entry] for entry in entries}
+        return {kernel: _known[arch, kernel] for kernel in kernels}
 
 
-def _find_or_compile(entries: Sequence[Entry], arch: str) -> None:
+def _find_or_compile(kernels: Sequence[Kernel], arch: str) -> None:
     compiler = nvrtc.load()
     kept = cache()
     named = "nvrtc {}.{}".format(*compiler.version)
-    keys = {entry: sources.key(entry, arch, named) for entry in entries}
+    keys = {kernel: sources.key(kernel, arch, named) for kernel in kernels}
     missing = []
-    for entry in entries:
-        image = kept.get(arch, entry.name, keys[entry])
+    for kernel in kernels:
+        image = kept.get(arch, kernel.name, keys[kernel])
         if image is None:
-            missing.append(entry)
+            missing.append(kernel)
         else:
-            _known[arch, entry] = image
+            _known[arch, kernel] = image
 
-    def compiled(entry: Entry) -> bytes:
-        return compile_entry(compiler, entry, arch)
+    def compiled(kernel: Kernel) -> bytes:
+        return compile_kernel(compiler, kernel, arch)
 
     if not missing:
         return
     with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
-        for entry, image in zip(missing, pool.map(compiled, missing), strict=True):
-            _known[arch, entry] = image
+        for kernel, image in zip(missing, pool.map(compiled, missing), strict=True):
+            _known[arch, kernel] = image
             try:
-                kept.put(arch, entry.name, keys[entry], image)
+                kept.put(arch, kernel.name, keys[kernel], image)
             except OSError as error:
                 warnings.warn(
                     f"compiled CUDA kernels cannot be kept in {kept.root} ({error}) and will be "
@@ -114,9 +114,9 @@ def _find_or_compile(entries: Sequence[Entry], arch: str) -> None:
                 )
 
 
-def compile_entry(
+def compile_kernel(
     compiler: nvrtc.Nvrtc,
-    entry: Entry,
+    kernel: Kernel,
     arch: str,
     *,
     ptx: bool = False,
@@ -130,9 +130,9 @@ def compile_entry(
     """
     target = arch.replace("sm_", "compute_") if ptx else arch
     return compiler.compile(
-        entry.source(),
-        sources.headers(entry.header),
+        kernel.source,
+        sources.headers(kernel.source),
         (f"--gpu-architecture={target}", *options),
-        name=f"{entry.name}.cu",
+        name=f"{kernel.name}.cu",
         ptx=ptx,
     )

@@ -13,40 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-SHIPPED = _PACKAGE / "_cuda"  # copied from csrc/cuda by setup.py
-CHECKOUT = _PACKAGE.parent / "csrc" / "cuda"
+SHIPPED = _PACKAGE / "_cuda"  # copied from csrc by setup.py
+CHECKOUT = _PACKAGE.parent / "csrc"
 OPTIONS = ("--std=c++17", "--fmad=true")  # nvcc and NVRTC know both
+SYMBOL = "fastht_kernel"  # the name of every kernel in its machine code
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
-_FORMAT = "1"  # of the translation unit that `Entry.source` makes
+_HOST_ONLY = {"cuda/simulate.h"}
 
 
 @dataclass(frozen=True, order=True)
-class Entry:
-    """One kernel that can be started: an instantiation of a function template, with a name.
+class Kernel:
+    """One instantiation of a kernel's template: one translation unit, one kernel.
 
     Attributes:
-        name: what the driver is asked for.
-        header: the file of the template.
-        function: the template with its arguments, in namespace ``fastht::cuda``.
-        params: the structure that the function takes, by value.
-        threads: of a block, all of them whole warps.
+        function: the template with its arguments, ``mix_up<Bfloat16, ...>``.
+        source: the text of the translation unit, as ``Kernel::source()`` of ``csrc/cuda/plan.h``
+            makes it: an include and ``FASTHT_INSTANCE``.
     """
 
-    name: str
-    header: str
     function: str
-    params: str
-    threads: int
+    source: str
 
-    def source(self) -> str:
-        """Return the translation unit."""
-        return (
-            f'#include "{self.header}"\n'
-            f"FASTHT_KERNEL({self.threads}) {self.name}"
-            f"(const __grid_constant__ fastht::cuda::{self.params} params) {{\n"
-            f"  fastht::cuda::{self.function}(params);\n"
-            "}\n"
-        )
+    @property
+    def name(self) -> str:
+        """The function's name alone."""
+        return self.function.partition("<")[0]
 
 
 def folder() -> Path:
@@ -56,34 +47,34 @@ def folder() -> Path:
         LookupError: fastht was installed without them.
     """
     for place in (CHECKOUT, SHIPPED):
-        if (place / "device.cuh").is_file():
+        if (place / "cuda" / "device.cuh").is_file():
             return place
     raise LookupError(
         "fastht was installed without its CUDA kernels (FASTHT_CUDA=0); reinstall it without that"
     )
 
 
-def headers(header: str) -> Mapping[str, str]:
-    """Return a header and all that it includes for a device, text by name.
+def headers(source: str) -> Mapping[str, str]:
+    """Return all that a text includes for a device, directly or not, text by name.
 
     Raises:
         LookupError: fastht was installed without the sources.
     """
-    place, found, wanted = folder(), dict[str, str](), [header]
+    place, found, wanted = folder(), dict[str, str](), _INCLUDE.findall(source)
     while wanted:
         name = wanted.pop()
-        if name in found or not name.endswith(".cuh"):  # simulate.h is for the host alone
+        if name in found or name in _HOST_ONLY:
             continue
         found[name] = (place / name).read_text(encoding="utf-8")
         wanted += _INCLUDE.findall(found[name])
     return dict(sorted(found.items()))
 
 
-def key(entry: Entry, arch: str, compiler: str, options: Sequence[str] = OPTIONS) -> str:
+def key(kernel: Kernel, arch: str, compiler: str, options: Sequence[str] = OPTIONS) -> str:
     """Return the digest of all that decides what the machine code of a kernel is."""
     digest = hashlib.sha256()
-    parts = [_FORMAT, compiler, arch, *options, entry.source()]
-    for name, text in headers(entry.header).items():
+    parts = [compiler, arch, *options, kernel.source]
+    for name, text in headers(kernel.source).items():
         parts += [name, text]
     for part in parts:  # the lengths keep two lists of parts apart
         data = part.encode()
