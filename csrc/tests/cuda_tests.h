@@ -1,0 +1,9 @@
+// The tests of the simulated CUDA kernels, one a kernel. `thorough`: with all number types, which
+// the race detector and the sanitizers need not see again.
+#pragma once
+
+namespace fastht::cuda::test {
+
+void test_mix_up(bool thorough);
+
+}  // namespace fastht::cuda::test
