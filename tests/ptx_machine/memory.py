@@ -1,52 +1,58 @@
-"""Global memory with gaps that nobody may touch, and access by every thread at an address."""
+"""Global memory: arrays at addresses, with nothing between them."""
 
 import numpy as np
 
-GLOBAL = 0x7F00_0000_0000
 SHARED = 0x0100_0000_0000  # where generic addresses of shared memory begin
-_GAP = 4096
+_FIRST = 0x5000_0000_0000
+_GAP = 1 << 20
 
 
 class Memory:
-    """Arrays at addresses; each byte beside them is out of bounds."""
+    """Copies of arrays; each byte beside them is out of bounds."""
 
     def __init__(self):
-        self.data = np.zeros(_GAP, np.uint8)
-        self.valid = np.zeros(_GAP, bool)
-        self._placed = []
+        self.data = np.zeros(0, np.uint8)
+        self._placed = []  # (address, offset in data, bytes, dtype, shape), by address
+        self._next = _FIRST
 
-    def place(self, array):
-        """Copy an array into memory and return its address, a multiple of 256."""
+    def place(self, array, address=None):
+        """Copy an array into memory and return its address, a multiple of 256 if none is given."""
         raw = np.ascontiguousarray(array)
-        start = self.data.size
-        total = -(-raw.nbytes // 256) * 256 + _GAP
-        self.data = np.concatenate([self.data, np.zeros(total, np.uint8)])
-        self.valid = np.concatenate([self.valid, np.zeros(total, bool)])
-        self.data[start : start + raw.nbytes] = raw.reshape(-1).view(np.uint8)
-        self.valid[start : start + raw.nbytes] = True
-        self._placed.append((start, raw.dtype, raw.shape, raw.nbytes))
-        return GLOBAL + start
+        if address is None:
+            address = self._next
+            self._next += -(-raw.nbytes // 256) * 256 + _GAP
+        self._placed.append((address, self.data.size, raw.nbytes, raw.dtype, raw.shape))
+        self._placed.sort(key=lambda placed: placed[0])
+        for one, other in zip(self._placed, self._placed[1:], strict=False):
+            if one[0] + one[2] > other[0]:
+                raise ValueError(f"arrays overlap at {other[0]:#x}")
+        self.data = np.concatenate([self.data, raw.reshape(-1).view(np.uint8)])
+        return address
 
     def read(self, address):
         """Return the array that was placed at an address, as it is now."""
-        for start, dtype, shape, size in self._placed:
-            if GLOBAL + start == address:
+        for placed, start, size, dtype, shape in self._placed:
+            if placed == address:
                 return self.data[start : start + size].copy().view(dtype).reshape(shape)
         raise KeyError(f"nothing was placed at {address:#x}")
 
-    def offsets(self, addresses, size, what):
+    def offsets(self, addresses, size):
         """Return where in ``data`` accesses of ``size`` bytes begin, all of them in bounds."""
-        offsets = addresses.astype(np.int64) - GLOBAL
-        inside = (offsets >= 0) & (offsets + size <= self.data.size)
-        if not inside.all() or not (self.valid[offsets] & self.valid[offsets + size - 1]).all():
-            wrong = int(addresses[~inside][0]) if not inside.all() else None
-            if wrong is None:
-                bad = ~(self.valid[offsets] & self.valid[offsets + size - 1])
-                wrong = int(addresses[bad][0])
-            raise IndexError(f"out of bounds at {wrong:#x}: {what}")
-        if (offsets % size).any():
-            raise IndexError(f"misaligned access: {what}")
-        return offsets
+        addresses = addresses.astype(np.int64)
+        starts, bases, sizes = np.array([placed[:3] for placed in self._placed], np.int64).T
+        which = np.searchsorted(starts, addresses, "right") - 1
+        inside = addresses - starts[which]
+        wrong = (which < 0) | (inside + size > sizes[which])
+        if wrong.any():
+            nearest = int(which[wrong][0])
+            array = self._placed[max(nearest, 0)]
+            raise IndexError(
+                f"out of bounds: {size} bytes at {addresses[wrong][0] - array[0]} of an array of "
+                f"{array[2]} bytes ({array[3]}, {array[4]})"
+            )
+        if (addresses % size).any():
+            raise IndexError(f"misaligned access of {size} bytes")
+        return bases[which] + inside
 
 
 def gather(data, offsets, size):

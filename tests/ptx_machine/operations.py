@@ -183,7 +183,7 @@ def _access(block, instruction, operand, mask, size):
         return block.params, offsets
     if space == "shared":
         return block.shared, block.shared_offsets(addresses, size)
-    return block.memory.data, block.memory.offsets(addresses, size, instruction.text)
+    return block.memory.data, block.memory.offsets(addresses, size)
 
 
 def _load(block, instruction, mask):
@@ -270,7 +270,7 @@ def _copy(block, instruction, mask):
     reads = mask & (amounts == size)
     if reads.any():
         address = np.broadcast_to(registers.address(source, mask, text), block.threads)
-        offsets = block.memory.offsets(address[reads], size, text)
+        offsets = block.memory.offsets(address[reads], size)
         rows[reads] = spaces.gather(block.memory.data, offsets, size)
     target = np.broadcast_to(registers.address(to, mask, text), block.threads)[mask]
     block.start_copy(mask, target, rows[mask])

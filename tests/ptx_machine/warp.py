@@ -26,7 +26,7 @@ def mma(opcode, a, b, c):
         a, b, c: [warps, 32, registers] as uint32.
     """
     parts = opcode.split(".")
-    kind = parts[6]
+    kind = parts[7]
     if parts[3] not in ("m16n8k16", "m16n8k8") or parts[4:6] != ["row", "col"]:
         raise NotImplementedError(opcode)
     depth = int(parts[3].partition("k")[2])
