@@ -10,6 +10,7 @@ namespace fastht::cuda {
 
 void bind(py::module_& module) {
   module.doc() = "Starts CUDA kernels through the driver; fastht.ops.cuda is its face.";
+  bind_plans(module);
   module.def("driver_problem", &driver_problem, "Why no kernel can be started; empty if they can.");
   module.def("driver_version", &driver_version, "1000 * major + 10 * minor of the driver's CUDA.");
   module.def("is_loaded", &kernel_is_loaded, py::arg("device"), py::arg("name"));

@@ -6,5 +6,6 @@ namespace fastht::cuda {
 namespace py = pybind11;
 
 void bind(py::module_& module);
+void bind_plans(py::module_& module);
 
 }  // namespace fastht::cuda

@@ -195,7 +195,7 @@ void Stream::launch(const std::string& name, unsigned blocks, unsigned threads,
                     unsigned shared_bytes, const void* params, size_t bytes) const {
   const Kernel* const kernel = find_kernel(device_of(device_), name);
   if (kernel == nullptr) throw std::runtime_error("kernel " + name + " has not been loaded");
-  if (kernel->params != 0 && kernel->params != bytes)
+  if (kernel->params != 0 && bytes != 0 && kernel->params != bytes)
     throw std::runtime_error("kernel " + name + " takes " + std::to_string(kernel->params) +
                              " bytes of parameters, not " + std::to_string(bytes));
   if (shared_bytes > static_cast<unsigned>(kernel->shared_limit))

@@ -39,6 +39,11 @@ class Kernel:
         """The function's name alone."""
         return self.function.partition("<")[0]
 
+    @property
+    def instance(self) -> str:
+        """The line that makes the kernel: function, parameters, threads, blocks."""
+        return self.source.strip().splitlines()[-1]
+
 
 def folder() -> Path:
     """Return where the sources are: those of the checkout, or those that came with the package.
