@@ -6,5 +6,7 @@ namespace fastht::cuda::test {
 
 void test_mix_up(bool thorough);
 void test_forward(bool thorough);
+void test_faults();
+void test_rounding();
 
 }  // namespace fastht::cuda::test
