@@ -48,8 +48,8 @@ def find_nvcc() -> str:
     found = shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(home, "bin")))
     if found is None:
         raise SystemExit(
-            "fastht: FASTHT_CUDA=1 compiles the CUDA kernels now, and nvcc was not found on PATH "
-            f"or in {home}/bin; install the CUDA toolkit, set CUDA_HOME, or leave FASTHT_CUDA unset: "
+            "fastht: FASTHT_CUDA=1 compiles the CUDA kernels now, but there is no nvcc on PATH or "
+            f"in {home}/bin; install the CUDA toolkit, set CUDA_HOME, or leave FASTHT_CUDA unset: "
             "the kernels are then compiled at first use by NVRTC, which torch brings along"
         )
     return found
@@ -133,13 +133,13 @@ def precompile(target: Path, scratch: Path) -> None:
 
 
 def shipped_kernels(scratch: Path) -> list:
-    """Return every kernel that a call can need, as a program made of the plan lists them."""
+    """Return the kernels of common calls, as a program made of the plans lists them."""
     from csrc.build import find_compiler
 
     lister = CSRC / "cuda" / "list_kernels.cpp"
     compiler, _ = find_compiler()
     scratch.mkdir(parents=True, exist_ok=True)
-    plans = sorted(CSRC.glob("cuda/*plan.cpp"))
+    plans = [*sorted(CSRC.glob("cuda/*plan.cpp")), CSRC / "cuda" / "shipped.cpp"]
     program = scratch / "list_kernels"
     command = [*compiler, "-std=c++17", f"-I{CSRC}", str(lister), *map(str, plans)]
     subprocess.run([*command, "-o", str(program)], check=True)

@@ -14,9 +14,10 @@ struct Tile {
   int image, first, end;  // tokens first .. end - 1
   int top, rows;          // rows of patches that it touches: top .. top + rows - 1
 
-  FASTHT_DEVICE Tile(const Grid& grid, int tiles, int tokens) {
-    image = block_index() / tiles;
-    first = block_index() % tiles * tokens;
+  // Tile number `index` of all images' tiles, which an image has `tiles` of.
+  FASTHT_DEVICE Tile(const Grid& grid, int tiles, int tokens, int index) {
+    image = index / tiles;
+    first = index % tiles * tokens;
     end = smaller(first + tokens, grid.tokens);
     const int patch = larger(first - grid.prefix, 0), patch_end = end - grid.prefix;
     top = patch / grid.width;
@@ -32,7 +33,7 @@ FASTHT_DEVICE void fetch_map(typename F::Unit* map, const typename F::Unit* imag
   constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach;
   const int width = map_width(grid.width);
   const int rows = tile.rows == 0 ? 0 : ceil_div(tile.rows, kTall) * kTall + 2 * kReach;
-  for (int i = thread_index(); i < rows * width * kChunks; i += kThreads) {
+  for (int i = reread_thread_index(); i < rows * width * kChunks; i += kThreads) {
     const int column = i / kChunks % width - kReach, row = i / (kChunks * width) - kReach + tile.top;
     const bool real = row >= 0 && row < grid.height && column >= 0 && column < grid.width;
     const int token = real ? grid.prefix + row * grid.width + column : 0;
@@ -44,7 +45,7 @@ FASTHT_DEVICE void fetch_map(typename F::Unit* map, const typename F::Unit* imag
 template <int kChannels, int kPass, int kThreads>
 FASTHT_DEVICE void fetch_bank(float* bank, const float* image, int channel) {
   constexpr int kChunks = kPass / 4;
-  for (int i = thread_index(); i < kBankRows * kChunks; i += kThreads)
+  for (int i = reread_thread_index(); i < kBankRows * kChunks; i += kThreads)
     copy_async(bank + i * 4, image + i / kChunks * kChannels + channel + i % kChunks * 4);
 }
 
@@ -102,7 +103,7 @@ FASTHT_DEVICE void convolve(const typename F::Unit* map, const float* bank, cons
                             const Tile& tile, Put put) {
   constexpr int kPairs = kPass / 2, kGroup = kPairs < kLanes ? kPairs : kLanes;
   constexpr int kParts = kPairs / kGroup;
-  const int thread = thread_index(), map_row = map_width(grid.width) * kPass;
+  const int thread = reread_thread_index(), map_row = map_width(grid.width) * kPass;
   const int runs = ceil_div(grid.width, kRun);
   const int items = ceil_div(tile.rows, kTall) * runs * kParts;
   for (int item = thread / kGroup; item < items; item += kThreads / kGroup) {
@@ -125,13 +126,13 @@ FASTHT_DEVICE void convolve(const typename F::Unit* map, const float* bank, cons
 }
 
 // Rows [rows][C] of the bottleneck in shared memory, from which products take left operands in
-// memory order: where 16-byte chunk `chunk` of row `row` lies. Chunks are exchanged so that the
-// lanes of a warp meet no bank twice.
+// memory order, or transposed (transposed.cuh): where 16-byte chunk `chunk` of row `row` lies. Chunks
+// are exchanged so that the lanes of a warp meet no bank twice, either way.
 template <class F, int kChannels>
 FASTHT_DEVICE int chunk_at(int row, int chunk) {
   constexpr int kChunks = kChannels * F::kBytes / 16;
-  if (F::kBytes == 4) return row * kChunks + (chunk ^ (row & 1));
-  return row * kChunks + (kChannels >= 64 ? chunk ^ (row & 1) << 2 : chunk);
+  if (F::kBytes == 4) return row * kChunks + (chunk ^ ((row & 3) << 1 | (row & 1)));
+  return row * kChunks + (chunk ^ (((row & 1) << 2 | (row >> 1 & 3)) & (kChunks - 1)));
 }
 // The address of channels `channel` .. of that row, up to the end of their chunk.
 template <class F, int kChannels>

@@ -33,6 +33,12 @@ constexpr int kLanes = 32;
 #ifdef __CUDACC__
 
 FASTHT_DEVICE int thread_index() { return threadIdx.x; }
+// The same, but read again here: no register keeps it, or what was made of it, until then.
+FASTHT_DEVICE int reread_thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
 FASTHT_DEVICE int block_index() { return blockIdx.x; }
 FASTHT_DEVICE int block_count() { return gridDim.x; }
 FASTHT_DEVICE void sync_block() { __syncthreads(); }
@@ -132,6 +138,7 @@ struct Carver {  // hands out the block's shared memory
 
 using simulate::machine;
 inline int thread_index() { return machine.fiber->thread; }
+inline int reread_thread_index() { return thread_index(); }
 inline int block_index() { return machine.block->index; }
 inline int block_count() { return machine.block_count; }
 inline void sync_block(int line = __builtin_LINE()) { simulate::barrier(line); }
@@ -302,6 +309,7 @@ struct Carver {
 
 FASTHT_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 FASTHT_DEVICE int larger(int a, int b) { return a > b ? a : b; }
+FASTHT_DEVICE float larger_of(float a, float b) { return a > b ? a : b; }
 
 // Makes a kernel of one instantiation, under a name that does not depend on it. Its source file is
 // an include and this line: what NVRTC, nvcc and the simulator's compiler are given

@@ -93,6 +93,19 @@ FASTHT_DEVICE Floats load_four(const typename F::Unit* from) {
   }
 }
 
+template <class F>
+FASTHT_DEVICE void store_four(typename F::Unit* to, const Floats& values) {
+  if constexpr (F::kBytes == 4) {
+    *reinterpret_cast<Floats*>(to) = values;
+  } else {
+    struct alignas(8) Two {
+      Word v[2];
+    };
+    *reinterpret_cast<Two*>(to) = {
+        {F::pack(values.v[0], values.v[1]), F::pack(values.v[2], values.v[3])}};
+  }
+}
+
 // Eight neighbours as they are in memory: one access of 16 bytes, or two.
 template <class F>
 struct Eight {

@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "cuda/forward_params.h"
 #include "cuda/params.h"
+#include "cuda/workspace.h"
 
 namespace fastht::cuda {
 
@@ -90,6 +92,18 @@ struct BackwardCall {
 int padded_channels(int channels);
 int bytes_of(Format format);
 
+// "Bfloat16, Float32Products, 64": a problem's first template arguments.
+std::string numbers_of(const Problem& problem);
+inline const char* text(bool value) { return value ? "true" : "false"; }
+Dropout dropout_of(const Problem& problem, const unsigned long long* seed);
+
+// What the fold kernel makes in either pass, and its launch. `fold.matrices` and `matrix_count` are
+// the caller's; the rest is filled in here, in `workspace`.
+void plan_fold(FoldParams& fold, const Problem& problem, const Parameters& params,
+               Workspace& workspace);
+int fold_blocks(const FoldParams& fold);
+Kernel fold_kernel(const Problem& problem);
+
 class ForwardPlan {
  public:
   // Throws std::invalid_argument where the device has too little shared memory for the grid.
@@ -103,7 +117,11 @@ class ForwardPlan {
   Problem problem_;
   std::vector<Kernel> kernels_;
   size_t workspace_bytes_ = 0;
-  int warps_ = 0, pass_ = 0, overlay_ = 0;
+  int warps_ = 0, down_warps_ = 0, pass_ = 0;
+  bool overlay_ = false;
+
+  struct Arrays;
+  void arrange(Arrays& arrays, const ForwardCall& call, Workspace& workspace) const;
 };
 
 class BackwardPlan {

@@ -11,6 +11,7 @@
 #include "cuda/bindings.h"
 #include "cuda/driver.h"
 #include "cuda/plan.h"
+#include "cuda/shipped.h"
 
 namespace fastht::cuda {
 namespace {
@@ -88,12 +89,14 @@ void run(const Plan& plan, const Call& call, const Target& target, uintptr_t str
   });
 }
 
+std::vector<py::tuple> listed(const std::vector<Kernel>& kernels) {
+  std::vector<py::tuple> list;
+  for (const Kernel& k : kernels) list.push_back(py::make_tuple(k.function, k.source(), k.threads));
+  return list;
+}
 template <class Plan>
 std::vector<py::tuple> kernels(const Plan& plan) {
-  std::vector<py::tuple> list;
-  for (const Kernel& k : plan.kernels())
-    list.push_back(py::make_tuple(k.function, k.source(), k.threads));
-  return list;
+  return listed(plan.kernels());
 }
 
 }  // namespace
@@ -119,6 +122,7 @@ void bind_plans(py::module_& module) {
         return Target{0, {}, std::move(run)};
       }));
   module.def("padded_channels", &padded_channels, "C as the kernels have it: 32, 64 or 128.");
+  module.def("shipped_kernels", [](bool common) { return listed(shipped_kernels(common)); });
   py::class_<ForwardPlan>(module, "ForwardPlan")
       .def(py::init<const Problem&, const Device&>())
       .def_property_readonly("kernels", &kernels<ForwardPlan>)

@@ -40,6 +40,11 @@ class Buffer {
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(size_, other.size_), std::swap(format_, other.format_);
+    std::swap(shift_, other.shift_), std::swap(memory_, other.memory_);
+    return *this;
+  }
   ~Buffer() { std::free(memory_); }
 
   Buffer& normal(std::mt19937& random, float deviation, float mean = 0.0f) {
@@ -52,6 +57,11 @@ class Buffer {
     return *this;
   }
   void set(long long i, float value) { write({data(), format_}, i, value); }
+  Buffer& fill(float value) {
+    for (long long i = 0; i < size_; ++i) set(i, value);
+    return *this;
+  }
+  double operator[](long long i) const { return at(i); }
   float at(long long i) const { return read({data(), format_}, i); }
   void* data() const { return memory_ + static_cast<size_t>(shift_) * each(); }
   float* floats() const { return static_cast<float*>(data()); }

@@ -28,10 +28,7 @@ _FILTERS = {"none": 0, "channel": 1, "full": 2}
 def allocate_saved(
     x: Tensor, params: Params, call: Call, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Allocate u, u_norm, stats, pooled and gate; without ``save`` all but u are empty.
-
-    u is the map between two of the kernels and so is there in any case.
-    """
+    """Allocate u, u_norm, stats, pooled and gate; without ``save`` all of them are empty."""
     batch, tokens = x.shape[:2]
     padded = native.padded_channels(params["down.bias"].shape[0])
     maps, number = call.product_dtype, torch.float32
@@ -40,7 +37,7 @@ def allocate_saved(
         return torch.empty(shape if save else (0,), dtype=dtype, device=x.device)
 
     return (
-        torch.empty(batch, tokens, padded, dtype=maps, device=x.device),
+        new(maps, batch, tokens, padded),
         new(maps, batch, tokens, padded),
         new(number, batch, tokens, 2),
         new(number, batch, padded),
@@ -58,6 +55,7 @@ def forward(
         return out, *saved
     rows, target, given = _rows(x), _writable(out), _plain(params)
     ready = _ready(rows, (target,), given, seed, call, None)
+    workspace = ready.workspace(x)  # lives until all launches are in the stream
     ready.plan.run(
         ready.problem,
         ready.target,
@@ -67,7 +65,7 @@ def forward(
         _arrays(given),
         0 if seed is None else seed.data_ptr(),
         [t.data_ptr() for t in saved],
-        ready.workspace(x).data_ptr(),
+        workspace.data_ptr(),
     )
     if target is not out:
         out.copy_(target)
@@ -93,6 +91,7 @@ def backward(
     grads = {name: torch.empty_like(p) for name, p in given.items()} if need_weights else {}
     others = (upstream,) if target is None else (upstream, target)
     ready = _ready(rows, others, given, seed, call, (need_input, need_weights))
+    workspace = ready.workspace(x)
     ready.plan.run(
         ready.problem,
         ready.target,
@@ -104,7 +103,7 @@ def backward(
         _arrays(grads) if need_weights else None,
         0 if seed is None else seed.data_ptr(),
         [t.data_ptr() for t in saved],
-        ready.workspace(x).data_ptr(),
+        workspace.data_ptr(),
     )
     if dx is not None and target is not None and target is not dx:
         dx.copy_(target)
