@@ -9,7 +9,7 @@ are compiled or found, and loaded. Later calls wait for nothing, so a CUDA graph
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +166,28 @@ def plan_of(
     else:
         plan = native.BackwardPlan(problem, limits, *needs)
     return plan, [Kernel(function, source) for function, source, _ in plan.kernels]
+
+
+def dry_run(
+    plan: Any,
+    configuration: Configuration,
+    needs: tuple[bool, bool] | None,
+    launch: Callable[[int, int, int, int], None],
+) -> None:
+    """Tell ``launch`` of each launch of a plan, on addresses where nothing is.
+
+    It is given the number of the kernel, blocks, bytes of shared memory, the parameters' address.
+    """
+    nowhere, tokens = 1 << 20, (1 << 20, configuration.dim, configuration.dim)
+    count = 16 + 4 * configuration.has_gate + (configuration.filter != 0)
+    arrays, target = [(nowhere, 2)] * count, native.Target(launch)
+    ends = (nowhere, [nowhere] * 5, nowhere)
+    problem = configuration.problem()
+    if needs is None:
+        plan.run(problem, target, 0, tokens, tokens, arrays, *ends)
+    else:
+        dx, grads = (tokens if needs[0] else None), (arrays if needs[1] else None)
+        plan.run(problem, target, 0, tokens, tokens, dx, arrays, grads, *ends)
 
 
 @functools.lru_cache(maxsize=256)
