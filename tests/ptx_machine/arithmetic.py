@@ -149,6 +149,13 @@ def field_of(dtype, a, start, length):
     return np.where(length == 0, 0, np.where(start >= bits, 0, wide << up >> down)).astype(dtype)
 
 
+def insert(a, b, start, length):
+    """bfi: the low bits of a in place of some bits of b."""
+    start, length = (np.minimum(n & 255, 32).astype(np.uint64) for n in (start, length))
+    mask = ((np.uint64(1) << length) - np.uint64(1)) << start
+    return ((b & ~mask) | (a.astype(np.uint64) << start & mask)).astype(np.uint32)
+
+
 def compare(operator, a, b):
     """setp: ordered comparisons, and those with u that are true of a NaN."""
     unordered = (np.isnan(a) | np.isnan(b)) if a.dtype.kind == "f" else np.False_
@@ -238,6 +245,7 @@ SAME_TYPE = {
     "tanh": _approximate(np.tanh),
     "lop3": lambda parts, dtype, a, b, c, table: lookup(a, b, c, table),
     "shf": lambda parts, dtype, a, b, c: funnel(parts, a, b, c),
+    "bfi": lambda parts, dtype, a, b, c, d: insert(a, b, c, d),
     "prmt": lambda parts, dtype, a, b, c: permute(a, b, c),
     "mov": lambda parts, dtype, a: a,
     "popc": lambda parts, dtype, a: np.bitwise_count(a).astype(np.uint32),
