@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fastht import BackendUnavailableError, backends
+from fastht import BackendUnavailableError, backends, doctor
 from fastht.ops import cuda, resolve_backend
-from fastht.ops.cuda import kernels, nvrtc, sources
+from fastht.ops.cuda import kernels, nvrtc, report, sources
 
 
 class Native:
@@ -92,3 +92,42 @@ def test_auto_never_takes_it(machine):
     for device in (None, "cpu", "cuda"):
         for dtype in (torch.float32, torch.bfloat16):
             assert resolve_backend("auto", device, dtype).name != "cuda"
+
+
+def test_doctor_says_what_it_found_and_how_to_mend(machine, tmp_path):
+    machine.setenv("FASTHT_CACHE", str(tmp_path / "cache"))
+    machine.setattr(report, "native", Native)
+    machine.setattr(Native, "driver_version", lambda: 13020, raising=False)
+
+    class Compiler:
+        version, architectures = (13, 2), (80, 90)
+
+    machine.setattr(nvrtc, "load", Compiler)
+    kernels.precompiled().put("sm_80", "fold", "0" * 64, b"code")
+    kernels.cache().put("sm_90a", "fold", "0" * 64, b"code")
+    kernels.cache().put("sm_90a", "down", "0" * 64, b"code")
+    found = dict(report.rows())
+    assert found["driver"] == "CUDA 13.2"
+    assert found["nvrtc"] == "13.2, for compute capabilities 8.0, 9.0"
+    assert found["compiled at install"] == "1 kernels for sm_80"
+    assert found["compiled at first use"] == f"2 kernels for sm_90a, in {tmp_path}/cache/cuda"
+
+    machine.setattr(Native, "driver_problem", lambda: "no NVIDIA driver is installed")
+    machine.setattr(nvrtc, "load", nothing)
+    machine.setattr(sources, "CHECKOUT", tmp_path / "nowhere")
+    machine.setattr(sources, "SHIPPED", tmp_path / "nowhere")
+    found = dict(report.rows())
+    assert "install NVIDIA's driver 525 or newer" in found["driver"]
+    assert found["nvrtc"] == "NVRTC is not found"
+    assert "reinstall it without that" in found["sources"]
+    assert found["compiled at install"] == "no kernels (FASTHT_CUDA=1 at install)"
+    machine.setattr(report, "native", None)
+    assert "FASTHT_CUDA=0" in dict(report.rows())["driver"]
+
+
+def test_the_doctor_prints_it():
+    text = doctor.report()
+    assert "\nbackend cuda\n" in text
+    for name, said in report.rows():
+        assert f"  {name} " in text
+        assert said in text
