@@ -23,12 +23,12 @@ from fastht.ops.cuda import adapter, kernels, nvrtc
 from fastht.ops.cuda.sources import Kernel
 
 # Bytes of shared memory of a block and of a multiprocessor, and how many there are (CUDA C++
-# programming guide). sm_80 stands for 8.6 and 8.9 too, which have the least.
+# programming guide). sm_80 serves 8.0 and stands for 8.6 and 8.9, which have less.
 DEVICES = {
-    "80": (101_376, 102_400, 108),
-    "90a": (232_448, 233_472, 132),
-    "100": (232_448, 233_472, 148),
-    "120": (101_376, 102_400, 170),
+    "80": ((166_912, 167_936, 108), (101_376, 102_400, 84)),
+    "90a": ((232_448, 233_472, 132),),
+    "100": ((232_448, 233_472, 148),),
+    "120": ((101_376, 102_400, 170),),
 }
 NUMBERS = {  # formats of x and of the products, and whether these may be TensorFloat-32
     "bf16": (0, 0, False),
@@ -49,13 +49,15 @@ def launches(
     """Return the kernels of all calls of a kind, each with the pass and the most shared memory."""
     x, products, tf32 = NUMBERS[numbers]
     found: dict[Kernel, tuple[str, int]] = {}
-    for (prefix, height, width), spectral, needs in itertools.product(GRIDS, (1, 2), PASSES):
+    for device, (prefix, height, width), spectral, needs in itertools.product(
+        DEVICES[arch], GRIDS, (1, 2), PASSES
+    ):
         configuration = adapter.Configuration(
             2, prefix, height, width, 768, channels, channels // 4, 1e-5, True, spectral, x,
             products, tf32, 0.1, aligned,
         )  # fmt: skip
         try:
-            plan, wanted = adapter.plan_of(configuration, DEVICES[arch], needs)
+            plan, wanted = adapter.plan_of(configuration, device, needs)
         except ValueError:  # too large a grid for the device; a call says so
             continue
         most: dict[int, int] = {}
@@ -88,7 +90,7 @@ def row(kernel: Kernel, arch: str, channels: int, numbers: str, shared: int) -> 
 
 def problem(row: Row) -> str | None:
     """Return what is wrong with a kernel: unlike Triton's, it may have no stack at all."""
-    limit = DEVICES[row.arch.removeprefix("sm_")][0]
+    limit = DEVICES[row.arch.removeprefix("sm_")][0][0]
     if row.stack or row.local:
         return f"{row.stack} bytes of stack, {row.local} accesses of local memory"
     if row.shared > limit:

@@ -223,12 +223,24 @@ def _ready(
     call: Call,
     needs: tuple[bool, bool] | None,
 ) -> Ready:
+    dropout = 0.0 if seed is None else call.dropout
+    return _prepare(configuration_of(x, others, params, call, dropout), x.device, needs)
+
+
+def configuration_of(
+    x: Tensor, others: tuple[Tensor, ...], params: Params, call: Call, dropout: float
+) -> Configuration:
+    """Return what a call's plan depends on; ``others`` are the call's other token tensors.
+
+    Raises:
+        ValueError: a parameter is smaller or larger than the kernels take it to be.
+    """
     weight = params.get("spectral_filter")
     kind = "none" if weight is None else "channel" if weight.ndim == 1 else "full"
     channels, dim = params["down.bias"].shape[0], x.shape[2]
     hidden = params["noise_gate.0.bias"].shape[0] if call.has_gate else 0
     check_sizes(params, dim, channels, hidden, call.grid_size)
-    configuration = Configuration(
+    return Configuration(
         x.shape[0],
         call.num_prefix_tokens,
         *call.grid_size,
@@ -241,10 +253,9 @@ def _ready(
         _FORMATS[x.dtype],
         _FORMATS[call.product_dtype],
         call.tf32 and call.product_dtype == torch.float32,
-        0.0 if seed is None else call.dropout,
+        dropout,
         dim % 8 == 0 and all(_is_aligned(t) for t in (x, *others)),
     )
-    return _prepare(configuration, x.device, needs)
 
 
 def check_sizes(
