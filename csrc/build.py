@@ -5,7 +5,8 @@ the kernels and is compiled once for each instruction-set path, of which ``cpu/p
 at run time. ninja compiles only what changed since the last time.
 
 The CUDA kernels are compiled at first use, by NVRTC (``fastht/ops/cuda``); the extension has their
-host side. The modes ``simulate…`` make a program that runs the kernels on a CPU.
+host side, which needs nothing of CUDA (``FASTHT_CUDA=0`` leaves it out). The modes ``simulate…``
+make a program that runs the kernels on a CPU.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ MODES = {  # what is built, and its flags for the compiler and the linker
 }
 MODES["simulate-sanitize"].append("-fno-sanitize-recover=all")
 INSTRUMENTED = ["-fsanitize=thread", "-fno-threadsafe-statics"]
+
+
+NOT_IN_EXTENSION = {"race.cpp", "list_kernels.cpp"}  # of csrc/cuda: programs' parts
 
 
 def find_compiler() -> tuple[list[str], str]:
@@ -105,8 +109,12 @@ def _write_rules(file: Path, product: str, compiler: list[str], machine: str, mo
     if os.environ.get("FASTHT_WERROR") == "1":
         flags.append("-Werror")
     libraries = ["-pthread", "-ldl"] if "linux" in machine else ["-pthread"]
+    cuda = []
     if mode == "extension":
         main, main_flags = "bindings.cpp", _python_flags()
+        if "linux" in machine and os.environ.get("FASTHT_CUDA") != "0":
+            cuda = [s for s in CSRC.glob("cuda/*.cpp") if s.name not in NOT_IN_EXTENSION]
+            main_flags += ["-DFASTHT_HAS_CUDA"] if cuda else []
         libraries += ["-shared", *(["-undefined", "dynamic_lookup"] if "darwin" in machine else [])]
     else:
         main, main_flags = f"tests/{product}.cpp", []
@@ -145,6 +153,8 @@ def _write_rules(file: Path, product: str, compiler: list[str], machine: str, mo
         for source in sorted(CSRC.glob("cpu/*.cpp")):
             if source.name != "path.cpp":
                 objects.append(compiled(source, source.stem))
+        for source in sorted(cuda):
+            objects.append(compiled(source, f"cuda_{source.stem}", *main_flags))
         # The linker keeps the first copy of an inline function that several objects hold: the one
         # of the widest instructions comes last.
         for name, path_flags in paths.items():
