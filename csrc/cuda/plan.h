@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/backward_params.h"
 #include "cuda/forward_params.h"
 #include "cuda/params.h"
 #include "cuda/workspace.h"
@@ -133,9 +134,24 @@ class BackwardPlan {
   void run(const BackwardCall& call, const Launch& launch) const;
 
  private:
+  // Warps of a block, channels convolved at a time, shared memory, blocks that share a
+  // multiprocessor.
+  struct Tiling {
+    int warps = 0, pass = 0, shared = 0, blocks = 0;
+  };
+  template <class Shared>
+  Tiling tiling(const Device& device, Shared shared) const;
+
   Problem problem_;
+  bool need_input_, need_params_, correlates_;
   std::vector<Kernel> kernels_;
   size_t workspace_bytes_ = 0;
+  Tiling contract_, mix_back_;
+  int each_ = 1;  // tiles of a block of contract
+  int expand_tokens_ = 0, expand_each_ = 1;
+
+  struct Arrays;
+  void arrange(Arrays& arrays, const BackwardCall& call, Workspace& workspace) const;
 };
 
 }  // namespace fastht::cuda

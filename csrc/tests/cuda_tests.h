@@ -11,5 +11,6 @@ void test_rounding();
 void test_contract(bool thorough);
 void test_mix_back(bool thorough);
 void test_expand(bool thorough);
+void test_backward(bool thorough);
 
 }  // namespace fastht::cuda::test

@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   test_contract(thorough);
   test_mix_back(thorough);
   test_expand(thorough);
+  test_backward(thorough);
   const int races = fastht::simulate::race_count();
   expect(races == 0, std::to_string(races) + " races");
   if (failures == 0) std::printf("the simulated CUDA kernels are right\n");
