@@ -45,6 +45,10 @@ DTYPES = {
     "tf32": (torch.float32, torch.float32, True),
     "32": (torch.float32, torch.float32, False),
 }
+FORM = "{:7} {:>4} {:>7} {:26} {:44} {:>5} {:>5} {:>5} {:>7} {:11} {}"
+HEADER = (
+    "arch", "C", "x>dot", "kernel", "options", "regs", "stack", "local", "shared", "MMA", "",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,13 @@ class Row:
     shared: int
     mma: str
     widths: tuple[int, ...]
+
+    def line(self, problem: str | None) -> str:
+        """Return it as a line of the table."""
+        return FORM.format(
+            self.arch, self.channels, self.numbers, self.kernel, self.options, self.registers,
+            self.stack, self.local, self.shared, self.mma, problem or "",
+        )  # fmt: skip
 
     def problem(self) -> str | None:
         """Return what is wrong with it, if anything."""
@@ -135,7 +146,7 @@ def compiled(
     finally:
         JITFunction.run = original
     for kernel, name, kwargs, used in found.values():
-        registers, stack, local = _resources(kernel.asm["cubin"])
+        registers, stack, local = resources(kernel.asm["cubin"])
         options = " ".join(f"{key}={kwargs[key]}" for key in OPTIONS if key in kwargs)
         yield Row(
             arch, channels, numbers, name, options, registers, stack, local,
@@ -143,8 +154,8 @@ def compiled(
         )  # fmt: skip
 
 
-def _resources(cubin: bytes) -> tuple[int, int, int]:
-    """Return registers, bytes of stack, and how many instructions touch local memory."""
+def resources(cubin: bytes) -> tuple[int, int, int]:
+    """Return a cubin's registers, bytes of stack, and how many instructions touch local memory."""
     tool = next(
         path
         for path in (
@@ -192,12 +203,7 @@ def main() -> int:
         (*job, tuple(arguments.dim))
         for job in itertools.product(arguments.arch, arguments.channels, arguments.numbers)
     ]
-    form = "{:7} {:>4} {:>6} {:26} {:44} {:>5} {:>5} {:>5} {:>7} {:11} {}"
-    print(
-        form.format(
-            "arch", "C", "x>dot", "kernel", "options", "regs", "stack", "local", "shared", "MMA", ""
-        )
-    )
+    print(FORM.format(*HEADER))
     bad = count = 0
     with ProcessPoolExecutor(max_workers=arguments.jobs) as pool:
         for rows in pool.map(_job, jobs):
@@ -206,14 +212,7 @@ def main() -> int:
                 problem = row.problem()
                 bad += problem is not None
                 if problem or not arguments.problems_only:
-                    print(
-                        form.format(
-                            row.arch, row.channels, row.numbers, row.kernel, row.options,
-                            row.registers, row.stack, row.local, row.shared, row.mma,
-                            problem or "",
-                        ),
-                        flush=True,
-                    )  # fmt: skip
+                    print(row.line(problem), flush=True)
     widths = ", ".join(map(str, arguments.dim))
     version = triton.__version__
     print(f"{count} kernels serve D of {widths}; {bad} with a problem (triton {version})")

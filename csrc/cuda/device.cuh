@@ -74,6 +74,12 @@ FASTHT_DEVICE Word round_to_tf32(float value) {
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return bits;
 }
+// The same, but done here: the compiler keeps no copy for later.
+FASTHT_DEVICE Word round_to_tf32_here(float value) {
+  Word bits;
+  asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+}
 
 // c += a b for 16 x 8 numbers of c. Not volatile: a product that nobody needs may go.
 FASTHT_DEVICE void mma_bfloat16(float (&c)[4], const Word (&a)[4], Word b0, Word b1) {
@@ -188,6 +194,7 @@ inline Word round_to_tf32(float value) {  // to nearest, ties away from zero
   if ((bits & 0x7f800000) == 0x7f800000) return bits;
   return (bits + 0x1000) & 0xffffe000;
 }
+inline Word round_to_tf32_here(float value) { return round_to_tf32(value); }
 
 // PTX ISA, "Matrix fragments for mma.m16n8k16" and ".m16n8k8": with g = lane / 4 and t = lane % 4,
 // register r of A holds row g + 8 (r % 2) and of half r / 2 the columns 2t, 2t + 1 (16-bit numbers)

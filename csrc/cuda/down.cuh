@@ -101,7 +101,7 @@ FASTHT_DEVICE void store_row(typename F::Unit* row, const float (&c)[kChannels /
 // The gate of the block's image and its 7x7 kernel, from the partial sums of all its tiles.
 template <int kChannels, int kThreads>
 FASTHT_DEVICE void finish_image(const DownParams& p, int image, float* mean, float* hidden) {
-  const int thread = thread_index();
+  const int thread = reread_thread_index();
   const bool gated = p.gate_weight0.data != nullptr;
   for (int c = thread; c < kChannels; c += kThreads) {
     float total = 0.0f;
@@ -135,6 +135,57 @@ FASTHT_DEVICE void finish_image(const DownParams& p, int image, float* mean, flo
   }
 }
 
+// The end of a tile: u, u_norm and stats go to memory, sums of u over each warp's patches to
+// `pools`. Places are read anew: the loop before needs all registers.
+template <class X, class P, int kChannels, int kWarps>
+FASTHT_DEVICE void finish_tile(const DownParams& p, float (&by_skip)[kChannels / 8][4],
+                               float (&by_norm)[kChannels / 8][4], Moments (&moments)[2],
+                               const float (&shift)[2], const float* sums, float* pools,
+                               const int* place) {
+  using F = typename P::Format;
+  constexpr int kBlocks = kChannels / 8;
+  const int thread = reread_thread_index(), lane = thread & 31, warp = thread >> 5, t = lane & 3;
+  const int image = place[0], row0 = place[1] + warp * 16 + lane / 4;
+  if (place[1] + warp * 16 >= p.grid.tokens) return;
+  const float scale = *p.scale;
+  float rstd[2];
+  bool real[2], patch[2];
+  FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+    moments[half].count =
+        static_cast<float>(p.dim / 32 * 8 + smaller(larger(p.dim % 32 - t * 8, 0), 8));
+    merge_lanes(moments[half], lane);
+    rstd[half] = 1.0f / square_root(moments[half].m2 / static_cast<float>(p.dim) + p.eps);
+    real[half] = row0 + half * 8 < p.grid.tokens;
+    patch[half] = real[half] && row0 + half * 8 >= p.grid.prefix;
+  }
+  FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
+    const int channel = n / 4 * 32 + t * 8 + n % 4 * 2;
+    const Pair row_sum = load_pair<Float32>(sums + channel);
+    const Pair constant = load_pair<Float32>(sums + kChannels + channel);
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
+      const float by_mean = moments[i / 2].mean * (i % 2 == 0 ? row_sum.x : row_sum.y);
+      by_norm[n][i] = rstd[i / 2] * (by_norm[n][i] - by_mean);
+      by_skip[n][i] += scale * by_norm[n][i] + (i % 2 == 0 ? constant.x : constant.y);
+    }
+    // Sums of u over the patches of this warp.
+    FASTHT_UNROLL for (int e = 0; e < 2; ++e) {
+      float sum = (patch[0] ? by_skip[n][e] : 0.0f) + (patch[1] ? by_skip[n][e + 2] : 0.0f);
+      FASTHT_UNROLL for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
+      if (lane < 4) pools[warp * kChannels + channel + e] = sum;
+    }
+  }
+  FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+    if (!real[half]) continue;
+    const long long token = static_cast<long long>(image) * p.grid.tokens + row0 + half * 8;
+    if (p.stats != nullptr && t == 0)
+      *reinterpret_cast<Pair*>(p.stats + token * 2) = {moments[half].mean + shift[half],
+                                                       rstd[half]};
+    store_row<F, kChannels>(units<F>(p.u) + token * kChannels + t * 8, by_skip, half);
+    if (p.u_norm != nullptr)
+      store_row<F, kChannels>(units<F>(p.u_norm) + token * kChannels + t * 8, by_norm, half);
+  }
+}
+
 template <class X, class P, int kChannels, int kWarps, bool kAligned>
 FASTHT_DEVICE void down(const DownParams& p) {
   using F = typename P::Format;
@@ -142,7 +193,7 @@ FASTHT_DEVICE void down(const DownParams& p) {
   constexpr int kSlice = slice_width(kChannels, F::kBytes);
   constexpr int kMatrixQuads = kSlice * kChannels * F::kBytes / 16;
   const int thread = thread_index(), lane = thread & 31, warp = thread >> 5, t = lane & 3;
-  int image = block_index() / p.tiles, first = block_index() % p.tiles * kRows;
+  const int image = block_index() / p.tiles, first = block_index() % p.tiles * kRows;
   const int row0 = first + warp * 16 + lane / 4;
   const bool busy = first + warp * 16 < p.grid.tokens;
   Carver carver;
@@ -156,7 +207,7 @@ FASTHT_DEVICE void down(const DownParams& p) {
   const auto fetch = [&](int slice) {
     Quad* const to = slices + slice % 2 * (2 * kMatrixQuads);
     const long long from = static_cast<long long>(slice) * kMatrixQuads;
-    FASTHT_ROLLED for (int i = thread; i < kMatrixQuads; i += kThreads) {
+    FASTHT_ROLLED for (int i = reread_thread_index(); i < kMatrixQuads; i += kThreads) {
       copy_async(to + i, static_cast<const Quad*>(p.skip) + from + i);
       copy_async(to + kMatrixQuads + i, static_cast<const Quad*>(p.norm) + from + i);
     }
@@ -184,96 +235,60 @@ FASTHT_DEVICE void down(const DownParams& p) {
   }
   Moments moments[2] = {};
   float by_skip[kBlocks][4] = {}, by_norm[kBlocks][4] = {};
-  const int slice_count = ceil_div(p.dim, kSlice);
-  FASTHT_ROLLED for (int slice = 0; slice < slice_count; ++slice) {
-    wait_groups<0>();
-    sync_block();  // the slice has arrived, and all have done with the other buffer
-    if (slice + 1 < slice_count) fetch(slice + 1);
+  const int end = ceil_div(p.dim, kSlice) * kSlice;
+  FASTHT_ROLLED for (int feature = 0; feature < end; feature += 32) {
+    const int in_slice = feature & (kSlice - 1);
+    if (in_slice == 0) {
+      wait_groups<0>();
+      sync_block();  // the slice has arrived, and all have done with the other buffer
+      if (feature + kSlice < end) fetch(feature / kSlice + 1);
+    }
     if (!busy) continue;
-    const Quad* const skip = slices + slice % 2 * (2 * kMatrixQuads);
+    const Quad* const skip = slices + (feature & kSlice ? 2 * kMatrixQuads : 0) +
+                             in_slice * (kMatrixQuads / kSlice);
     const Quad* const norm = skip + kMatrixQuads;
-    FASTHT_ROLLED for (int group = 0; group < kSlice / 32; ++group) {
-      const int feature = slice * kSlice + group * 32, left = p.dim - feature - t * 8;
-      Eight<X> raw[2];
-      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-        raw[half] = next[half];
-        next[half] = load(half, feature + 32);
-      }
-      {
-        typename P::Left plain;
-        FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
-        FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-          typename P::Right right;
-          right.load(skip, group * kBlocks + n, lane);
-          P::multiply(by_skip[n], plain, right);
-        }
-      }
-      typename P::Left centred;
-      const int present = kAligned ? (left > 0 ? 8 : 0) : smaller(larger(left, 0), 8);
-      const float before = static_cast<float>(feature / 4), count = static_cast<float>(present);
-      const float share = count / larger_of(before + count, 1.0f), weight = before * share;
-      const float each = kAligned || present == 8 ? 0.125f : 1.0f / larger_of(count, 1.0f);
-      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-        float values[8];
-        gather(moments[half], values, raw[half], shift[half], present, each, share, weight);
-        centred.set(half, values);
-      }
+    Eight<X> raw[2];
+    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+      raw[half] = next[half];
+      next[half] = load(half, feature + 32);
+    }
+    {
+      typename P::Left plain;
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
       FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
         typename P::Right right;
-        right.load(norm, group * kBlocks + n, lane);
-        P::multiply(by_norm[n], centred, right);
+        right.load(skip, n, lane);
+        P::multiply(by_skip[n], plain, right);
       }
+    }
+    typename P::Left centred;
+    const int left = p.dim - feature - t * 8;
+    const int present = kAligned ? (left > 0 ? 8 : 0) : smaller(larger(left, 0), 8);
+    const float before = static_cast<float>(feature / 4), count = static_cast<float>(present);
+    const float share = count / larger_of(before + count, 1.0f), weight = before * share;
+    const float each = kAligned || present == 8 ? 0.125f : 1.0f / larger_of(count, 1.0f);
+    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+      float values[8];
+      gather(moments[half], values, raw[half], shift[half], present, each, share, weight);
+      centred.set(half, values);
+    }
+    FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
+      typename P::Right right;
+      right.load(norm, n, lane);
+      P::multiply(by_norm[n], centred, right);
     }
   }
 
-  image = place[0], first = place[1];  // not kept in registers during the loop, which needs all
-  if (busy) {
-    const float scale = *p.scale;
-    float rstd[2];
-    bool real[2], patch[2];
-    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      moments[half].count =
-          static_cast<float>(p.dim / 32 * 8 + smaller(larger(p.dim % 32 - t * 8, 0), 8));
-      merge_lanes(moments[half], lane);
-      rstd[half] = 1.0f / square_root(moments[half].m2 / static_cast<float>(p.dim) + p.eps);
-      real[half] = row0 + half * 8 < p.grid.tokens;
-      patch[half] = real[half] && row0 + half * 8 >= p.grid.prefix;
-    }
-    FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-      const int channel = n / 4 * 32 + t * 8 + n % 4 * 2;
-      const Pair row_sum = load_pair<Float32>(sums + channel);
-      const Pair constant = load_pair<Float32>(sums + kChannels + channel);
-      FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
-        const float by_mean = moments[i / 2].mean * (i % 2 == 0 ? row_sum.x : row_sum.y);
-        by_norm[n][i] = rstd[i / 2] * (by_norm[n][i] - by_mean);
-        by_skip[n][i] += scale * by_norm[n][i] + (i % 2 == 0 ? constant.x : constant.y);
-      }
-      // Sums of u over the patches of this warp.
-      FASTHT_UNROLL for (int e = 0; e < 2; ++e) {
-        float sum = (patch[0] ? by_skip[n][e] : 0.0f) + (patch[1] ? by_skip[n][e + 2] : 0.0f);
-        FASTHT_UNROLL for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
-        if (lane < 4) pools[warp * kChannels + channel + e] = sum;
-      }
-    }
-    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      if (!real[half]) continue;
-      const long long token = static_cast<long long>(image) * p.grid.tokens + row0 + half * 8;
-      if (p.stats != nullptr && t == 0)
-        *reinterpret_cast<Pair*>(p.stats + token * 2) = {moments[half].mean + shift[half],
-                                                         rstd[half]};
-      store_row<F, kChannels>(units<F>(p.u) + token * kChannels + t * 8, by_skip, half);
-      if (p.u_norm != nullptr)
-        store_row<F, kChannels>(units<F>(p.u_norm) + token * kChannels + t * 8, by_norm, half);
-    }
-  }
+  finish_tile<X, P, kChannels, kWarps>(p, by_skip, by_norm, moments, shift, sums, pools, place);
   sync_block();
-  for (int c = thread; c < kChannels; c += kThreads) {
+  for (int c = reread_thread_index(); c < kChannels; c += kThreads) {
     float sum = 0.0f;
-    for (int w = 0; w < kWarps && first + w * 16 < p.grid.tokens; ++w) sum += pools[w * kChannels + c];
+    for (int w = 0; w < kWarps && place[1] + w * 16 < p.grid.tokens; ++w)
+      sum += pools[w * kChannels + c];
     p.partials[static_cast<long long>(block_index()) * kChannels + c] = sum;
   }
-  if (last_to_arrive(p.counters + image, p.tiles, flag))
-    finish_image<kChannels, kThreads>(p, image, mean, hidden);
+  if (last_to_arrive(p.counters + place[0], p.tiles, flag))
+    finish_image<kChannels, kThreads>(p, place[0], mean, hidden);
 }
 
 }  // namespace fastht::cuda

@@ -31,7 +31,7 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device) : problem
     throw std::invalid_argument("the noise gate's hidden layer has " +
                                 std::to_string(problem.hidden) + " units; the CUDA kernels take " +
                                 std::to_string(kMostHidden));
-  down_warps_ = grid.tokens > 64 ? 8 : 4;
+  down_warps_ = grid.tokens > 64 ? 6 : 4;
   const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
   // The most warps, the least work twice: the first choice of which two fit a multiprocessor, or
   // one.
@@ -56,15 +56,18 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device) : problem
         std::to_string(device.shared_per_block) + " bytes)");
   const std::string numbers = numbers_of(problem);
   const auto warps = [](int count) { return ", " + std::to_string(count); };
-  const auto blocks = [&](int count) { return padded == 128 ? 1 : count == 8 ? 2 : 4; };
+  // By the registers that they need: 168 in down for 64 channels, 255 for 128 or strict float32.
+  const bool strict = bytes == 4 && !problem.tf32;
+  const int down_blocks = (padded == 128 ? 1 : 2) * (down_warps_ == 6 ? 1 : 2);
+  const int mix_up_blocks = (padded == 128 || strict ? 1 : 2) * (warps_ == 8 ? 1 : 2);
   kernels_.push_back(fold_kernel(problem));
   kernels_.push_back({"down.cuh", "DownParams",
                       "down<" + numbers + warps(down_warps_) + ", " + text(problem.aligned) + ">",
-                      down_warps_ * 32, blocks(down_warps_)});
+                      down_warps_ * 32, down_blocks});
   kernels_.push_back({"mix_up.cuh", "MixUpParams",
                       "mix_up<" + numbers + warps(warps_) + ", " + std::to_string(pass_) + ", " +
                           text(problem.aligned) + ">",
-                      warps_ * 32, blocks(warps_)});
+                      warps_ * 32, mix_up_blocks});
   Arrays arrays;
   Workspace workspace(nullptr);
   arrange(arrays, {}, workspace);

@@ -107,43 +107,44 @@ struct Tf32Products {  // of float32 numbers rounded to TensorFloat-32
 };
 
 // Of float32 numbers as they are: three products of TensorFloat-32 parts. The parts' last one,
-// small times small, is below float32's last digit.
+// small times small, is below float32's last digit. Numbers are split where they are used: both
+// parts of all left operands would not fit the registers.
 struct Float32Products {
   using Format = Float32;
-  FASTHT_DEVICE static void split(float value, Word& big, Word& small) {
-    big = round_to_tf32(value);
-    const float rest = value - as_float(big);
+  FASTHT_DEVICE static void split(Word bits, Word& big, Word& small) {
+    const float value = as_float(bits);
+    big = round_to_tf32_here(value);
     // An infinity has no rest: its difference from itself would be NaN.
-    small = (big & 0x7f800000u) == 0x7f800000u ? 0u : round_to_tf32(rest);
+    const float rest = value - as_float(big);
+    small = (big & 0x7f800000u) == 0x7f800000u ? 0u : round_to_tf32_here(rest);
   }
   struct Left {
-    Word big[2][8], small[2][8];
+    Word v[2][8];
     FASTHT_DEVICE void set(int half, const float (&values)[8]) {
-      FASTHT_UNROLL for (int i = 0; i < 8; ++i) split(values[i], big[half][i], small[half][i]);
+      FASTHT_UNROLL for (int i = 0; i < 8; ++i) v[half][i] = as_word(values[i]);
     }
     template <class X>
     FASTHT_DEVICE void set(int half, const Eight<X>& values) {
-      FASTHT_UNROLL for (int i = 0; i < 8; ++i) split(values[i], big[half][i], small[half][i]);
+      FASTHT_UNROLL for (int i = 0; i < 8; ++i) v[half][i] = as_word(values[i]);
     }
   };
   struct Right {
-    Word big[8], small[8];
+    Word v[8];
     FASTHT_DEVICE void load(const Quad* matrix, int block, int lane) {
       FASTHT_UNROLL for (int q = 0; q < 2; ++q) {
         const Quad four = matrix[(block * 2 + q) * kLanes + lane];
-        FASTHT_UNROLL for (int i = 0; i < 4; ++i)
-          split(as_float(four.v[i]), big[q * 4 + i], small[q * 4 + i]);
+        FASTHT_UNROLL for (int i = 0; i < 4; ++i) v[q * 4 + i] = four.v[i];
       }
     }
   };
   FASTHT_DEVICE static void multiply(float (&c)[4], const Left& a, const Right& b) {
     FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
-      const int n = 2 * i, m = n + 1;
-      const Word big[4] = {a.big[0][n], a.big[1][n], a.big[0][m], a.big[1][m]};
-      const Word small[4] = {a.small[0][n], a.small[1][n], a.small[0][m], a.small[1][m]};
-      mma_tf32(c, small, b.big[n], b.big[m]);
-      mma_tf32(c, big, b.small[n], b.small[m]);
-      mma_tf32(c, big, b.big[n], b.big[m]);
+      Word big[4], small[4], right[2], rest[2];
+      FASTHT_UNROLL for (int j = 0; j < 4; ++j) split(a.v[j % 2][2 * i + j / 2], big[j], small[j]);
+      FASTHT_UNROLL for (int j = 0; j < 2; ++j) split(b.v[2 * i + j], right[j], rest[j]);
+      mma_tf32(c, small, right[0], right[1]);
+      mma_tf32(c, big, rest[0], rest[1]);
+      mma_tf32(c, big, right[0], right[1]);
     }
   }
 };

@@ -290,10 +290,13 @@ FASTHT_INTERNAL inline void launch(const Launch& how, void (*kernel)(const void*
   std::vector<Fiber*> order;
   while (running > 0) {
     order.clear();
+    // A block stands still now and then, so that the others overtake it.
+    const int still = machine.shuffled && running > 1 ? static_cast<int>(draw() % 6) : -1;
     for (Block& block : machine.blocks)
-      if (block.shared != nullptr)
+      if (block.shared != nullptr && block.slot != still)
         for (Fiber& fiber : block.fibers)
           if (fiber.state == State::kReady) order.push_back(&fiber);
+    if (order.empty() && still >= 0) continue;
     if (order.empty())
       fail("nobody can go on: a barrier or warp instruction is not reached by all", 0);
     if (machine.shuffled) shuffle(order);

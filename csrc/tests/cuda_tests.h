@@ -6,6 +6,8 @@ namespace fastht::cuda::test {
 
 void test_mix_up(bool thorough);
 void test_forward(bool thorough);
+void test_faults();
+void test_rounding();
 void test_contract(bool thorough);
 void test_mix_back(bool thorough);
 void test_expand(bool thorough);

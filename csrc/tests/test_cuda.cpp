@@ -8,6 +8,8 @@
 int main(int argc, char** argv) {
   using namespace fastht::cuda::test;
   const bool thorough = !(argc > 1 && std::strcmp(argv[1], "quick") == 0);
+  test_rounding();
+  test_faults();
   test_mix_up(thorough);
   test_forward(thorough);
   test_contract(thorough);

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastht import reference
-from fastht.ops import cpu
+from fastht.ops import cpu, cuda
 
 
 class BackendUnavailableError(RuntimeError):
@@ -36,7 +36,8 @@ class Backend:
         detail: one line for people.
         missing: returns what this machine lacks to run it, or ``None``.
         refuses: returns why it cannot take tensors of a device type and dtype, or ``None``.
-        automatic: the device types for which ``auto`` considers it; ``None`` stands for all.
+        automatic: the device types for which ``auto`` considers it; ``None`` stands for all, and
+            an empty tuple for a backend that has to be asked for by name.
         run: has the signature of :func:`fastht.reference.ht_adapter`.
     """
 
@@ -103,6 +104,12 @@ def _run_triton(x: Tensor, params: dict[str, Tensor], **options: object) -> Tens
     return run("triton", x, params, **options)  # type: ignore[arg-type]
 
 
+def _run_cuda(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
+    from fastht.ops.custom_op import run
+
+    return run("cuda", x, params, **options)  # type: ignore[arg-type]
+
+
 def _run_cpu(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
     from fastht.ops.custom_op import run
 
@@ -120,6 +127,14 @@ _BACKENDS = {
             refuses=_triton_refuses,
             automatic=("cuda",),
             run=_run_triton,
+        ),
+        Backend(
+            name="cuda",
+            detail="native CUDA kernels for NVIDIA GPUs, by name only; bfloat16, float16, float32",
+            missing=cuda.missing,
+            refuses=cuda.refuses,
+            automatic=(),  # until a GPU has shown where it is faster than Triton
+            run=_run_cuda,
         ),
         Backend(
             name="cpu",
@@ -178,12 +193,18 @@ def resolve_backend(
     return _BACKENDS[_resolve(name, None if device is None else torch.device(device).type, dtype)]
 
 
+def _is_automatic(backend: Backend, device: str | None) -> bool:
+    if backend.automatic is None:
+        return True
+    return bool(backend.automatic) if device is None else device in backend.automatic
+
+
 def _resolve(name: str, device: str | None, dtype: torch.dtype) -> str:
     if name == "auto":
         return next(
             backend.name
             for backend in _BACKENDS.values()
-            if (device is None or backend.automatic is None or device in backend.automatic)
+            if _is_automatic(backend, device)
             and backend.missing() is None
             and (device is None or backend.refuses(device, dtype) is None)
         )

@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 import fastht
 from fastht.config import HTConfig
 from fastht.data import RecordSet, load_records, split_records
-from fastht.files import write_json
+from fastht.files import cache_dir, write_json
 from fastht.tasks.clip_run import (
     ARGUMENTS_NAME,
     Method,
@@ -32,7 +32,7 @@ from fastht.tasks.models import TINY_MODEL, build_clip, model_source
 from fastht.tasks.plots import plot_curves
 from fastht.tasks.results import RESULTS_NAME
 from fastht.tasks.state import ResumeError
-from fastht.tasks.text import TextEmbedder, default_cache_dir
+from fastht.tasks.text import TextEmbedder
 from fastht.tasks.trainer import (
     STATE_NAME,
     NonFiniteLossError,
@@ -141,7 +141,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     task = ContrastiveTask(
         model,
         method,
-        TextEmbedder(model, tokenizer, None if method == "lora-text" else default_cache_dir()),
+        TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir()),
         train_records,
         val_records,
         transform,
