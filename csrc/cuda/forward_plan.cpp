@@ -31,6 +31,8 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device) : problem
     throw std::invalid_argument("the noise gate's hidden layer has " +
                                 std::to_string(problem.hidden) + " units; the CUDA kernels take " +
                                 std::to_string(kMostHidden));
+  if (problem.filter == Filter::kFull)
+    throw std::invalid_argument("the CUDA kernels do not take a full spectral filter yet");
   down_warps_ = grid.tokens > 64 ? 6 : 4;
   const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
   // The most warps, the least work twice: the first choice of which two fit a multiprocessor, or

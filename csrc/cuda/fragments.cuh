@@ -111,8 +111,7 @@ struct Tf32Products {  // of float32 numbers rounded to TensorFloat-32
 // parts of all left operands would not fit the registers.
 struct Float32Products {
   using Format = Float32;
-  FASTHT_DEVICE static void split(Word bits, Word& big, Word& small) {
-    const float value = as_float(bits);
+  FASTHT_DEVICE static void split(float value, Word& big, Word& small) {
     big = round_to_tf32_here(value);
     // An infinity has no rest: its difference from itself would be NaN.
     const float rest = value - as_float(big);
@@ -140,8 +139,10 @@ struct Float32Products {
   FASTHT_DEVICE static void multiply(float (&c)[4], const Left& a, const Right& b) {
     FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
       Word big[4], small[4], right[2], rest[2];
-      FASTHT_UNROLL for (int j = 0; j < 4; ++j) split(a.v[j % 2][2 * i + j / 2], big[j], small[j]);
-      FASTHT_UNROLL for (int j = 0; j < 2; ++j) split(b.v[2 * i + j], right[j], rest[j]);
+      FASTHT_UNROLL for (int j = 0; j < 4; ++j)
+        split(as_float(a.v[j % 2][2 * i + j / 2]), big[j], small[j]);
+      FASTHT_UNROLL for (int j = 0; j < 2; ++j)
+        split(as_float(b.v[2 * i + j]), right[j], rest[j]);
       mma_tf32(c, small, right[0], right[1]);
       mma_tf32(c, big, rest[0], rest[1]);
       mma_tf32(c, big, right[0], right[1]);
