@@ -132,7 +132,9 @@ struct ExpandParams {
 };
 // Features of a block of expand: fewer where an operand of its products takes more registers.
 FASTHT_BOTH constexpr int expand_width(int bytes) { return bytes == 4 ? 32 : 64; }
-FASTHT_BOTH constexpr int expand_warps(int padded) { return padded == 128 ? 8 : 4; }
+FASTHT_BOTH constexpr int expand_warps(int padded, int bytes) {
+  return padded == 128 || (padded == 64 && bytes == 4) ? 8 : 4;
+}
 
 // Bytes of shared memory of expand: two stages of du, z, x and dout; x_hat, and x and dout again
 // where the products have another format; the slice of W1 and its two vectors.

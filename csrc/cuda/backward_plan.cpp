@@ -89,7 +89,7 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
                       mix_back_.warps * 32, mix_back_.blocks});
   kernels_.push_back({"expand.cuh", "ExpandParams",
                       "expand<" + numbers + number(expand_tokens_) + aligned,
-                      expand_warps(padded) * 32, padded == 128 ? 1 : 2});
+                      expand_warps(padded, bytes) * 32, 8 / expand_warps(padded, bytes)});
   kernels_.push_back({"finish.cuh", "FinishParams", "finish<" + std::to_string(padded) + ">",
                       kFinishThreads, 1});
   Arrays arrays;

@@ -20,7 +20,7 @@ template <class X, class P, int kChannels, int kTokens, bool kAligned>
 struct Expand {
   using F = typename P::Format;
   using Transposed = typename TransposedOf<P>::Type;
-  static constexpr int kWidth = expand_width(F::kBytes), kWarps = expand_warps(kChannels);
+  static constexpr int kWidth = expand_width(F::kBytes), kWarps = expand_warps(kChannels, F::kBytes);
   static constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
   static constexpr int kRowTiles = kChannels / 16;         // of the sums over tokens
   static constexpr int kParts = kWarps / kRowTiles;        // warps that share one, by features

@@ -65,7 +65,7 @@ void check(const Case& c, double bound, double sum_bound) {
     p.tokens = divisor(N), p.total = total, p.dim = D, p.slices = slices;
     p.tiles = tiles, p.each = c.each;
     run<ExpandParams>(expand<X, P, C, kTokens, kAligned>, p, slices * groups,
-                      expand_warps(C) * kLanes, expand_shared(kTokens, C, F::kBytes, X::kBytes),
+                      expand_warps(C, F::kBytes) * kLanes, expand_shared(kTokens, C, F::kBytes, X::kBytes),
                       order, order == 6);
     Error e_dx, e_x, e_hat, e_out, e_sum_out, e_sum_du;
     for (long long i = 0; i < B * batch && c.input; ++i)
