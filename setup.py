@@ -2,6 +2,10 @@
 
 FASTHT_NATIVE=0 leaves the extension out, FASTHT_NATIVE=1 insists on it; otherwise it is built where
 there is a C++ compiler.
+
+The CUDA kernels' sources come with the package and are compiled at first use. FASTHT_CUDA=1 also
+compiles them now, with nvcc, for the architectures in FASTHT_CUDA_ARCHS; FASTHT_CUDA=0 leaves the
+CUDA backend out.
 """
 
 import os
@@ -12,11 +16,13 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from csrc.build import build, find_compiler  # noqa: E402
+from csrc.build_cuda import check_choice, copy_sources, precompile  # noqa: E402
 
 
 class BuildNative(build_ext):
@@ -36,11 +42,24 @@ class BuildNative(build_ext):
         self.copy_file(str(library), str(target))
 
 
+class BuildPackage(build_py):
+    """Adds the CUDA kernels' sources, and their machine code where that is asked for."""
+
+    def run(self):
+        """Copy the package and what belongs to the CUDA backend."""
+        super().run()
+        package = ROOT / "fastht" if self.editable_mode else Path(self.build_lib) / "fastht"
+        if not self.editable_mode:  # a checkout's own sources are used where they are
+            copy_sources(package / "_cuda")
+        precompile(package / "_cuda" / "kernels", ROOT / "build" / "cuda")
+
+
 def extension_is_wanted():
     """Tell whether there is an extension, or exit where it was asked for and cannot be built."""
     choice = os.environ.get("FASTHT_NATIVE", "")
     if choice not in ("", "0", "1"):
         raise SystemExit(f"fastht: FASTHT_NATIVE is 0, 1 or unset, not {choice!r}")
+    check_choice()
     if choice == "0":
         return False
     try:
@@ -57,5 +76,5 @@ def extension_is_wanted():
 
 setup(
     ext_modules=[Extension("fastht._native", sources=[])] if extension_is_wanted() else [],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPackage},
 )

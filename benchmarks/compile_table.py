@@ -73,6 +73,9 @@ KINDS = {
     "32": DTYPES["32"],
 }
 FORM = "{:7} {:>4} {:>7} {:26} {:44} {:>5} {:>5} {:>5} {:>7} {:11} {}"
+HEADER = (
+    "arch", "C", "x>dot", "kernel", "options", "regs", "stack", "local", "shared", "MMA", "",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ class Row:
     shared: int
     mma: str
     widths: tuple[int, ...]
+
+    def line(self, remark: str) -> str:
+        """Return it as a line of the table."""
+        return FORM.format(
+            self.arch, self.channels, self.numbers, self.kernel, self.options, self.registers,
+            self.stack, self.local, self.shared, self.mma, remark,
+        )  # fmt: skip
 
     def remark(self) -> str:
         """Return what is not as it should be."""
@@ -248,13 +258,7 @@ def show(rows: list[Row], problems_only: bool = False) -> None:
     """Print rows of the table, or those with a remark."""
     for row in rows:
         if row.remark() or not problems_only:
-            print(
-                FORM.format(
-                    row.arch, row.channels, row.numbers, row.kernel, row.options, row.registers,
-                    row.stack, row.local, row.shared, row.mma, row.remark(),
-                ),
-                flush=True,
-            )  # fmt: skip
+            print(row.line(row.remark()), flush=True)
 
 
 def main() -> int:
@@ -281,8 +285,7 @@ def main() -> int:
         (*job, tuple(arguments.dim), arguments.kernel)
         for job in itertools.product(chips, arguments.channels, arguments.numbers)
     ]
-    header = "arch", "C", "x>dot", "kernel", "options", "regs", "stack", "local", "shared", "MMA"
-    print(FORM.format(*header, ""))
+    print(FORM.format(*HEADER))
     count = remarks = broken = 0
     with ProcessPoolExecutor(max_workers=arguments.jobs) as pool:
         for rows in pool.map(_job, jobs):

@@ -9,6 +9,9 @@
 #include <cmath>
 
 #include "cpu/paths.h"
+#ifdef FASTHT_HAS_CUDA
+#include "cuda/bindings.h"
+#endif
 
 namespace py = pybind11;
 
@@ -96,6 +99,10 @@ void fill(Problem& call, const Options& o, const py::sequence& params, const py:
 
 PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.doc() = "Native kernels of fastht; fastht.ops.cpu is their face.";
+#ifdef FASTHT_HAS_CUDA
+  py::module_ cuda = module.def_submodule("cuda");
+  fastht::cuda::bind(cuda);
+#endif
   py::class_<Options>(module, "Options")
       .def(py::init([](int64_t batch, int64_t prefix, int64_t height, int64_t width, int64_t dim,
                        int64_t channels, double eps, bool has_filter, bool has_gate,

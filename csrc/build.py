@@ -1,8 +1,12 @@
-"""Compiles the native code: the extension for ``setup.py``, the test program for ``check.sh``.
+"""Compiles the native code: the extension for ``setup.py``, the test programs for ``check.sh``.
 
 Every source is compiled once, for any CPU of the architecture, except ``cpu/path.cpp``: it holds
 the kernels and is compiled once for each instruction-set path, of which ``cpu/paths.cpp`` takes one
 at run time. ninja compiles only what changed since the last time.
+
+The CUDA kernels are compiled at first use, by NVRTC (``fastht/ops/cuda``); the extension has their
+host side, which needs nothing of CUDA (``FASTHT_CUDA=0`` leaves it out). The modes ``simulate…``
+make a program that runs the kernels on a CPU.
 """
 
 from __future__ import annotations
@@ -35,7 +39,16 @@ MODES = {  # what is built, and its flags for the compiler and the linker
     "sanitize": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-O1", "-g", "-fsanitize=thread"],
     "valgrind": ["-O1", "-g"],
+    "simulate": ["-O2"],
+    "simulate-sanitize": ["-O1", "-g", "-fsanitize=address,undefined"],
+    # Linked without ThreadSanitizer's library: cuda/race.cpp is in its place.
+    "simulate-race": ["-O1", "-g", "-DFASTHT_RACE"],
 }
+MODES["simulate-sanitize"].append("-fno-sanitize-recover=all")
+INSTRUMENTED = ["-fsanitize=thread", "-fno-threadsafe-statics"]
+
+
+NOT_IN_EXTENSION = {"race.cpp", "list_kernels.cpp"}  # of csrc/cuda: programs' parts
 
 
 def find_compiler() -> tuple[list[str], str]:
@@ -69,12 +82,19 @@ def build(directory: Path, mode: str = "extension") -> Path:
     from ninja import BIN_DIR
 
     compiler, machine = find_compiler()
-    product = directory / ("_native.so" if mode == "extension" else "test_cpu")
+    product = directory / product_of(mode)
     directory.mkdir(parents=True, exist_ok=True)
     _write_rules(directory / "build.ninja", product.name, compiler, machine, mode)
     ninja = shutil.which("ninja", path=BIN_DIR) or "ninja"
     subprocess.run([ninja], cwd=directory, check=True)
     return product
+
+
+def product_of(mode: str) -> str:
+    """Name the file that a mode makes."""
+    if mode == "extension":
+        return "_native.so"
+    return "test_cuda" if mode.startswith("simulate") else "test_cpu"
 
 
 def _write_rules(file: Path, product: str, compiler: list[str], machine: str, mode: str) -> None:
@@ -83,16 +103,21 @@ def _write_rules(file: Path, product: str, compiler: list[str], machine: str, mo
     def shell(*words: str) -> str:
         return escape(shlex.join(words))
 
-    paths = _usable_paths(compiler, machine)
+    simulated = mode.startswith("simulate")
+    paths = {} if simulated else _usable_paths(compiler, machine)
     flags = [*FLAGS, *MODES[mode], *(f"-DFASTHT_HAS_{name.upper()}" for name in paths)]
     if os.environ.get("FASTHT_WERROR") == "1":
         flags.append("-Werror")
     libraries = ["-pthread", "-ldl"] if "linux" in machine else ["-pthread"]
+    cuda = []
     if mode == "extension":
         main, main_flags = "bindings.cpp", _python_flags()
+        if "linux" in machine and os.environ.get("FASTHT_CUDA") != "0":
+            cuda = [s for s in CSRC.glob("cuda/*.cpp") if s.name not in NOT_IN_EXTENSION]
+            main_flags += ["-DFASTHT_HAS_CUDA"] if cuda else []
         libraries += ["-shared", *(["-undefined", "dynamic_lookup"] if "darwin" in machine else [])]
     else:
-        main, main_flags = "tests/test_cpu.cpp", []
+        main, main_flags = f"tests/{product}.cpp", []
 
     with file.open("w", encoding="utf-8") as out:
         ninja = Writer(out)
@@ -113,10 +138,23 @@ def _write_rules(file: Path, product: str, compiler: list[str], machine: str, mo
             ninja.build(f"{name}.o", "compile", str(source), variables={"flags": shell(*flags)})
             return f"{name}.o"
 
+        if simulated:
+            watched = INSTRUMENTED if mode == "simulate-race" else []
+            objects = [
+                compiled(source, source.stem, *watched)
+                for source in sorted(CSRC.glob("tests/*cuda*.cpp"))
+            ]
+            objects += [compiled(s, s.stem) for s in sorted(CSRC.glob("cuda/*plan.cpp"))]
+            if watched:
+                objects.append(compiled(CSRC / "cuda" / "race.cpp", "race"))
+            ninja.build(product, "link", objects)
+            return
         objects = [compiled(CSRC / main, Path(main).stem, *main_flags)]
         for source in sorted(CSRC.glob("cpu/*.cpp")):
             if source.name != "path.cpp":
                 objects.append(compiled(source, source.stem))
+        for source in sorted(cuda):
+            objects.append(compiled(source, f"cuda_{source.stem}", *main_flags))
         # The linker keeps the first copy of an inline function that several objects hold: the one
         # of the widest instructions comes last.
         for name, path_flags in paths.items():

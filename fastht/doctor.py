@@ -9,6 +9,7 @@ import sys
 import torch
 
 from fastht.ops import backends
+from fastht.ops.cuda import report as cuda
 from fastht.version import __version__
 
 PACKAGES = (
@@ -36,6 +37,7 @@ def report() -> str:
                 for status in backends().values()
             ],
         ),
+        ("backend cuda", cuda.rows()),
     ]
     width = max(len(name) for _, rows in sections for name, _ in rows)
     lines = []

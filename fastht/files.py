@@ -22,6 +22,11 @@ except ImportError:  # Windows
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 
 
+def cache_dir() -> Path:
+    """Return the folder of what can be made again: ``$FASTHT_CACHE``, or ``~/.cache/fastht``."""
+    return Path(os.environ.get("FASTHT_CACHE", "~/.cache/fastht")).expanduser()
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step, on disk before it returns.
 

@@ -103,7 +103,8 @@ BUGS = {
 @pytest.fixture
 def tree(tmp_path):
     folder = tmp_path / "tree"
-    for name in (*PACKAGING, "fastht/version.py", "csrc/build.py", "csrc/tests/check.sh"):
+    own = ("csrc/build.py", "csrc/build_cuda.py", "csrc/tests/check.sh")
+    for name in (*PACKAGING, "fastht/version.py", *own):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for name, text in SOURCES.items():

@@ -21,7 +21,11 @@ from fastht.ops.call import Call
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 # Each has allocate_saved, forward and backward of the same signatures.
-_IMPLEMENTATIONS = {"triton": "fastht.ops.triton.adapter", "cpu": "fastht.ops.cpu"}
+_IMPLEMENTATIONS = {
+    "triton": "fastht.ops.triton.adapter",
+    "cuda": "fastht.ops.cuda.adapter",
+    "cpu": "fastht.ops.cpu",
+}
 
 _COMMON = ("norm.weight", "norm.bias", "gamma", "gammax", "down.weight", "down.bias")
 _FILTER = ("spectral_filter",)
@@ -59,7 +63,7 @@ def run(
     dropout: float = 0.0,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Apply one HT adapter with the fused kernels of ``backend``, ``"triton"`` or ``"cpu"``.
+    """Apply one HT adapter with the fused kernels of ``backend``: triton, cuda or cpu.
 
     Arguments and result are those of :func:`fastht.ops.ht_adapter`. Under autocast the matrix
     products and the bottleneck's maps are in autocast's dtype, and ``out`` keeps x's; elsewhere
@@ -144,7 +148,7 @@ def _run_forward(
         dropout: probability of zeroing a bottleneck activation.
         eps: the LayerNorm's epsilon.
         product_dtype: dtype of the matrix products and of the bottleneck's maps.
-        backend: whose kernels, ``"triton"`` or ``"cpu"``.
+        backend: whose kernels, ``"triton"``, ``"cuda"`` or ``"cpu"``.
         save: whether a backward pass may follow.
     """
     call = _call(

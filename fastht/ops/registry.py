@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastht import reference
-from fastht.ops import cpu
+from fastht.ops import cpu, cuda
 
 
 class BackendUnavailableError(RuntimeError):
@@ -37,7 +37,8 @@ class Backend:
         detail: one line for people.
         missing: returns what this machine lacks to run it, or ``None``.
         refuses: returns why it cannot take tensors of a device type and dtype, or ``None``.
-        automatic: the device types for which ``auto`` considers it; ``None`` stands for all.
+        automatic: the device types for which ``auto`` considers it; ``None`` stands for all, and
+            an empty tuple for a backend that has to be asked for by name.
         run: has the signature of :func:`fastht.reference.ht_adapter`.
         max_channels: the widest bottleneck that it has kernels for; ``None`` stands for any.
         refuses_device: returns why it cannot run on one device of a machine that it can run on, or
@@ -172,6 +173,12 @@ def _run_triton(x: Tensor, params: dict[str, Tensor], **options: object) -> Tens
     return run("triton", x, params, **options)  # type: ignore[arg-type]
 
 
+def _run_cuda(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
+    from fastht.ops.custom_op import run
+
+    return run("cuda", x, params, **options)  # type: ignore[arg-type]
+
+
 def _run_cpu(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
     from fastht.ops.custom_op import run
 
@@ -191,6 +198,15 @@ _BACKENDS = {
             run=_run_triton,
             max_channels=128,
             refuses_device=_triton_refuses_device,
+        ),
+        Backend(
+            name="cuda",
+            detail="native CUDA kernels for NVIDIA GPUs, by name only; bfloat16, float16, float32",
+            missing=cuda.missing,
+            refuses=cuda.refuses,
+            automatic=(),  # until a GPU has shown where it is faster than Triton
+            run=_run_cuda,
+            max_channels=128,
         ),
         Backend(
             name="cpu",
@@ -254,13 +270,19 @@ def resolve_backend(
     return _BACKENDS[_resolve(name, None if device is None else str(device), dtype, channels)]
 
 
+def _is_automatic(backend: Backend, device: torch.device | None) -> bool:
+    if backend.automatic is None:
+        return True
+    return bool(backend.automatic) if device is None else device.type in backend.automatic
+
+
 def _resolve(name: str, where: str | None, dtype: torch.dtype, channels: int | None) -> str:
     device = None if where is None else torch.device(where)
     if name == "auto":
         return next(
             backend.name
             for backend in _BACKENDS.values()
-            if (device is None or backend.automatic is None or device.type in backend.automatic)
+            if _is_automatic(backend, device)
             and backend.missing() is None
             and backend.refusal(device, dtype, channels) is None
         )

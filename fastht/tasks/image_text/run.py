@@ -23,10 +23,10 @@ from fastht.config import HTConfig
 from fastht.data import Record
 from fastht.data.cases import split_part
 from fastht.data.tables import read_table
-from fastht.files import write_atomically
+from fastht.files import cache_dir, write_atomically
 from fastht.lora import add_lora, disable_lora
 from fastht.patch import disable_adapter, patch
-from fastht.tasks.image_text.text_embeddings import TextEmbedder, default_cache_dir
+from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.images.supervised import load_trained, save_trained
 from fastht.tasks.models.build import build_clip, model_source
 from fastht.tasks.results.folders import inner_folder, run_folder
@@ -290,7 +290,7 @@ def _finish(
 ) -> ClipRun:
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     # A text tower that is adapted embeds anew what its base has embedded.
-    cache = None if method == "lora-text" else default_cache_dir()
+    cache = None if method == "lora-text" else cache_dir()
     embedder = TextEmbedder(model, open_clip.get_tokenizer(model_source(source)), cache)
     return ClipRun(model, transform, embedder, name, method, arguments, sides)
 

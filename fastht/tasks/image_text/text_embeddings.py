@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +15,6 @@ from torch import Tensor, nn
 from fastht.files import write_atomically
 
 BATCH_SIZE = 64
-
-
-def default_cache_dir() -> Path:
-    """Return where embeddings are kept: ``$FASTHT_CACHE``, or ``~/.cache/fastht``."""
-    return Path(os.environ.get("FASTHT_CACHE", "~/.cache/fastht")).expanduser()
 
 
 class TextEmbedder:

@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 import fastht
 from fastht.config import HTConfig
 from fastht.data import RecordSet, load_records, split_records
-from fastht.files import write_json
+from fastht.files import cache_dir, write_json
 from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.held_out import held_out_intervals
 from fastht.tasks.image_text.run import (
@@ -28,7 +28,7 @@ from fastht.tasks.image_text.run import (
     weights_path,
     write_split,
 )
-from fastht.tasks.image_text.text_embeddings import TextEmbedder, default_cache_dir
+from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
@@ -150,7 +150,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     task = ContrastiveTask(
         model,
         method,
-        TextEmbedder(model, tokenizer, None if method == "lora-text" else default_cache_dir()),
+        TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir()),
         train_records,
         val_records,
         transform,

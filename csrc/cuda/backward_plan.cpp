@@ -1,0 +1,253 @@
+// The backward pass: fold, contract with the correlation and the gate, mix_back, expand, finish.
+
+#include <stdexcept>
+
+#include "cuda/plan.h"
+
+namespace fastht::cuda {
+namespace {
+
+constexpr int kReserved = 1024;  // of shared memory, by the system, for each block
+
+std::string number(int value) { return ", " + std::to_string(value); }
+std::string without_x(const std::string& numbers) { return numbers.substr(numbers.find(' ') + 1); }
+
+}  // namespace
+
+struct BackwardPlan::Arrays {
+  FoldParams fold{};
+  ContractParams contract{};
+  MixBackParams mix_back{};
+  ExpandParams expand{};
+  FinishParams finish{};
+};
+
+// The most warps that two, or else one, of fit a multiprocessor, and then the most channels.
+template <class Shared>
+BackwardPlan::Tiling BackwardPlan::tiling(const Device& device, Shared shared) const {
+  const int padded = padded_channels(problem_.channels);
+  for (const int wanted : {2, 1})
+    for (const int warps : {8, 4, 2}) {
+      if (warps > 2 && 8 * warps >= problem_.grid.tokens) continue;  // half of them had no token
+      for (int pass = padded; pass >= 16; pass /= 2) {
+        const int bytes = shared(warps, pass);
+        if (bytes > device.shared_per_block ||
+            wanted * (bytes + kReserved) > device.shared_per_multiprocessor)
+          continue;
+        // What the registers allow: 128 of a thread, 255 where a product has more operands.
+        const bool many = bytes_of(problem_.products) == 4 || padded == 128;
+        return {warps, pass, bytes, (many ? 8 : 16) / warps};
+      }
+    }
+  throw std::invalid_argument(
+      "a grid of " + std::to_string(problem_.grid.height) + "x" +
+      std::to_string(problem_.grid.width) + " patches needs more shared memory than this GPU's" +
+      " blocks have (" + std::to_string(device.shared_per_block) + " bytes)");
+}
+
+BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool need_input,
+                           bool need_params)
+    : problem_(problem),
+      need_input_(need_input),
+      need_params_(need_params),
+      correlates_(need_params || problem.has_gate) {
+  const int padded = padded_channels(problem.channels), bytes = bytes_of(problem.products);
+  const int x_bytes = bytes_of(problem.x);
+  const Grid& grid = problem.grid;
+  if (problem.filter == Filter::kFull)
+    throw std::invalid_argument("the CUDA kernels do not have the full spectral filter yet");
+  contract_ = tiling(device, [&](int warps, int pass) {
+    return contract_shared(warps, grid, padded, pass, bytes);
+  });
+  mix_back_ = tiling(device, [&](int warps, int pass) {
+    return mix_back_shared(warps, grid, padded, pass, bytes);
+  });
+  const int resident = device.shared_per_multiprocessor / (contract_.shared + kReserved);
+  const int at_once = device.multiprocessors * (resident < contract_.blocks ? resident : contract_.blocks);
+  each_ = ceil_div(problem.batch * ceil_div(grid.tokens, 16 * contract_.warps), at_once);
+  for (const int wanted : {2, 1})
+    for (const int tokens : {64, 32, 16}) {
+      const int shared = expand_shared(tokens, padded, bytes, x_bytes);
+      if (expand_tokens_ == 0 && shared <= device.shared_per_block &&
+          wanted * (shared + kReserved) <= device.shared_per_multiprocessor)
+        expand_tokens_ = tokens;
+    }
+  const int slices = ceil_div(problem.dim, expand_width(bytes));
+  const int tiles = ceil_div(problem.batch * grid.tokens, expand_tokens_);
+  const int groups = largest(2 * device.multiprocessors / slices, 1);
+  expand_each_ = ceil_div(tiles, groups);
+
+  const std::string numbers = numbers_of(problem);
+  const auto tiled = [](const Tiling& tiling) { return number(tiling.warps) + number(tiling.pass); };
+  const std::string aligned = std::string(", ") + text(problem.aligned) + ">";
+  kernels_.push_back(fold_kernel(problem));
+  kernels_.push_back({"contract.cuh", "ContractParams",
+                      "contract<" + numbers + tiled(contract_) + aligned, contract_.warps * 32,
+                      contract_.blocks});
+  kernels_.push_back({"mix_back.cuh", "MixBackParams",
+                      "mix_back<" + without_x(numbers) + tiled(mix_back_) + ">",
+                      mix_back_.warps * 32, mix_back_.blocks});
+  kernels_.push_back({"expand.cuh", "ExpandParams",
+                      "expand<" + numbers + number(expand_tokens_) + aligned,
+                      expand_warps(padded, bytes) * 32, 8 / expand_warps(padded, bytes)});
+  kernels_.push_back({"finish.cuh", "FinishParams", "finish<" + std::to_string(padded) + ">",
+                      kFinishThreads, 1});
+  Arrays arrays;
+  Workspace workspace(nullptr);
+  arrange(arrays, {}, workspace);
+  workspace_bytes_ = workspace.used();
+}
+
+void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& workspace) const {
+  const Problem& p = problem_;
+  const Parameters &params = call.params, &grads = call.grads;
+  const int padded = padded_channels(p.channels), bytes = bytes_of(p.products);
+  const int slices = ceil_div(p.dim, expand_width(bytes));
+  const int padded_dim = ceil_div(p.dim, 64) * 64;  // for the slices of all kernels
+  const int finish_dim = slices * expand_width(bytes);
+  const int outputs = padded / 8, groups = padded / 32, c = p.channels;
+  const long long tokens = static_cast<long long>(p.batch) * p.grid.tokens;
+  const long long map = tokens * padded * bytes;
+
+  a.fold.matrix_count = 4;
+  a.fold.matrices[0] = {params.up_weight, c, p.dim, 1, c, outputs, padded_dim / 32,
+                        /*wide=*/false, /*memory=*/true, /*depth_first=*/true, Scaling::kNone, nullptr};
+  a.fold.matrices[1] = {params.pointwise_weight, c, c, c, 1, outputs, groups,
+                        /*wide=*/false, /*memory=*/true, /*depth_first=*/false, Scaling::kNone, nullptr};
+  a.fold.matrices[2] = {params.pointwise_weight, c, c, 1, c, outputs, groups,
+                        /*wide=*/false, /*memory=*/true, /*depth_first=*/false, Scaling::kNone, nullptr};
+  a.fold.matrices[3] = {params.down_weight, p.dim, c, 1, p.dim, padded_dim / 8, groups,
+                        /*wide=*/true, /*memory=*/true, /*depth_first=*/false, Scaling::kNone, nullptr};
+  a.fold.gate = call.saved.gate;
+  plan_fold(a.fold, p, params, workspace);
+
+  ContractParams& contract = a.contract;
+  contract.dout = call.dout;
+  contract.u = contract.f = call.saved.u;
+  contract.kernels = a.fold.kernels;
+  contract.up = a.fold.matrices[0].to;
+  contract.point = a.fold.matrices[1].to;
+  contract.point_back = a.fold.matrices[2].to;
+  contract.point_bias = a.fold.point_bias_out;
+  contract.counters = a.fold.counters;
+  contract.grid = p.grid;
+  contract.dim = p.dim;
+  contract.tiles = ceil_div(p.grid.tokens, 16 * contract_.warps);
+  contract.total = p.batch * contract.tiles;
+  contract.each = each_;
+  contract.work = contract_work(contract_.warps, p.grid, padded, contract_.pass, bytes);
+  contract.dropout = dropout_of(p, call.seed);
+  const int point_blocks = ceil_div(contract.total, each_);
+  contract.dv = workspace.take(map);
+  if (need_params_) {
+    contract.z = workspace.take(map);
+    contract.d_point = workspace.floats(static_cast<long long>(point_blocks) * (padded + 1) * padded);
+  }
+  if (correlates_)
+    contract.correlation = workspace.floats(static_cast<long long>(contract.total) * kBankRows * padded);
+  float* const records = workspace.floats(static_cast<long long>(p.batch) * record_size(padded, p.hidden));
+  contract.gate = {call.saved.gate,   a.fold.bank,       call.saved.pooled, params.spectral_filter,
+                   params.gate_weight0, params.gate_bias0, params.gate_weight2, records,
+                   p.filter,          c,                 p.hidden,          1};
+
+  MixBackParams& mix_back = a.mix_back;
+  mix_back.dv = contract.dv;
+  mix_back.u_norm = call.saved.u_norm;
+  mix_back.kernels = a.fold.kernels;
+  mix_back.records = p.has_gate ? records : nullptr;
+  mix_back.row_sum = a.fold.sums;
+  mix_back.scale = a.fold.scale;
+  mix_back.du = workspace.take(map);
+  mix_back.row_means = workspace.floats(tokens * 2);
+  mix_back.grid = p.grid;
+  mix_back.dim = p.dim;
+  mix_back.tiles = ceil_div(p.grid.tokens, 16 * mix_back_.warps);
+  mix_back.record_size = record_size(padded, p.hidden);
+  mix_back.skip = true;
+
+  ExpandParams& expand = a.expand;
+  expand.x = call.x;
+  expand.dout = call.dout;
+  if (need_input_) expand.dx = call.dx;
+  expand.du = mix_back.du;
+  expand.z = contract.z;
+  expand.stats = call.saved.stats;
+  expand.row_means = mix_back.row_means;
+  expand.down = a.fold.matrices[3].to;
+  expand.gammax = params.gammax;
+  expand.gamma = params.gamma;
+  expand.norm_weight = params.norm_weight;
+  expand.tokens = divisor(p.grid.tokens);
+  expand.total = static_cast<int>(tokens);
+  expand.dim = p.dim;
+  expand.slices = slices;
+  expand.tiles = ceil_div(expand.total, expand_tokens_);
+  expand.each = expand_each_;
+  const int expand_groups = ceil_div(expand.tiles, expand.each);
+  if (!need_params_) return;
+  expand.d_weights = workspace.floats(static_cast<long long>(expand_groups) * 3 * padded * finish_dim);
+  expand.d_up_bias = workspace.floats(static_cast<long long>(expand_groups) * finish_dim);
+  expand.d_down_bias = workspace.floats(static_cast<long long>(expand_groups) * padded);
+
+  FinishParams& finish = a.finish;
+  finish.d_weights = expand.d_weights;
+  finish.d_up_bias = expand.d_up_bias;
+  finish.d_down_bias = expand.d_down_bias;
+  finish.d_point = contract.d_point;
+  finish.correlation = contract.correlation;
+  finish.gate = call.saved.gate;
+  finish.records = records;
+  finish.norm_weight = params.norm_weight;
+  finish.norm_bias = params.norm_bias;
+  finish.gamma = params.gamma;
+  finish.gammax = params.gammax;
+  finish.down_weight = params.down_weight;
+  finish.spectral_filter = params.spectral_filter;
+  finish.d_norm_weight = grads.norm_weight;
+  finish.d_norm_bias = grads.norm_bias;
+  finish.d_gamma = grads.gamma;
+  finish.d_gammax = grads.gammax;
+  finish.d_down_weight = grads.down_weight;
+  finish.d_down_bias_out = grads.down_bias;
+  finish.d_up_weight = grads.up_weight;
+  finish.d_up_bias_out = grads.up_bias;
+  for (int i = 0; i < 3; ++i) {
+    finish.d_conv_weight[i] = grads.conv_weight[i];
+    finish.d_conv_bias[i] = grads.conv_bias[i];
+  }
+  finish.d_gate_weight0 = grads.gate_weight0;
+  finish.d_gate_bias0 = grads.gate_bias0;
+  finish.d_gate_weight2 = grads.gate_weight2;
+  finish.d_gate_bias2 = grads.gate_bias2;
+  finish.d_spectral_filter = grads.spectral_filter;
+  finish.d_point_weight = grads.pointwise_weight;
+  finish.d_point_bias = grads.pointwise_bias;
+  finish.filter = p.filter;
+  finish.batch = p.batch;
+  finish.dim = p.dim;
+  finish.padded_dim = finish_dim;
+  finish.channels = c;
+  finish.hidden = p.hidden;
+  finish.groups = expand_groups;
+  finish.point_blocks = point_blocks;
+  finish.tiles = contract.tiles;
+  finish.filter_size = p.filter == Filter::kNone ? 0 : c;
+}
+
+void BackwardPlan::run(const BackwardCall& call, const Launch& launch) const {
+  Arrays a;
+  Workspace workspace(call.workspace);
+  arrange(a, call, workspace);
+  const Problem& p = problem_;
+  const int padded = padded_channels(p.channels), bytes = bytes_of(p.products);
+  launch(0, fold_blocks(a.fold), kFoldThreads * 4, &a.fold);
+  launch(1, ceil_div(a.contract.total, each_), contract_.shared, &a.contract);
+  launch(2, p.batch * a.mix_back.tiles, mix_back_.shared, &a.mix_back);
+  launch(3, a.expand.slices * ceil_div(a.expand.tiles, a.expand.each),
+         expand_shared(expand_tokens_, padded, bytes, bytes_of(p.x)), &a.expand);
+  if (need_params_)
+    launch(4, finish_blocks(a.finish.padded_dim, padded, p.hidden, a.finish.filter_size),
+           finish_shared(padded), &a.finish);
+}
+
+}  // namespace fastht::cuda

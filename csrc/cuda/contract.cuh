@@ -1,0 +1,339 @@
+// Backward, first launch over the tokens: the gradient enters the bottleneck (eq. 4 and 5).
+//
+// A block has 16 tokens a warp, and a few tiles of them one after the other. v is computed again
+// from the map: 49 multiplications a number against a tensor kept from the forward pass. dout goes
+// from global memory into left operands without a stop; the results of its product with W2 lie as
+// those of the 1x1 product, so GELU and dropout are gone back through in registers. dv is then
+// correlated with the map, which is still there.
+#pragma once
+
+#include "cuda/activation.cuh"
+#include "cuda/correlate.cuh"
+#include "cuda/gate_back.cuh"
+#include "cuda/mix.cuh"
+#include "cuda/transposed.cuh"
+
+namespace fastht::cuda {
+
+template <class X, class P, int kChannels, int kWarps, int kPass, bool kAligned>
+struct Contract {
+  using F = typename P::Format;
+  using Cell = typename F::Unit;
+  using Transposed = typename TransposedOf<P>::Type;
+  using Correlate = Correlation<F, kPass, kWarps>;
+  static constexpr int kRows = 16 * kWarps, kThreads = kWarps * kLanes, kGroups = kChannels / 32;
+  static constexpr int kBlocks = kChannels / 8, kFours = kChannels / 16;
+  static constexpr int kSlice = slice_width(kChannels, F::kBytes);
+  static constexpr int kSliceQuads = kSlice * kChannels * F::kBytes / 16;
+  static constexpr int kTileQuads = kRows * kChannels * F::kBytes / 16;
+
+  const ContractParams& p;
+  Cell* map;
+  float* bank;
+  Quad *v, *dy;  // [kRows][C]; slices of W2 lie over dy
+  Cell* dv_map;  // over v and dy
+  float* sums;   // over v and dy
+  Word* flag;
+
+  // The map is last: all other places are known when the kernel is compiled.
+  FASTHT_DEVICE explicit Contract(const ContractParams& params) : p(params) {
+    Carver carver;
+    flag = carver.take<Word>(4);
+    bank = carver.take<float>(kBankRows * kPass);
+    unsigned char* const work = carver.take<unsigned char>(p.work);
+    v = reinterpret_cast<Quad*>(work);
+    dy = v + kTileQuads;
+    dv_map = reinterpret_cast<Cell*>(work);
+    sums = reinterpret_cast<float*>(work);
+    map = carver.take<Cell>(map_height(kRows, p.grid) * map_width(p.grid.width) * kPass);
+  }
+
+  FASTHT_DEVICE void run() {
+    for (int i = 0; i < p.each; ++i) {
+      const int index = block_index() * p.each + i;
+      if (index >= p.total) return;
+      if (i > 0) sync_block();  // all have done with the shared memory of the tile before
+      run(Tile(p.grid, p.tiles, kRows, index), index, i == 0);
+    }
+  }
+
+ private:
+  // Where a thread is: read anew in each phase, so that nothing made of it stays in a register
+  // through the phases that need them all.
+  struct Place {
+    int thread, lane, warp, row0;  // row0 and row0 + 8: this lane's tokens of the tile
+    FASTHT_DEVICE Place()
+        : thread(reread_thread_index()), lane(thread % kLanes), warp(thread / kLanes),
+          row0(warp * 16 + lane / 4) {}
+  };
+
+  FASTHT_DEVICE void run(const Tile& tile, int index, bool first) {
+    const Place me;
+    const long long image = static_cast<long long>(tile.image) * p.grid.tokens;
+    fetch_slice(0);
+    const Cell *const u = units<F>(p.u) + image * kChannels, *const f = units<F>(p.f) + image * kChannels;
+    make_v<P, kChannels, kPass, kThreads>(
+        v, map, bank, u, f, p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels),
+        p.grid, tile, kRows, false);
+    float grad[kBlocks][4] = {};  // of z, y, v in turn
+    project(tile, grad);
+    sync_block();  // all have done with the slices: dy lies there
+    const bool busy = tile.first + me.warp * 16 < p.grid.tokens;
+    if (busy) {
+      activate(tile, image, u, grad);
+    } else {
+      FASTHT_UNROLL for (int q = 0; q < kFours; ++q) FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        store_four<F>(row_at<F, kChannels>(dy, me.row0 + half * 8, q * 16 + me.lane % 4 * 4), {});
+    }
+    sync_block();
+    if (busy) finish_dv(tile, image, grad);
+    if (p.d_point != nullptr) point_gradient(tile, first);
+    if (p.correlation == nullptr) return;
+    correlate(tile, index, f, image);
+    // The last block of the image to come here goes on for it.
+    if (!last_to_arrive(p.counters + tile.image, p.tiles, flag)) return;
+    gate_back<kChannels, kThreads>(
+        p.gate, tile.image, p.tiles, p.grid.height * p.grid.width,
+        p.correlation + static_cast<long long>(tile.image) * p.tiles * (kBankRows * kChannels), sums);
+  }
+
+  FASTHT_DEVICE void fetch_slice(int slice) {
+    const Place me;
+    const Quad* const from = static_cast<const Quad*>(p.up) + slice * kSliceQuads;
+    Quad* const to = dy + slice % 2 * kSliceQuads;
+    for (int i = me.thread; i < kSliceQuads; i += kThreads) copy_async(to + i, from + i);
+    end_group();
+  }
+
+  // grad = dout W2 for this warp's 16 tokens.
+  FASTHT_DEVICE void project(const Tile& tile, float (&grad)[kBlocks][4]) {
+    const Place me;
+    const bool busy = tile.first + me.warp * 16 < p.grid.tokens;
+    const typename X::Unit* rows[2];
+    bool real[2];
+    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+      const int token = tile.first + me.row0 + half * 8;
+      real[half] = token < p.grid.tokens;
+      rows[half] = units<X>(p.dout.data) + tile.image * p.dout.batch + token * p.dout.token;
+    }
+    // The loads of the next kAhead x 32 features are on their way while these are multiplied.
+    constexpr int kSteps = kSlice / 32, kAhead = X::kBytes == 2 ? kSteps : 1;
+    Eight<X> next[kAhead][2];
+    const auto load = [&](int step) {
+      FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
+        FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+          const int feature = (step + group) * 32 + me.lane % 4 * 8;
+          next[group][half] =
+              load_eight<X, kAligned>(rows[half] + feature, real[half] ? p.dim - feature : 0);
+        }
+    };
+    load(0);
+    const int slices = ceil_div(p.dim, kSlice);
+    FASTHT_ROLLED for (int slice = 0; slice < slices; ++slice) {
+      wait_groups<0>();
+      sync_block();  // the slice has arrived, and all have done with the other buffer
+      if (slice + 1 < slices) fetch_slice(slice + 1);
+      FASTHT_ROLLED for (int step = 0; step < kSteps; step += kAhead) {
+        typename P::Left left[kAhead];
+        FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
+          FASTHT_UNROLL for (int half = 0; half < 2; ++half) left[group].set(half, next[group][half]);
+        load(slice * kSteps + step + kAhead);
+        if (!busy) continue;
+        const Quad* const weights = dy + slice % 2 * kSliceQuads;
+        FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
+          FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
+            typename P::Right right;
+            right.load(weights, (step + group) * kBlocks + n, me.lane);
+            P::multiply(grad[n], left[group], right);
+          }
+      }
+    }
+  }
+
+  // Calls each(q, y) with the sums of 16 channels of the product of this lane's rows of a tile with a
+  // matrix in memory order. Operands of four bytes have no place to stay in registers.
+  template <class Each>
+  FASTHT_DEVICE void multiply_rows(const Quad* tile, const void* matrix, Each each) {
+    const Place me;
+    const auto row = [&](int k) {
+      typename P::Left left;
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        left.set(half, left_row<F, kChannels>(tile, me.row0 + half * 8, k, me.lane));
+      return left;
+    };
+    const auto add = [&](float (&sums)[2][4], int q, int k, const typename P::Left& left) {
+      FASTHT_UNROLL for (int n = 0; n < 2; ++n) {
+        typename P::Right right;
+        right.load(static_cast<const Quad*>(matrix), (2 * q + n) * kGroups + k, me.lane);
+        P::multiply(sums[n], left, right);
+      }
+    };
+    if constexpr (F::kBytes == 2) {
+      typename P::Left left[kGroups];
+      FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) left[k] = row(k);
+      FASTHT_UNROLL for (int q = 0; q < kFours; ++q) {
+        float sums[2][4] = {};
+        FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) add(sums, q, k, left[k]);
+        each(q, sums);
+      }
+    } else {
+      FASTHT_UNROLL for (int q = 0; q < kFours; ++q) {
+        float sums[2][4] = {};
+        FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(sums, q, k, row(k));
+        each(q, sums);
+      }
+    }
+  }
+
+  // From the gradient of z to that of y, also into `dy`; z itself on the way.
+  FASTHT_DEVICE void activate(const Tile& tile, long long image, const Cell* u,
+                              float (&grad)[kBlocks][4]) {
+    const Place me;
+    const Long seed = read_seed(p.dropout);
+    multiply_rows(v, p.point, [&](int q, const float (&y)[2][4]) {
+      const int channel = q * 16 + me.lane % 4 * 4;
+      const Floats bias = load_four<Float32>(p.point_bias + channel);
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int row = me.row0 + half * 8, token = tile.first + row;
+        const bool patch = token >= p.grid.prefix, real = token < p.grid.tokens;
+        Floats s = load_four<F>(row_at<F, kChannels>(v, row, channel));
+        if (!patch) s = load_four<F>(u + token * kChannels + channel);
+        float factors[4];
+        dropout_factors(factors, p.dropout, seed, image + token, channel / 4);
+        Floats active, upstream;
+        FASTHT_UNROLL for (int e = 0; e < 4; ++e) {
+          const float number = patch ? s.v[e] + y[e / 2][half * 2 + e % 2] + bias.v[e] : s.v[e];
+          const float cdf = normal_cdf(number);
+          float& to = grad[2 * q + e / 2][half * 2 + e % 2];
+          to *= (cdf + number * normal_density(number)) * factors[e];
+          active.v[e] = number * cdf * factors[e];
+          upstream.v[e] = patch && real ? to : 0.0f;
+        }
+        if (p.z != nullptr && real)
+          store_four<F>(units<F>(p.z) + (image + token) * kChannels + channel, active);
+        store_four<F>(row_at<F, kChannels>(dy, row, channel), upstream);
+      }
+    });
+  }
+
+  // dv = dy + P1' dy. A prefix token's dy is the gradient of its u, and none of the 1x1's.
+  FASTHT_DEVICE void finish_dv(const Tile& tile, long long image, const float (&grad)[kBlocks][4]) {
+    const Place me;
+    Cell* const dv = units<F>(p.dv) + image * kChannels;
+    multiply_rows(dy, p.point_back, [&](int q, const float (&through)[2][4]) {
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int token = tile.first + me.row0 + half * 8;
+        Floats sum;
+        FASTHT_UNROLL for (int e = 0; e < 4; ++e) {
+          const int at = half * 2 + e % 2;
+          sum.v[e] = grad[2 * q + e / 2][at] + through[e / 2][at];
+        }
+        if (token < p.grid.tokens)
+          store_four<F>(dv + token * kChannels + q * 16 + me.lane % 4 * 4, sum);
+      }
+    });
+  }
+
+  // Adds dy' v and the sums of dy to what this block has of them. A thread reads back nothing but
+  // its own numbers, so that no register holds them while the block is at other things.
+  FASTHT_DEVICE void point_gradient(const Tile& tile, bool first) {
+    const Place me;
+    constexpr int kNear = kChannels >= 64 ? 4 : 2;  // blocks of columns an item
+    constexpr int kItems = kFours * (kBlocks / kNear);
+    float* const to = p.d_point + static_cast<long long>(block_index()) * ((kChannels + 1) * kChannels);
+    const int steps = ceil_div(tile.end - tile.first, 16);
+    FASTHT_ROLLED for (int item = me.warp; item < kItems; item += kWarps) {
+      const int column = item % kFours * 16, near = item / kFours * (kNear * 8);
+      const int row = column + me.lane / 4, at = near + me.lane % 4 * 2;
+      float c[kNear][4] = {}, total[4] = {};
+      if (!first) {
+        FASTHT_UNROLL for (int n = 0; n < kNear; ++n) FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+          const Pair before = load_pair<Float32>(to + (row + half * 8) * kChannels + at + n * 8);
+          c[n][2 * half] = before.x, c[n][2 * half + 1] = before.y;
+        }
+        if (near == 0 && me.lane % 4 == 0) {  // who will write it
+          total[0] = to[kChannels * kChannels + row];
+          total[2] = to[kChannels * kChannels + row + 8];
+        }
+      }
+      FASTHT_ROLLED for (int step = 0; step < steps; ++step) {
+        const auto left = Transposed::template left<kChannels>(dy, step * 16, column, me.lane);
+        FASTHT_UNROLL for (int n = 0; n < kNear; n += 2) {
+          typename Transposed::Right right[2];
+          Transposed::template right<kChannels>(right, v, step * 16, near + n * 8, me.lane);
+          Transposed::multiply(c[n], left, right[0]);
+          Transposed::multiply(c[n + 1], left, right[1]);
+        }
+        if (near == 0) Transposed::add(total, left);
+      }
+      FASTHT_UNROLL for (int n = 0; n < kNear; ++n) FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        store_pair<Float32>(to + (row + half * 8) * kChannels + at + n * 8, c[n][2 * half],
+                            c[n][2 * half + 1]);
+      if (near == 0 && me.lane % 4 == 0) {
+        to[kChannels * kChannels + row] = total[0];
+        to[kChannels * kChannels + row + 8] = total[2];
+      }
+    }
+  }
+
+  // Part by part of the channels, the last one first: its map is still there.
+  FASTHT_DEVICE void correlate(const Tile& tile, int index, const Cell* f,
+                               long long image) {
+    const Place me;
+    FASTHT_ROLLED for (int channel = kChannels - kPass; channel >= 0; channel -= kPass) {
+      sync_block();  // all have done with what lies under dv_map and, later, with the map
+      if (channel < kChannels - kPass) {
+        fetch_map<F, kChannels, kPass, kThreads>(map, f, p.grid, tile, channel);
+        end_group();
+      }
+      put_dv(tile, channel, image);
+      wait_groups<0>();
+      sync_block();
+      typename Correlate::Sums parts[Correlate::kRounds] = {};
+      FASTHT_UNROLL for (int round = 0; round < Correlate::kRounds; ++round)
+        Correlate::run(Correlate::job_at(me.warp + round * kWarps, me.lane), map, dv_map, p.grid, tile,
+                       parts[round]);
+      sync_block();
+      FASTHT_UNROLL for (int round = 0; round < Correlate::kRounds; ++round)
+        Correlate::put(Correlate::job_at(me.warp + round * kWarps, me.lane), parts[round], sums);
+      sync_block();
+      float* const to = p.correlation + static_cast<long long>(index) * (kBankRows * kChannels) + channel;
+      for (int i = me.thread; i < kBankRows * kPass; i += kThreads) {
+        float total = 0.0f;
+        FASTHT_UNROLL for (int split = 0; split < Correlate::kSplits; ++split)
+          total += sums[split * (kBankRows * kPass) + i];
+        to[i / kPass * kChannels + i % kPass] = total;
+      }
+    }
+  }
+
+  // dv of kPass channels as rows of patches, zeros between them. A thread reads back what it wrote.
+  FASTHT_DEVICE void put_dv(const Tile& tile, int channel, long long image) {
+    const Place me;
+    constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach;
+    const int width = ceil_div(p.grid.width, kRun) * kRun;
+    for (int i = me.thread; i < tile.rows * width * kChunks; i += kThreads) {
+      const int cell = i / kChunks, column = cell % width;
+      const int token = p.grid.prefix + (tile.top + cell / width) * p.grid.width + column;
+      if (column < p.grid.width && token >= tile.first && token < tile.end) continue;
+      *reinterpret_cast<Quad*>(dv_map + cell * Correlate::kCell + i % kChunks * kEach) = {};
+    }
+    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+      const int token = tile.first + me.row0 + half * 8, patch = token - p.grid.prefix;
+      if (patch < 0 || token >= p.grid.tokens) continue;
+      const int cell = (patch / p.grid.width - tile.top) * width + patch % p.grid.width;
+      const Cell* const dv = units<F>(p.dv) + (image + token) * kChannels + channel;
+      FASTHT_UNROLL for (int q = 0; q < kPass / 16; ++q) {
+        const int at = q * 16 + me.lane % 4 * 4;
+        store_four<F>(dv_map + cell * Correlate::kCell + at, load_four<F>(dv + at));
+      }
+    }
+  }
+};
+
+template <class X, class P, int kChannels, int kWarps, int kPass, bool kAligned>
+FASTHT_DEVICE void contract(const ContractParams& p) {
+  Contract<X, P, kChannels, kWarps, kPass, kAligned>(p).run();
+}
+
+}  // namespace fastht::cuda

@@ -1,0 +1,274 @@
+// Backward, last launch over the tokens: the gradient leaves the bottleneck (eq. 1), and the sums
+// from which all gradients of width D follow.
+//
+// A block has a slice of features and a group of tiles of tokens, in order, of all images one after
+// the other. x and dout come into shared memory once for everything: dx, whose du W1 has the layout
+// of a token's features, and three products that sum over tokens, whose results stay in registers
+// from the first tile to the last. Blocks of a group are neighbours: they share du and z in L2.
+#pragma once
+
+#include "cuda/backward_params.h"
+#include "cuda/transposed.cuh"
+
+namespace fastht::cuda {
+
+FASTHT_DEVICE int quotient(int a, const Divisor& b) {
+  return static_cast<int>((high_product(b.factor, static_cast<Word>(a)) + static_cast<Word>(a)) >> b.shift);
+}
+
+template <class X, class P, int kChannels, int kTokens, bool kAligned>
+struct Expand {
+  using F = typename P::Format;
+  using Transposed = typename TransposedOf<P>::Type;
+  static constexpr int kWidth = expand_width(F::kBytes), kWarps = expand_warps(kChannels, F::kBytes);
+  static constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
+  static constexpr int kRowTiles = kChannels / 16;         // of the sums over tokens
+  static constexpr int kParts = kWarps / kRowTiles;        // warps that share one, by features
+  static constexpr int kBlocks = kWidth / 8 / kParts;      // of 8 features a warp
+  static constexpr bool kSame = Same<X, F>::value;
+  static constexpr int kWideQuads = kTokens * kWidth * X::kBytes / 16;
+  static constexpr int kTileQuads = kTokens * kWidth * F::kBytes / 16;
+  static constexpr int kNarrowQuads = kTokens * kChannels * F::kBytes / 16;
+  static constexpr int kWeightQuads = kWidth * kChannels * F::kBytes / 16;
+
+  const ExpandParams& p;
+  Quad *narrow, *wide;  // [2 stages][du, z], [2 stages][x, dout]
+  Quad *x_hat, *x, *dout, *weights;
+  float* vectors;  // skip, norm
+  const int slice = block_index() % p.slices, group = block_index() / p.slices;
+
+  FASTHT_DEVICE explicit Expand(const ExpandParams& params) : p(params) {
+    Carver carver;
+    narrow = carver.take<Quad>(4 * kNarrowQuads);
+    wide = carver.take<Quad>(4 * kWideQuads);
+    x_hat = carver.take<Quad>(kTileQuads);
+    if constexpr (!kSame) {
+      x = carver.take<Quad>(kTileQuads);
+      dout = carver.take<Quad>(kTileQuads);
+    }
+    weights = carver.take<Quad>(kWeightQuads);
+    vectors = carver.take<float>(2 * kWidth);
+  }
+
+  FASTHT_DEVICE void run() {
+    const int thread = thread_index();
+    const int begin = group * p.each, end = smaller(begin + p.each, p.tiles);
+    if (p.dx.data != nullptr) {
+      const Quad* const from = static_cast<const Quad*>(p.down) + slice * kWeightQuads;
+      for (int i = thread; i < kWeightQuads; i += kThreads) copy_async(weights + i, from + i);
+      for (int i = thread; i < kWidth; i += kThreads) {
+        const int d = slice * kWidth + i;
+        vectors[i] = d < p.dim ? read(p.gammax, d) : 0.0f;
+        vectors[kWidth + i] = d < p.dim ? read(p.gamma, d) * read(p.norm_weight, d) : 0.0f;
+      }
+    }
+    fetch(begin, 0);
+    float by_x[kBlocks][4] = {}, by_hat[kBlocks][4] = {}, by_out[kBlocks][4] = {};
+    float sum_out[2][4] = {}, sum_du[4] = {};
+    FASTHT_ROLLED for (int tile = begin; tile < end; ++tile) {
+      const int stage = (tile - begin) % 2;
+      wait_groups<0>();
+      sync_block();  // the tile has arrived, and all have done with the other stage
+      if (tile + 1 < end) fetch(tile + 1, 1 - stage);
+      spread(tile, stage);
+      if (p.z == nullptr) continue;
+      sync_block();
+      gather(stage, by_x, by_hat, by_out, sum_out, sum_du);
+    }
+    if (p.z != nullptr) store(by_x, by_hat, by_out, sum_out, sum_du);
+  }
+
+ private:
+  // A row of x or its like in memory; the tokens of all images are counted through.
+  template <class All>
+  FASTHT_DEVICE auto row_of(const All& all, int token) const {
+    const int image = quotient(token, p.tokens);
+    const int within = token - image * static_cast<int>(p.tokens.number);
+    return units<X>(all.data) + image * all.batch + within * all.token;
+  }
+
+  FASTHT_DEVICE void fetch(int tile, int stage) {
+    const int thread = thread_index(), first = tile * kTokens;
+    constexpr int kNarrowChunks = kChannels * F::kBytes / 16, kEach = 16 / X::kBytes;
+    for (int i = thread; i < kNarrowQuads; i += kThreads) {
+      const int row = i / kNarrowChunks, chunk = i % kNarrowChunks;
+      const bool real = first + row < p.total;
+      const long long at = real ? static_cast<long long>(first + row) * kNarrowChunks + chunk : 0;
+      Quad* const to = narrow + stage * (2 * kNarrowQuads) + chunk_at<F, kChannels>(row, chunk);
+      copy_async(to, static_cast<const Quad*>(p.du) + at, real);
+      if (p.z != nullptr) copy_async(to + kNarrowQuads, static_cast<const Quad*>(p.z) + at, real);
+    }
+    constexpr int kWideChunks = kWidth / kEach;
+    for (int i = thread; i < kWideQuads; i += kThreads) {
+      const int row = i / kWideChunks, chunk = i % kWideChunks, token = first + row;
+      const int feature = slice * kWidth + chunk * kEach;
+      Quad* const to = wide + stage * (2 * kWideQuads) + chunk_at<X, kWidth>(row, chunk);
+      const bool real = token < p.total && feature < p.dim;
+      const typename X::Unit* const from[2] = {row_of(p.x, real ? token : 0) + (real ? feature : 0),
+                                               row_of(p.dout, real ? token : 0) + (real ? feature : 0)};
+      FASTHT_UNROLL for (int k = 0; k < 2; ++k) {
+        if constexpr (kAligned) {
+          copy_async(to + k * kWideQuads, from[k], real);
+        } else {
+          Quad value = {{0, 0, 0, 0}};
+          FASTHT_UNROLL for (int j = 0; j < kEach; ++j) {
+            if (!real || feature + j >= p.dim) continue;
+            if constexpr (X::kBytes == 4)
+              value.v[j] = as_word(from[k][j]);
+            else
+              value.v[j / 2] |= Word{from[k][j]} << j % 2 * 16;
+          }
+          to[k * kWideQuads] = value;
+        }
+      }
+    }
+    end_group();
+  }
+
+  template <class Format>
+  FASTHT_DEVICE static Quad* eight_at(Quad* tile, int row, int eight, int q) {
+    return tile + chunk_at<Format, kWidth>(row, eight * Eight<Format>::kQuads + q);
+  }
+
+  // dx, and x_hat for the products.
+  FASTHT_DEVICE void spread(int tile, int stage) {
+    const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
+    const Quad* const du = narrow + stage * (2 * kNarrowQuads);
+    Quad* const raw = wide + stage * (2 * kWideQuads);
+    constexpr int kUnits = kTokens / 16 * (kWidth / 32);
+    FASTHT_ROLLED for (int unit = warp; unit < kUnits; unit += kWarps) {
+      const int row0 = unit / (kWidth / 32) * 16 + lane / 4, part = unit % (kWidth / 32);
+      const int eight = part * 4 + lane % 4, feature = slice * kWidth + eight * 8;
+      float dh[4][4] = {};
+      if (p.dx.data != nullptr) {
+        const auto add = [&](int k) {
+          typename P::Left left;
+          FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+            left.set(half, left_row<F, kChannels>(du, row0 + half * 8, k, lane));
+          FASTHT_UNROLL for (int n = 0; n < 4; ++n) {
+            typename P::Right right;
+            right.load(weights, (part * 4 + n) * kGroups + k, lane);
+            P::multiply(dh[n], left, right);
+          }
+        };
+        if constexpr (F::kBytes == 2) {
+          FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) add(k);
+        } else {  // registers are short
+          FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(k);
+        }
+      }
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int row = row0 + half * 8, token = tile * kTokens + row;
+        Eight<X> in, upstream;
+        FASTHT_UNROLL for (int q = 0; q < Eight<X>::kQuads; ++q) {
+          in.quads[q] = *eight_at<X>(raw, row, eight, q);
+          upstream.quads[q] = *eight_at<X>(raw + kWideQuads, row, eight, q);
+        }
+        const bool real = token < p.total;
+        Pair stats = {0.0f, 0.0f}, means = {0.0f, 0.0f};
+        if (real) stats = load_pair<Float32>(p.stats + 2 * static_cast<long long>(token));
+        float normed[8];
+        FASTHT_UNROLL for (int i = 0; i < 8; ++i) normed[i] = (in[i] - stats.x) * stats.y;
+        if (p.z != nullptr) {
+          put(x_hat, row, eight, normed);
+          if constexpr (!kSame) {
+            float values[8];
+            FASTHT_UNROLL for (int i = 0; i < 8; ++i) values[i] = in[i];
+            put(x, row, eight, values);
+            FASTHT_UNROLL for (int i = 0; i < 8; ++i) values[i] = upstream[i];
+            put(dout, row, eight, values);
+          }
+        }
+        if (p.dx.data == nullptr || !real) continue;
+        means = load_pair<Float32>(p.row_means + 2 * static_cast<long long>(token));
+        float values[8];
+        FASTHT_UNROLL for (int i = 0; i < 8; i += 4) {
+          const Floats skip = load_four<Float32>(vectors + eight * 8 + i);
+          const Floats norm = load_four<Float32>(vectors + kWidth + eight * 8 + i);
+          FASTHT_UNROLL for (int j = 0; j < 4; ++j) {
+            const float grad = dh[(i + j) / 2][half * 2 + j % 2];
+            const float inner = fused(grad, norm.v[j], -means.x) - normed[i + j] * means.y;
+            values[i + j] = fused(stats.y, inner, fused(grad, skip.v[j], upstream[i + j]));
+          }
+        }
+        Eight<X> result;
+        result.set(values);
+        store_eight<X, kAligned>(row_of(p.dx, token) + feature, result, p.dim - feature);
+      }
+    }
+  }
+
+  FASTHT_DEVICE static void put(Quad* tile, int row, int eight, const float (&values)[8]) {
+    Eight<F> packed;
+    packed.set(values);
+    FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
+      *eight_at<F>(tile, row, eight, q) = packed.quads[q];
+  }
+
+  // The sums over the tile's tokens: 16 channels a warp, and all features, or a part of them.
+  FASTHT_DEVICE void gather(int stage, float (&by_x)[kBlocks][4], float (&by_hat)[kBlocks][4],
+                            float (&by_out)[kBlocks][4], float (&sum_out)[2][4],
+                            float (&sum_du)[4]) {
+    const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
+    const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
+    const Quad* const du = narrow + stage * (2 * kNarrowQuads);
+    const Quad* const raw = wide + stage * (2 * kWideQuads);
+    FASTHT_ROLLED for (int step = 0; step < kTokens; step += 16) {
+      const auto grad = Transposed::template left<kChannels>(du, step, row_tile * 16, lane);
+      const auto active =
+          Transposed::template left<kChannels>(du + kNarrowQuads, step, row_tile * 16, lane);
+      FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
+        typename Transposed::Right right[2];
+        Transposed::template right<kWidth>(right, kSame ? raw : x, step, first + n * 8, lane);
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_x[n + i], grad, right[i]);
+        Transposed::template right<kWidth>(right, x_hat, step, first + n * 8, lane);
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_hat[n + i], grad, right[i]);
+        Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step, first + n * 8, lane);
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+          Transposed::multiply(by_out[n + i], active, right[i]);
+        }
+      }
+      Transposed::add(sum_du, grad);
+      if (row_tile * 2 < kBlocks) {  // each warp sums up dout for 16 of the features
+        typename Transposed::Right right[2];
+        Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step,
+                                           first + row_tile * 16, lane);
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::add(sum_out[i], right[i]);
+      }
+    }
+  }
+
+  FASTHT_DEVICE void store(const float (&by_x)[kBlocks][4], const float (&by_hat)[kBlocks][4],
+                           const float (&by_out)[kBlocks][4], const float (&sum_out)[2][4],
+                           const float (&sum_du)[4]) {
+    const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
+    const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
+    const long long padded = p.slices * kWidth;
+    const int column = slice * kWidth + first + lane % 4 * 2;
+    const int row = row_tile * 16 + lane / 4;
+    float* const sums = p.d_weights + group * (3 * kChannels * padded) + row * padded + column;
+    FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+      float* const to = sums + half * 8 * padded + n * 8;
+      store_pair<Float32>(to, by_x[n][2 * half], by_x[n][2 * half + 1]);
+      store_pair<Float32>(to + kChannels * padded, by_hat[n][2 * half], by_hat[n][2 * half + 1]);
+      store_pair<Float32>(to + 2 * kChannels * padded, by_out[n][2 * half], by_out[n][2 * half + 1]);
+    }
+    if (lane < 4) {
+      FASTHT_UNROLL for (int n = 0; n < 2; ++n)
+        if (row_tile * 2 < kBlocks)
+          store_pair<Float32>(p.d_up_bias + group * padded + column + (row_tile * 2 + n) * 8,
+                              sum_out[n][0], sum_out[n][1]);
+    }
+    if (slice == 0 && first == 0 && lane % 4 == 0) {
+      p.d_down_bias[group * kChannels + row] = sum_du[0];
+      p.d_down_bias[group * kChannels + row + 8] = sum_du[2];
+    }
+  }
+};
+
+template <class X, class P, int kChannels, int kTokens, bool kAligned>
+FASTHT_DEVICE void expand(const ExpandParams& p) {
+  Expand<X, P, kChannels, kTokens, kAligned>(p).run();
+}
+
+}  // namespace fastht::cuda

@@ -1,0 +1,98 @@
+// Parameters and shapes of the forward kernels.
+#pragma once
+
+#include "cuda/params.h"
+
+namespace fastht::cuda {
+
+// A parameter as the right operand of a product, in fragment order and padded with zeros.
+enum class Scaling : int { kNone = 0, kGammax = 1, kNorm = 2 };  // of k: the latter two are features
+struct FoldMatrix {
+  Array source;  // element (row, k) at row * row_stride + k * k_stride
+  int rows, depth, row_stride, k_stride;
+  int outputs, groups;            // blocks of 8 rows, and of 32 k, with the padding
+  bool wide, memory, depth_first;  // numbers, order of k, and whether blocks [groups][outputs]
+  Scaling scaling;
+  void* to;
+};
+constexpr int kFoldThreads = 128;
+constexpr int kFoldBlocks = 4;  // of a matrix, for one block of threads
+constexpr int kFoldMatrices = 4;
+constexpr int kLanesPerChannel = 32;  // that add up a row of the down-projection
+
+// Everything that a pass reads of the parameters but the gate's layers.
+struct FoldParams {
+  FoldMatrix matrices[kFoldMatrices];
+  Array norm_weight, norm_bias, gamma, gammax, down_weight, down_bias;
+  Array point_bias, up_bias;
+  Array conv_weight[3], conv_bias[3];
+  Array spectral_filter;
+  Filter filter;
+  const float* gate;  // [B, 4], of the forward pass; null: `kernels` are not made here
+  float* scale;       // [1] a power of two near the largest |gamma * ln_w|
+  float* sums;        // [2, C] row sums of the norm weights, rounded; the constant part of u
+  float* bank;        // [3, 50, C] the convolutions as 7x7, tap by tap, then the bias
+  float* kernels;     // [B, 50, C]
+  float* point_bias_out;  // [C]
+  float* up_bias_out;     // [padded_dim]
+  unsigned int* counters;  // [B] zeros
+  int batch, dim, padded_dim, channels;
+  int matrix_count;
+  int first[kFoldMatrices + 5];  // blocks: of each matrix, of sums, bank, biases, kernels; the end
+};
+
+struct DownParams {
+  Tokens x;
+  const void *skip, *norm;  // memory order, wide numbers; [D / 32][C / 8]
+  const float *sums, *scale, *bank;
+  void* u;             // [B, N, C]
+  void* u_norm;        // [B, N, C] or null
+  float* stats;        // [B, N, 2] or null
+  float* partials;     // [B, tiles, C] sums of u over the patches of a tile
+  float* pooled;       // [B, C] or null
+  float* gate;         // [B, 4]
+  float* kernels;      // [B, 50, C]
+  unsigned int* counters;  // [B], zeros
+  Array spectral_filter;   // [C] or [C, frequencies]
+  Array gate_weight0, gate_bias0, gate_weight2, gate_bias2;
+  Grid grid;
+  Filter filter;
+  int dim, tiles, channels, hidden, frequencies;
+  float eps;
+};
+constexpr int kMostHidden = 32;
+FASTHT_BOTH constexpr int down_shared(int warps, int padded, int bytes) {
+  return 4 * slice_width(padded, bytes) * padded * bytes +
+         ((3 + warps) * padded + kMostHidden + 8) * 4;
+}
+
+struct MixUpParams {
+  Tokens x;
+  OutTokens out;
+  const void* u;         // [B, N, C] of the products' format
+  const void* f;         // what the convolutions read: u itself unless the filter is a full one
+  const float* kernels;  // [B, 50, C]
+  const void* point;     // 1x1 weight: k in memory order, narrow numbers; blocks [C / 8][C / 32]
+  const float* point_bias;  // [C]
+  const void* up;           // up-projection: register order, wide numbers; [D / 8][C / 32]
+  const float* up_bias;     // [D] padded to slices
+  Grid grid;
+  int dim, tiles;
+  int overlay;  // whether the slices of `up` lie over the map, where memory is short
+  Dropout dropout;
+};
+
+// Bytes of shared memory of mix_up, in the order in which it carves them: map and slices (apart or
+// one over the other), bank, v. `pass`: channels that are convolved at a time.
+FASTHT_BOTH constexpr int mix_up_slices_bytes(int padded, int bytes) {
+  return 2 * slice_width(padded, bytes) * padded * bytes;
+}
+FASTHT_BOTH constexpr int mix_up_shared(int warps, const Grid& grid, int padded, int pass, int bytes,
+                                        bool overlay) {
+  const int map = map_bytes(16 * warps, grid, pass, bytes);
+  const int slices = mix_up_slices_bytes(padded, bytes);
+  const int both = !overlay ? map + slices : map > slices ? map : slices;
+  return both + kBankRows * pass * 4 + 16 * warps * padded * bytes;
+}
+
+}  // namespace fastht::cuda

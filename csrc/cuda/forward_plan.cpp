@@ -1,0 +1,157 @@
+// The forward pass: fold, down with the gate, mix_up.
+
+#include <stdexcept>
+
+#include "cuda/plan.h"
+
+namespace fastht::cuda {
+namespace {
+
+constexpr int kReserved = 1024;  // of shared memory, by the system, for each block
+
+// Features of a matrix with k = features are padded to slices.
+FoldMatrix down_matrix(const Problem& p, const Array& weight, int padded, int padded_dim,
+                       Scaling scaling) {
+  return {weight,    p.channels, p.dim, p.dim,   1,      padded / 8, padded_dim / 32,
+          /*wide=*/true, /*memory=*/true, /*depth_first=*/true, scaling, nullptr};
+}
+
+}  // namespace
+
+struct ForwardPlan::Arrays {
+  FoldParams fold{};
+  DownParams down{};
+  MixUpParams mix_up{};
+};
+
+ForwardPlan::ForwardPlan(const Problem& problem, const Device& device) : problem_(problem) {
+  const int padded = padded_channels(problem.channels), bytes = bytes_of(problem.products);
+  const Grid& grid = problem.grid;
+  if (problem.hidden > kMostHidden)
+    throw std::invalid_argument("the noise gate's hidden layer has " +
+                                std::to_string(problem.hidden) + " units; the CUDA kernels take " +
+                                std::to_string(kMostHidden));
+  if (problem.filter == Filter::kFull)
+    throw std::invalid_argument("the CUDA kernels do not take a full spectral filter yet");
+  down_warps_ = grid.tokens > 64 ? 6 : 4;
+  const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
+  // The most warps, the least work twice: the first choice of which two fit a multiprocessor, or
+  // one.
+  for (const int wanted : {2, 1}) {
+    for (const int warps : {8, 4}) {
+      if (warps == 8 && grid.tokens <= 64) continue;
+      for (int pass = widest; pass >= 32; pass /= 2) {
+        for (const bool overlay : {false, true}) {
+          const int shared = mix_up_shared(warps, grid, padded, pass, bytes, overlay);
+          if (warps_ != 0 || shared > device.shared_per_block ||
+              wanted * (shared + kReserved) > device.shared_per_multiprocessor)
+            continue;
+          warps_ = warps, pass_ = pass, overlay_ = overlay;
+        }
+      }
+    }
+  }
+  if (warps_ == 0)
+    throw std::invalid_argument(
+        "a grid of " + std::to_string(grid.height) + "x" + std::to_string(grid.width) +
+        " patches needs more shared memory than this GPU's blocks have (" +
+        std::to_string(device.shared_per_block) + " bytes)");
+  const std::string numbers = numbers_of(problem);
+  const auto warps = [](int count) { return ", " + std::to_string(count); };
+  // By the registers that they need: 168 in down for 64 channels, 255 for 128 or strict float32.
+  const bool strict = bytes == 4 && !problem.tf32;
+  const int down_blocks = (padded == 128 || strict ? 1 : 2) * (down_warps_ == 6 ? 1 : 2);
+  const int mix_up_blocks = (padded == 128 || strict ? 1 : 2) * (warps_ == 8 ? 1 : 2);
+  kernels_.push_back(fold_kernel(problem));
+  kernels_.push_back({"down.cuh", "DownParams",
+                      "down<" + numbers + warps(down_warps_) + ", " + text(problem.aligned) + ">",
+                      down_warps_ * 32, down_blocks});
+  kernels_.push_back({"mix_up.cuh", "MixUpParams",
+                      "mix_up<" + numbers + warps(warps_) + ", " + std::to_string(pass_) + ", " +
+                          text(problem.aligned) + ">",
+                      warps_ * 32, mix_up_blocks});
+  Arrays arrays;
+  Workspace workspace(nullptr);
+  arrange(arrays, {}, workspace);
+  workspace_bytes_ = workspace.used();
+}
+
+void ForwardPlan::arrange(Arrays& a, const ForwardCall& call, Workspace& workspace) const {
+  const Problem& p = problem_;
+  const Parameters& params = call.params;
+  const int padded = padded_channels(p.channels), bytes = bytes_of(p.products);
+  const int slice = slice_width(padded, bytes), padded_dim = ceil_div(p.dim, slice) * slice;
+  const long long map = static_cast<long long>(p.batch) * p.grid.tokens * padded * bytes;
+
+  a.fold.matrix_count = 4;
+  a.fold.matrices[0] = down_matrix(p, params.down_weight, padded, padded_dim, Scaling::kGammax);
+  a.fold.matrices[1] = down_matrix(p, params.down_weight, padded, padded_dim, Scaling::kNorm);
+  a.fold.matrices[2] = {params.pointwise_weight, p.channels, p.channels, p.channels, 1, padded / 8,
+                        padded / 32, /*wide=*/false, /*memory=*/true, /*depth_first=*/false,
+                        Scaling::kNone, nullptr};
+  a.fold.matrices[3] = {params.up_weight, p.dim, p.channels, p.channels, 1, padded_dim / 8,
+                        padded / 32, /*wide=*/true, /*memory=*/false, /*depth_first=*/false,
+                        Scaling::kNone, nullptr};
+  plan_fold(a.fold, p, params, workspace);
+
+  DownParams& down = a.down;
+  down.x = call.x;
+  down.skip = a.fold.matrices[0].to;
+  down.norm = a.fold.matrices[1].to;
+  down.sums = a.fold.sums;
+  down.scale = a.fold.scale;
+  down.bank = a.fold.bank;
+  down.tiles = ceil_div(p.grid.tokens, 16 * down_warps_);
+  // Taken also where the caller keeps them: the size of the workspace does not depend on that.
+  void* const u = workspace.take(map);
+  float* const gate = workspace.floats(p.batch * 4ll);
+  down.u = call.saved.u != nullptr ? call.saved.u : u;
+  down.gate = call.saved.gate != nullptr ? call.saved.gate : gate;
+  down.u_norm = call.saved.u_norm;
+  down.stats = call.saved.stats;
+  down.pooled = call.saved.pooled;
+  down.partials = workspace.floats(static_cast<long long>(p.batch) * down.tiles * padded);
+  down.kernels = a.fold.kernels;
+  down.counters = a.fold.counters;
+  down.spectral_filter = params.spectral_filter;
+  down.gate_weight0 = params.gate_weight0;
+  down.gate_bias0 = params.gate_bias0;
+  down.gate_weight2 = params.gate_weight2;
+  down.gate_bias2 = params.gate_bias2;
+  down.grid = p.grid;
+  down.filter = p.filter;
+  down.dim = p.dim;
+  down.channels = p.channels;
+  down.hidden = p.hidden;
+  down.frequencies = p.filter == Filter::kFull ? p.grid.height * (p.grid.width / 2 + 1) : 1;
+  down.eps = p.eps;
+
+  MixUpParams& up = a.mix_up;
+  up.x = call.x;
+  up.out = call.out;
+  up.u = down.u;
+  up.f = down.u;
+  up.kernels = a.fold.kernels;
+  up.point = a.fold.matrices[2].to;
+  up.point_bias = a.fold.point_bias_out;
+  up.up = a.fold.matrices[3].to;
+  up.up_bias = a.fold.up_bias_out;
+  up.grid = p.grid;
+  up.dim = p.dim;
+  up.tiles = ceil_div(p.grid.tokens, 16 * warps_);
+  up.overlay = overlay_;
+  up.dropout = dropout_of(p, call.seed);
+}
+
+void ForwardPlan::run(const ForwardCall& call, const Launch& launch) const {
+  Arrays a;
+  Workspace workspace(call.workspace);
+  arrange(a, call, workspace);
+  const int padded = padded_channels(problem_.channels), bytes = bytes_of(problem_.products);
+  launch(0, fold_blocks(a.fold), kFoldThreads * 4, &a.fold);
+  launch(1, problem_.batch * a.down.tiles, down_shared(down_warps_, padded, bytes), &a.down);
+  launch(2, problem_.batch * a.mix_up.tiles,
+         mix_up_shared(warps_, problem_.grid, padded, pass_, bytes, overlay_), &a.mix_up);
+}
+
+}  // namespace fastht::cuda

@@ -1,0 +1,81 @@
+// Backward, second launch over the tokens: from the gradient of v to that of u (eq. 4), and the two
+// means over D that the LayerNorm's gradient needs.
+#pragma once
+
+#include "cuda/backward_params.h"
+#include "cuda/depthwise.cuh"
+
+namespace fastht::cuda {
+
+// du = the transposed convolution of dv, plus the gate's part, plus dv itself. The means are dots
+// of length C: mean(dh_norm) = du . row_sum / D, mean(dh_norm * x_hat) = du . u_norm / D.
+template <class P, int kChannels, int kWarps, int kPass>
+FASTHT_DEVICE void mix_back(const MixBackParams& p) {
+  using F = typename P::Format;
+  using Cell = typename F::Unit;
+  constexpr int kRows = 16 * kWarps, kThreads = kWarps * kLanes;
+  constexpr int kEights = kChannels / 8, kQuads = Eight<F>::kQuads;
+  const Grid grid = p.grid;
+  const Tile tile(grid, p.tiles, kRows, block_index());
+  const long long image = static_cast<long long>(tile.image) * grid.tokens;
+  const Cell* const dv = units<F>(p.dv) + image * kChannels;
+  const float* const kernels = p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels);
+  const float* const constant =
+      p.records == nullptr
+          ? nullptr
+          : p.records + static_cast<long long>(tile.image) * p.record_size + record_constant();
+  Carver carver;
+  Quad* const du = carver.take<Quad>(kRows * kEights * kQuads);
+  float* const bank = carver.take<float>(kBankRows * kPass);
+  Cell* const map = carver.take<Cell>(map_height(kRows, grid) * map_width(grid.width) * kPass);
+
+  FASTHT_ROLLED for (int channel = 0; channel < kChannels; channel += kPass) {
+    if (channel > 0) sync_block();  // all have done with the channels before
+    fetch_map<F, kChannels, kPass, kThreads>(map, dv, grid, tile, channel);
+    fetch_bank<kChannels, kPass, kThreads>(bank, kernels, channel);
+    end_group();
+    wait_groups<0>();
+    sync_block();
+    convolve<F, kPass, kThreads, true>(map, bank, grid, tile,
+                                       [&](int row, int in_pass, Pair sum, Pair own) {
+      const int at = channel + in_pass;
+      const Pair shift = constant == nullptr ? Pair{0.0f, 0.0f} : load_pair<Float32>(constant + at);
+      sum.x += shift.x, sum.y += shift.y;
+      if (p.skip) sum.x += own.x, sum.y += own.y;
+      store_pair<F>(row_at<F, kChannels>(du, row, at), sum.x, sum.y);
+    });
+  }
+  sync_block();
+
+  // kEights lanes have a token, eight channels each.
+  const int eight = thread_index() % kEights;
+  float row_sum[8];
+  FASTHT_UNROLL for (int i = 0; i < 8; ++i) row_sum[i] = p.row_sum[eight * 8 + i];
+  const float factor = *p.scale / static_cast<float>(p.dim);
+  FASTHT_ROLLED for (int row = thread_index() / kEights; row < kRows; row += kThreads / kEights) {
+    const int token = tile.first + row;
+    const long long at = (image + token) * kChannels + eight * 8;
+    const bool real = token < grid.tokens;
+    Eight<F> grad = load_eight<F, true>(dv + token * kChannels + eight * 8,
+                                        real && token < grid.prefix ? 8 : 0);
+    if (real && token >= grid.prefix) {
+      FASTHT_UNROLL for (int q = 0; q < kQuads; ++q)
+        grad.quads[q] = du[chunk_at<F, kChannels>(row, eight * kQuads + q)];
+    }
+    const Eight<F> norm = load_eight<F, true>(units<F>(p.u_norm) + at, real ? 8 : 0);
+    store_eight<F, true>(units<F>(p.du) + at, grad, real ? 8 : 0);
+    float first = 0.0f, second = 0.0f;
+    FASTHT_UNROLL for (int i = 0; i < 8; ++i) {
+      first = fused(grad[i], row_sum[i], first);
+      second = fused(grad[i], norm[i], second);
+    }
+    FASTHT_UNROLL for (int mask = kEights / 2; mask > 0; mask /= 2) {
+      first += shuffle_xor(first, mask);
+      second += shuffle_xor(second, mask);
+    }
+    if (real && eight == 0)
+      store_pair<Float32>(p.row_means + (image + token) * 2, first * factor, second * factor);
+  }
+}
+
+}  // namespace fastht::cuda

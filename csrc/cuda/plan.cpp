@@ -1,0 +1,91 @@
+#include "cuda/plan.h"
+
+#include <cmath>
+#include <stdexcept>
+
+namespace fastht::cuda {
+
+std::string Kernel::source() const {
+  return "#include \"cuda/" + file + "\"\nFASTHT_INSTANCE(" + params + ", " +
+         std::to_string(threads) + ", " + std::to_string(blocks_per_multiprocessor) + ", " +
+         function + ")\n";
+}
+
+int padded_channels(int channels) {
+  if (channels < 1 || channels > 128)
+    throw std::invalid_argument("the bottleneck has " + std::to_string(channels) +
+                                " channels; the CUDA kernels take 1 to 128");
+  return channels <= 32 ? 32 : channels <= 64 ? 64 : 128;
+}
+
+int bytes_of(Format format) { return format == Format::kFloat32 ? 4 : 2; }
+
+std::string numbers_of(const Problem& problem) {
+  const char* const formats[] = {"Bfloat16", "Float16", "Float32"};
+  std::string products = formats[static_cast<int>(problem.products)];
+  if (problem.products == Format::kFloat32 && problem.tf32) products = "Tf32";
+  return std::string(formats[static_cast<int>(problem.x)]) + ", " + products + "Products, " +
+         std::to_string(padded_channels(problem.channels));
+}
+
+Dropout dropout_of(const Problem& problem, const unsigned long long* seed) {
+  return {problem.dropout > 0 ? seed : nullptr,
+          static_cast<unsigned>(std::nearbyint(problem.dropout * (1 << 24))),
+          static_cast<float>(1.0 / (1.0 - problem.dropout)), ceil_div(problem.channels, 4)};
+}
+
+void plan_fold(FoldParams& fold, const Problem& problem, const Parameters& params,
+               Workspace& workspace) {
+  const int padded = padded_channels(problem.channels);
+  const int slice = slice_width(padded, bytes_of(problem.products));
+  fold.norm_weight = params.norm_weight;
+  fold.norm_bias = params.norm_bias;
+  fold.gamma = params.gamma;
+  fold.gammax = params.gammax;
+  fold.down_weight = params.down_weight;
+  fold.down_bias = params.down_bias;
+  fold.point_bias = params.pointwise_bias;
+  fold.up_bias = params.up_bias;
+  for (int i = 0; i < 3; ++i) {
+    fold.conv_weight[i] = params.conv_weight[i];
+    fold.conv_bias[i] = params.conv_bias[i];
+  }
+  fold.spectral_filter = params.spectral_filter;
+  fold.filter = problem.filter;
+  fold.batch = problem.batch;
+  fold.dim = problem.dim;
+  fold.padded_dim = ceil_div(problem.dim, slice) * slice;
+  fold.channels = problem.channels;
+  fold.scale = workspace.floats(1);
+  fold.sums = workspace.floats(2 * padded);
+  fold.bank = workspace.floats(3 * kBankRows * padded);
+  fold.kernels = workspace.floats(static_cast<long long>(problem.batch) * kBankRows * padded);
+  fold.point_bias_out = workspace.floats(padded);
+  fold.up_bias_out = workspace.floats(fold.padded_dim);
+  fold.counters = workspace.take<unsigned>(problem.batch * 4ll);
+  int next = 0;
+  for (int i = 0; i < fold.matrix_count; ++i) {
+    FoldMatrix& matrix = fold.matrices[i];
+    fold.first[i] = next;
+    next += ceil_div(matrix.outputs * matrix.groups, kFoldBlocks);
+    matrix.to = workspace.take(static_cast<long long>(matrix.outputs) * matrix.groups * 256 *
+                               bytes_of(problem.products));
+  }
+  const int counts[] = {padded * kLanesPerChannel / kFoldThreads, padded / 8, 1,
+                        fold.gate != nullptr ? problem.batch : 0};
+  for (int i = 0; i < 4; ++i) {
+    fold.first[fold.matrix_count + i] = next;
+    next += counts[i];
+  }
+  fold.first[fold.matrix_count + 4] = next;
+}
+
+int fold_blocks(const FoldParams& fold) { return fold.first[fold.matrix_count + 4]; }
+
+Kernel fold_kernel(const Problem& problem) {
+  const std::string numbers = numbers_of(problem);  // without the format of x, which it never sees
+  return {"fold.cuh", "FoldParams", "fold<" + numbers.substr(numbers.find(' ') + 1) + ">",
+          kFoldThreads, 1};
+}
+
+}  // namespace fastht::cuda

@@ -1,0 +1,65 @@
+"""Global memory: arrays at addresses, with nothing between them."""
+
+import numpy as np
+
+SHARED = 0x0100_0000_0000  # where generic addresses of shared memory begin
+_FIRST = 0x5000_0000_0000
+_GAP = 1 << 20
+
+
+class Memory:
+    """Copies of arrays; each byte beside them is out of bounds."""
+
+    def __init__(self):
+        self.data = np.zeros(0, np.uint8)
+        self._placed = []  # (address, offset in data, bytes, dtype, shape), by address
+        self._next = _FIRST
+
+    def place(self, array, address=None):
+        """Copy an array into memory and return its address, a multiple of 256 if none is given."""
+        raw = np.ascontiguousarray(array)
+        if address is None:
+            address = self._next
+            self._next += -(-raw.nbytes // 256) * 256 + _GAP
+        self._placed.append((address, self.data.size, raw.nbytes, raw.dtype, raw.shape))
+        self._placed.sort(key=lambda placed: placed[0])
+        for one, other in zip(self._placed, self._placed[1:], strict=False):
+            if one[0] + one[2] > other[0]:
+                raise ValueError(f"arrays overlap at {other[0]:#x}")
+        self.data = np.concatenate([self.data, raw.reshape(-1).view(np.uint8)])
+        return address
+
+    def read(self, address):
+        """Return the array that was placed at an address, as it is now."""
+        for placed, start, size, dtype, shape in self._placed:
+            if placed == address:
+                return self.data[start : start + size].copy().view(dtype).reshape(shape)
+        raise KeyError(f"nothing was placed at {address:#x}")
+
+    def offsets(self, addresses, size):
+        """Return where in ``data`` accesses of ``size`` bytes begin, all of them in bounds."""
+        addresses = addresses.astype(np.int64)
+        starts, bases, sizes = np.array([placed[:3] for placed in self._placed], np.int64).T
+        which = np.searchsorted(starts, addresses, "right") - 1
+        inside = addresses - starts[which]
+        wrong = (which < 0) | (inside + size > sizes[which])
+        if wrong.any():
+            nearest = int(which[wrong][0])
+            array = self._placed[max(nearest, 0)]
+            raise IndexError(
+                f"out of bounds: {size} bytes at {addresses[wrong][0] - array[0]} of an array of "
+                f"{array[2]} bytes ({array[3]}, {array[4]})"
+            )
+        if (addresses % size).any():
+            raise IndexError(f"misaligned access of {size} bytes")
+        return bases[which] + inside
+
+
+def gather(data, offsets, size):
+    """Return ``size`` bytes at each offset, as rows."""
+    return data[offsets[:, None] + np.arange(size)]
+
+
+def scatter(data, offsets, rows):
+    """Write a row of bytes at each offset; of two for the same byte the higher thread's stays."""
+    data[offsets[:, None] + np.arange(rows.shape[1])] = rows

@@ -1,0 +1,137 @@
+"""What NVRTC makes of every kernel computes what the simulator computes of its source."""
+
+import ctypes
+import re
+
+import numpy as np
+import pytest
+import torch
+from ptx_machine import Machine, Memory, parse
+
+from fastht.ops.cuda import kernels, native, nvrtc
+
+try:
+    NVRTC = nvrtc.load()
+except LookupError:
+    NVRTC = None
+pytestmark = [
+    pytest.mark.skipif(NVRTC is None, reason="needs NVRTC"),
+    pytest.mark.skipif(native is None, reason="needs the native extension with CUDA"),
+]
+if native is not None:
+    from cuda_calls import SmallCall, raw
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "simulated"  # one for the module: g++ takes seconds
+    monkeypatch.setenv("FASTHT_CACHE", str(folder))
+
+
+def differences(machine, simulator, dtype):
+    """Return which share of the numbers has other bits, and the largest relative difference."""
+    a, b = (torch.frombuffer(bytearray(each), dtype=dtype).double().numpy()
+            for each in (machine, simulator))  # fmt: skip
+    both_nan = np.isnan(a) & np.isnan(b)
+    share = np.mean((a != b) & ~both_nan)
+    scale = np.nanmax(np.abs(b), initial=0.0)
+    worst = np.max(np.where(both_nan, 0.0, np.abs(a - b)), initial=0.0)
+    return share, worst / scale if scale else worst
+
+
+def compare(call, needs, arch, change=lambda name, ptx: ptx):
+    """Run a pass, each launch by the machine and by the simulator.
+
+    Returns for each kernel which arrays differ and how, and what the machine counted.
+    """
+    seen = {}
+
+    def observe(kernel, blocks, threads, shared, params, simulate):
+        arrays, memory = call.arrays(), Memory()
+        arrays = {name: tensor for name, tensor in arrays.items() if tensor.numel()}
+        for tensor in arrays.values():
+            memory.place(raw(tensor), tensor.data_ptr())
+        ptx = kernels.compile_kernel(NVRTC, kernel, arch, ptx=True).decode()
+        program = parse(change(kernel.name, ptx))
+        given = ctypes.string_at(params, program.parameter_bytes)
+        counted = Machine(program, memory).run(blocks, threads, shared, given)
+        simulate()
+        report = {}
+        for name, tensor in arrays.items():
+            mine, theirs = memory.read(tensor.data_ptr()), raw(tensor)
+            if not np.array_equal(mine, theirs):
+                dtype = torch.float32 if name == "workspace" else tensor.dtype
+                report[name] = differences(mine, theirs, dtype)
+        seen[kernel.name] = (report, counted)
+
+    call.run(needs, observe)
+    return seen
+
+
+def check(seen, products):
+    """Bits are equal but where exp and erf, which the device computes otherwise, decide them."""
+    step = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2e-6}[products]
+    for name, (report, counted) in seen.items():
+        assert counted.undefined == set(), name
+        for array, (share, worst) in report.items():
+            # The workspace holds maps in the products' format beside float32 sums.
+            if array == "workspace":
+                assert worst <= 1e-6, (name, array)
+            else:
+                assert share <= 1e-3 or worst <= 1e-6, (name, array)
+                assert worst <= step, (name, array)
+
+
+BACKWARD = None
+try:
+    SmallCall(torch.bfloat16, torch.bfloat16).run((True, True), lambda *_: None)
+except (ValueError, NameError) as error:
+    BACKWARD = str(error)
+needs_backward = pytest.mark.skipif(BACKWARD is not None, reason=str(BACKWARD))
+PASSES = [None, pytest.param((True, True), marks=needs_backward)]
+NUMBERS = {
+    "bf16": (torch.bfloat16, torch.bfloat16, False),
+    "fp16": (torch.float16, torch.float16, False),
+    "tf32": (torch.float32, torch.float32, True),
+    "32": (torch.float32, torch.float32, False),
+}
+
+
+@pytest.mark.parametrize("needs", PASSES, ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    ("numbers", "arch"),
+    [
+        ("bf16", "sm_80"),
+        pytest.param("bf16", "sm_90a", marks=pytest.mark.slow),
+        pytest.param("fp16", "sm_80", marks=pytest.mark.slow),
+        pytest.param("tf32", "sm_80", marks=pytest.mark.slow),
+        pytest.param("32", "sm_90a", marks=pytest.mark.slow),
+    ],
+)
+def test_the_compiled_kernels_compute_what_their_source_says(numbers, arch, needs):
+    dtype, products, tf32 = NUMBERS[numbers]
+    call = SmallCall(dtype, products, tf32=tf32, dim=64, grid=(3, 5), batch=1)
+    if needs is not None:
+        call.run(None)
+    seen = compare(call, needs, arch)
+    assert len(seen) >= 3
+    check(seen, products)
+
+
+def test_a_fault_in_the_machine_code_is_seen():
+    def swapped(name, ptx):
+        """Exchange the two words of B in the first product of mix_up."""
+        if name != "mix_up":
+            return ptx
+        head, mma, rest = ptx.partition("mma.sync")
+        assert mma
+        operands, end, rest = rest.partition(";")
+        changed = re.sub(r"\{(%r\d+), ?(%r\d+)\}", r"{\2,\1}", operands)
+        assert changed != operands
+        return head + mma + changed + end + rest
+
+    call = SmallCall(torch.bfloat16, torch.bfloat16, dim=64, grid=(3, 5), batch=1)
+    seen = compare(call, None, "sm_80", swapped)
+    assert "out" in seen["mix_up"][0]
+    with pytest.raises(AssertionError):
+        check(seen, torch.bfloat16)
