@@ -295,7 +295,7 @@ def _gate_backward(
         BQ=run.padded_hidden,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **FEW,
+        **FEW | {"num_warps": max(4, run.padded // 16)},
     )
     return constant, taps, records
 
