@@ -33,7 +33,8 @@ struct Turns {
   int period, at[kCount], step[kCount];
 
   // Frequencies first, first + 1, ... below `end`; the others stay at root 0.
-  FASTHT_DEVICE Turns(const Pair* roots, int size, int first, int end) : table(roots), period(size) {
+  FASTHT_DEVICE Turns(const Pair* roots, int size, int first, int end)
+      : table(roots), period(size) {
     FASTHT_UNROLL for (int i = 0; i < kCount; ++i)
       at[i] = 0, step[i] = first + i < end ? first + i : 0;
   }

@@ -2,7 +2,7 @@
 // mean(dh_norm) = du . row_sum / D, mean(dh_norm * x_hat) = du . u_norm / D.
 #pragma once
 
-#include "cuda/numbers.cuh"
+#include "cuda/fragments.cuh"
 #include "cuda/spectral_params.h"
 
 namespace fastht::cuda {

@@ -1,7 +1,7 @@
 // The full spectral filter (eq. 2) as small products: a separable real DFT of a slice of channels,
 // wholly in shared memory.
 //
-// Sums are plain float multiplications: a number costs about (H + W) / 2 of them there and back, so
+// Sums are plain float multiplications: a number costs about H + W of them there and back, so
 // tensor cores would save little, and strict float32 would need three products for one. Both
 // dimensions use the mirror symmetry of the roots, cos(-a) = cos(a) and sin(-a) = -sin(a): what
 // lies at h and H - h is added and subtracted before it is multiplied (folding in), and frequencies
@@ -159,7 +159,8 @@ struct Spectral {
       FASTHT_UNROLL for (int i = 0; i < kMirrored; ++i) {
         const int k = ky + i;
         if (k >= mirrored) continue;
-        each(k, kx, pair, plus(real_cos[i], imaginary_sin[i]), minus(imaginary_cos[i], real_sin[i]));
+        each(k, kx, pair, plus(real_cos[i], imaginary_sin[i]),
+             minus(imaginary_cos[i], real_sin[i]));
         if (k > 0 && 2 * k < height)
           each(height - k, kx, pair, minus(real_cos[i], imaginary_sin[i]),
                plus(imaginary_cos[i], real_sin[i]));
