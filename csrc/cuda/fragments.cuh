@@ -135,6 +135,16 @@ struct Float32Products {
       }
     }
   };
+  // Tensor cores round towards zero: a long sum in them would drift. So each product starts at zero
+  // and is added by an instruction that rounds to nearest.
+  FASTHT_DEVICE static void add_product(float (&c)[4], const Word (&big)[4], const Word (&small)[4],
+                                        const Word (&right)[2], const Word (&rest)[2]) {
+    float part[4] = {};
+    mma_tf32(part, small, right[0], right[1]);
+    mma_tf32(part, big, rest[0], rest[1]);
+    mma_tf32(part, big, right[0], right[1]);
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i) c[i] += part[i];
+  }
   FASTHT_DEVICE static void multiply(float (&c)[4], const Left& a, const Right& b) {
     FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
       const int n = 2 * i, m = n + 1;
@@ -142,9 +152,7 @@ struct Float32Products {
       const Word small[4] = {a.small[0][n], a.small[1][n], a.small[0][m], a.small[1][m]};
       Word right[2], rest[2];
       FASTHT_UNROLL for (int j = 0; j < 2; ++j) split(as_float(b.v[n + j]), right[j], rest[j]);
-      mma_tf32(c, small, right[0], right[1]);
-      mma_tf32(c, big, rest[0], rest[1]);
-      mma_tf32(c, big, right[0], right[1]);
+      add_product(c, big, small, right, rest);
     }
     keep_order();
   }
