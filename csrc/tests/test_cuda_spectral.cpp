@@ -1,6 +1,8 @@
 // The full spectral filter in the simulator, forward, transposed and with its gradient, and the
 // means of rows after it, against float64.
 
+#include <stdexcept>
+
 #include "cuda/row_means.cuh"
 #include "cuda/spectral.cuh"
 #include "tests/cuda_model.h"
@@ -130,9 +132,32 @@ void check_means(int tokens, double bound) {
   }
 }
 
+// Larger grids take fewer channels at a time, until a block's shared memory has no room for two.
+void check_plan() {
+  const Device small{101376, 102400, 84};
+  const auto slice = [&](int height, int width) -> std::string {
+    Problem problem{};
+    problem.batch = 2, problem.channels = 64, problem.filter = Filter::kFull;
+    problem.grid = {height * width, 0, height, width};
+    try {
+      const SpectralPlan plan(problem, small);
+      expect(plan.shared() <= small.shared_per_block, "the full filter takes too much memory");
+      return plan.kernels(problem)[0].function;
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+  };
+  expect(slice(14, 14) == "spectral<Bfloat16Products, 64, 8, 128>", "spectral: plan of 14x14");
+  expect(slice(37, 37) == "spectral<Bfloat16Products, 64, 8, 256>", "spectral: plan of 37x37");
+  expect(slice(50, 40) == "spectral<Bfloat16Products, 64, 4, 256>", "spectral: plan of 50x40");
+  expect(slice(64, 64) == "spectral<Bfloat16Products, 64, 2, 256>", "spectral: plan of 64x64");
+  expect(slice(90, 90).find("90x90") != std::string::npos, "spectral: plan of 90x90");
+}
+
 }  // namespace
 
 void test_spectral(bool thorough) {
+  check_plan();
   for (int period = 1; period <= 64; ++period)
     for (int m = 0; m < period; ++m) {
       const double angle = 2 * 3.14159265358979323846 * m / period;
