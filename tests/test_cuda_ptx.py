@@ -39,14 +39,17 @@ def differences(machine, simulator, dtype):
     return share, worst / scale if scale else worst
 
 
-def compare(call, needs, arch, change=lambda name, ptx: ptx):
+def compare(call, needs, arch, change=lambda name, ptx: ptx, only=None):
     """Run a pass, each launch by the machine and by the simulator.
 
-    Returns for each kernel which arrays differ and how, and what the machine counted.
+    Returns for each launch which arrays differ and how, and what the machine counted; ``only``:
+    the kernels that the machine runs, all of them by default.
     """
     seen = {}
 
     def observe(kernel, blocks, threads, shared, params, simulate):
+        if only is not None and kernel.name not in only:
+            return simulate()
         arrays, memory = call.arrays(), Memory()
         arrays = {name: tensor for name, tensor in arrays.items() if tensor.numel()}
         for tensor in arrays.values():
@@ -62,7 +65,10 @@ def compare(call, needs, arch, change=lambda name, ptx: ptx):
             if not np.array_equal(mine, theirs):
                 dtype = torch.float32 if name == "workspace" else tensor.dtype
                 report[name] = differences(mine, theirs, dtype)
-        seen[kernel.name] = (report, counted)
+        name = kernel.name
+        while name in seen:
+            name += " again"
+        seen[name] = (report, counted)
 
     call.run(needs, observe)
     return seen
@@ -116,6 +122,18 @@ def test_the_compiled_kernels_compute_what_their_source_says(numbers, arch, need
     seen = compare(call, needs, arch)
     assert len(seen) >= 3
     check(seen, products)
+
+
+@pytest.mark.parametrize("needs", PASSES, ids=["forward", "backward"])
+def test_the_compiled_full_filter_computes_what_its_source_says(needs):
+    call = SmallCall(
+        torch.bfloat16, torch.bfloat16, dim=64, channels=32, grid=(3, 4), spectral="full"
+    )
+    if needs is not None:
+        call.run(None)
+    seen = compare(call, needs, "sm_80", only=("spectral", "row_means"))
+    assert list(seen) == (["spectral", "spectral again", "row_means"] if needs else ["spectral"])
+    check(seen, torch.bfloat16)
 
 
 def test_a_fault_in_the_machine_code_is_seen():

@@ -1,4 +1,5 @@
 // The backward pass: fold, contract with the correlation and the gate, mix_back, expand, finish.
+// A full spectral filter is applied anew before contract, and transposed after mix_back.
 
 #include <stdexcept>
 
@@ -18,6 +19,8 @@ struct BackwardPlan::Arrays {
   FoldParams fold{};
   ContractParams contract{};
   MixBackParams mix_back{};
+  SpectralParams spectral{}, spectral_back{};
+  RowMeansParams row_means{};
   ExpandParams expand{};
   FinishParams finish{};
 };
@@ -54,8 +57,6 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   const int padded = padded_channels(problem.channels), bytes = bytes_of(problem.products);
   const int x_bytes = bytes_of(problem.x);
   const Grid& grid = problem.grid;
-  if (problem.filter == Filter::kFull)
-    throw std::invalid_argument("the CUDA kernels do not have the full spectral filter yet");
   contract_ = tiling(device, [&](int warps, int pass) {
     return contract_shared(warps, grid, padded, pass, bytes);
   });
@@ -92,6 +93,10 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
                       expand_warps(padded, bytes) * 32, 8 / expand_warps(padded, bytes)});
   kernels_.push_back({"finish.cuh", "FinishParams", "finish<" + std::to_string(padded) + ">",
                       kFinishThreads, 1});
+  if (problem.filter == Filter::kFull) {
+    spectral_ = SpectralPlan(problem, device);
+    for (const Kernel& kernel : spectral_.kernels(problem)) kernels_.push_back(kernel);
+  }
   Arrays arrays;
   Workspace workspace(nullptr);
   arrange(arrays, {}, workspace);
@@ -121,9 +126,16 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   a.fold.gate = call.saved.gate;
   plan_fold(a.fold, p, params, workspace);
 
+  const bool full = p.filter == Filter::kFull;
+  if (full) {
+    a.spectral = {call.saved.u, nullptr, nullptr, workspace.take(map), params.spectral_filter,
+                  nullptr,      p.grid,  p.batch, c,                   1};
+  }
+
   ContractParams& contract = a.contract;
   contract.dout = call.dout;
-  contract.u = contract.f = call.saved.u;
+  contract.u = call.saved.u;
+  contract.f = full ? a.spectral.to : call.saved.u;
   contract.kernels = a.fold.kernels;
   contract.up = a.fold.matrices[0].to;
   contract.point = a.fold.matrices[1].to;
@@ -148,7 +160,7 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   float* const records = workspace.floats(static_cast<long long>(p.batch) * record_size(padded, p.hidden));
   contract.gate = {call.saved.gate,   a.fold.bank,       call.saved.pooled, params.spectral_filter,
                    params.gate_weight0, params.gate_bias0, params.gate_weight2, records,
-                   p.filter,          c,                 p.hidden,          1};
+                   p.filter,          c,                 p.hidden,          frequencies_of(p)};
 
   MixBackParams& mix_back = a.mix_back;
   mix_back.dv = contract.dv;
@@ -163,7 +175,20 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   mix_back.dim = p.dim;
   mix_back.tiles = ceil_div(p.grid.tokens, 16 * mix_back_.warps);
   mix_back.record_size = record_size(padded, p.hidden);
-  mix_back.skip = true;
+  mix_back.skip = !full;
+  if (full) {
+    SpectralParams& back = a.spectral_back;
+    back = {mix_back.du, nullptr, contract.dv, mix_back.du, params.spectral_filter,
+            nullptr,     p.grid,  p.batch,     c,           1};
+    if (need_params_) {
+      back.input = call.saved.u;
+      back.each = spectral_.each();
+      back.d_filter = workspace.floats(static_cast<long long>(ceil_div(p.batch, back.each)) * c *
+                                       frequencies_of(p));
+    }
+    a.row_means = {mix_back.du,   mix_back.u_norm, mix_back.row_sum,         mix_back.scale,
+                   mix_back.row_means, static_cast<int>(tokens), p.dim};
+  }
 
   ExpandParams& expand = a.expand;
   expand.x = call.x;
@@ -231,7 +256,9 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   finish.groups = expand_groups;
   finish.point_blocks = point_blocks;
   finish.tiles = contract.tiles;
-  finish.filter_size = p.filter == Filter::kNone ? 0 : c;
+  finish.d_filter = a.spectral_back.d_filter;
+  finish.filter_groups = full ? ceil_div(p.batch, a.spectral_back.each) : 0;
+  finish.filter_size = p.filter == Filter::kNone ? 0 : c * frequencies_of(p);
 }
 
 void BackwardPlan::run(const BackwardCall& call, const Launch& launch) const {
@@ -241,8 +268,14 @@ void BackwardPlan::run(const BackwardCall& call, const Launch& launch) const {
   const Problem& p = problem_;
   const int padded = padded_channels(p.channels), bytes = bytes_of(p.products);
   launch(0, fold_blocks(a.fold), kFoldThreads * 4, &a.fold);
+  const bool full = p.filter == Filter::kFull;
+  if (full) launch(5, spectral_.blocks(a.spectral), spectral_.shared(), &a.spectral);
   launch(1, ceil_div(a.contract.total, each_), contract_.shared, &a.contract);
   launch(2, p.batch * a.mix_back.tiles, mix_back_.shared, &a.mix_back);
+  if (full) {
+    launch(5, spectral_.blocks(a.spectral_back), spectral_.shared(), &a.spectral_back);
+    launch(6, ceil_div(a.row_means.tokens, row_means_tokens(padded)), 0, &a.row_means);
+  }
   launch(3, a.expand.slices * ceil_div(a.expand.tiles, a.expand.each),
          expand_shared(expand_tokens_, padded, bytes, bytes_of(p.x)), &a.expand);
   if (need_params_)

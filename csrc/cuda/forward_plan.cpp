@@ -1,4 +1,4 @@
-// The forward pass: fold, down with the gate, mix_up.
+// The forward pass: fold, down with the gate, the full spectral filter, mix_up.
 
 #include <stdexcept>
 
@@ -21,6 +21,7 @@ FoldMatrix down_matrix(const Problem& p, const Array& weight, int padded, int pa
 struct ForwardPlan::Arrays {
   FoldParams fold{};
   DownParams down{};
+  SpectralParams spectral{};
   MixUpParams mix_up{};
 };
 
@@ -31,8 +32,6 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device) : problem
     throw std::invalid_argument("the noise gate's hidden layer has " +
                                 std::to_string(problem.hidden) + " units; the CUDA kernels take " +
                                 std::to_string(kMostHidden));
-  if (problem.filter == Filter::kFull)
-    throw std::invalid_argument("the CUDA kernels do not take a full spectral filter yet");
   down_warps_ = grid.tokens > 64 ? 6 : 4;
   const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
   // The most warps, the least work twice: the first choice of which two fit a multiprocessor, or
@@ -70,6 +69,10 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device) : problem
                       "mix_up<" + numbers + warps(warps_) + ", " + std::to_string(pass_) + ", " +
                           text(problem.aligned) + ">",
                       warps_ * 32, mix_up_blocks});
+  if (problem.filter == Filter::kFull) {
+    spectral_ = SpectralPlan(problem, device);
+    kernels_.push_back(spectral_.kernels(problem)[0]);
+  }
   Arrays arrays;
   Workspace workspace(nullptr);
   arrange(arrays, {}, workspace);
@@ -123,14 +126,19 @@ void ForwardPlan::arrange(Arrays& a, const ForwardCall& call, Workspace& workspa
   down.dim = p.dim;
   down.channels = p.channels;
   down.hidden = p.hidden;
-  down.frequencies = p.filter == Filter::kFull ? p.grid.height * (p.grid.width / 2 + 1) : 1;
+  down.frequencies = frequencies_of(p);
   down.eps = p.eps;
+
+  if (p.filter == Filter::kFull) {
+    a.spectral = {down.u,  nullptr, nullptr, workspace.take(map), params.spectral_filter,
+                  nullptr, p.grid,  p.batch, p.channels,          1};
+  }
 
   MixUpParams& up = a.mix_up;
   up.x = call.x;
   up.out = call.out;
   up.u = down.u;
-  up.f = down.u;
+  up.f = p.filter == Filter::kFull ? a.spectral.to : down.u;
   up.kernels = a.fold.kernels;
   up.point = a.fold.matrices[2].to;
   up.point_bias = a.fold.point_bias_out;
@@ -150,6 +158,8 @@ void ForwardPlan::run(const ForwardCall& call, const Launch& launch) const {
   const int padded = padded_channels(problem_.channels), bytes = bytes_of(problem_.products);
   launch(0, fold_blocks(a.fold), kFoldThreads * 4, &a.fold);
   launch(1, problem_.batch * a.down.tiles, down_shared(down_warps_, padded, bytes), &a.down);
+  if (problem_.filter == Filter::kFull)
+    launch(3, spectral_.blocks(a.spectral), spectral_.shared(), &a.spectral);
   launch(2, problem_.batch * a.mix_up.tiles,
          mix_up_shared(warps_, problem_.grid, padded, pass_, bytes, overlay_), &a.mix_up);
 }

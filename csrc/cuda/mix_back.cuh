@@ -4,11 +4,12 @@
 
 #include "cuda/backward_params.h"
 #include "cuda/depthwise.cuh"
+#include "cuda/row_means.cuh"
 
 namespace fastht::cuda {
 
-// du = the transposed convolution of dv, plus the gate's part, plus dv itself. The means are dots
-// of length C: mean(dh_norm) = du . row_sum / D, mean(dh_norm * x_hat) = du . u_norm / D.
+// du = the transposed convolution of dv, plus the gate's part, plus dv itself. With a full spectral
+// filter it is the gradient of the filtered map, without dv, and row_means makes the means anew.
 template <class P, int kChannels, int kWarps, int kPass>
 FASTHT_DEVICE void mix_back(const MixBackParams& p) {
   using F = typename P::Format;
@@ -47,11 +48,8 @@ FASTHT_DEVICE void mix_back(const MixBackParams& p) {
   }
   sync_block();
 
-  // kEights lanes have a token, eight channels each.
+  const RowMeans<F, kChannels> means(p.row_sum, p.scale, p.dim);
   const int eight = thread_index() % kEights;
-  float row_sum[8];
-  FASTHT_UNROLL for (int i = 0; i < 8; ++i) row_sum[i] = p.row_sum[eight * 8 + i];
-  const float factor = *p.scale / static_cast<float>(p.dim);
   FASTHT_ROLLED for (int row = thread_index() / kEights; row < kRows; row += kThreads / kEights) {
     const int token = tile.first + row;
     const long long at = (image + token) * kChannels + eight * 8;
@@ -64,17 +62,7 @@ FASTHT_DEVICE void mix_back(const MixBackParams& p) {
     }
     const Eight<F> norm = load_eight<F, true>(units<F>(p.u_norm) + at, real ? 8 : 0);
     store_eight<F, true>(units<F>(p.du) + at, grad, real ? 8 : 0);
-    float first = 0.0f, second = 0.0f;
-    FASTHT_UNROLL for (int i = 0; i < 8; ++i) {
-      first = fused(grad[i], row_sum[i], first);
-      second = fused(grad[i], norm[i], second);
-    }
-    FASTHT_UNROLL for (int mask = kEights / 2; mask > 0; mask /= 2) {
-      first += shuffle_xor(first, mask);
-      second += shuffle_xor(second, mask);
-    }
-    if (real && eight == 0)
-      store_pair<Float32>(p.row_means + (image + token) * 2, first * factor, second * factor);
+    means.write(grad, norm, real ? p.row_means + (image + token) * 2 : nullptr);
   }
 }
 

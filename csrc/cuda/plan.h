@@ -14,6 +14,7 @@
 #include "cuda/backward_params.h"
 #include "cuda/forward_params.h"
 #include "cuda/params.h"
+#include "cuda/spectral_params.h"
 #include "cuda/workspace.h"
 
 namespace fastht::cuda {
@@ -105,6 +106,27 @@ void plan_fold(FoldParams& fold, const Problem& problem, const Parameters& param
 int fold_blocks(const FoldParams& fold);
 Kernel fold_kernel(const Problem& problem);
 
+// Tiling of a full spectral filter, and its kernels: that of the filter, and row_means, which only
+// the backward pass needs.
+class SpectralPlan {
+ public:
+  SpectralPlan() = default;  // of no full filter
+  // Throws std::invalid_argument where the device has too little shared memory for the grid.
+  SpectralPlan(const Problem& problem, const Device& device);
+  std::vector<Kernel> kernels(const Problem& problem) const;
+  int blocks(const SpectralParams& params) const;
+  int shared() const { return shared_; }
+  // Images of a block that adds up the filter's gradient.
+  int each() const { return each_; }
+
+ private:
+  int padded_ = 0, slice_ = 0, threads_ = 0, shared_ = 0, each_ = 1;
+};
+// Numbers of a channel's filter.
+inline int frequencies_of(const Problem& problem) {
+  return problem.filter == Filter::kFull ? problem.grid.height * half_width(problem.grid.width) : 1;
+}
+
 class ForwardPlan {
  public:
   // Throws std::invalid_argument where the device has too little shared memory for the grid.
@@ -120,6 +142,7 @@ class ForwardPlan {
   size_t workspace_bytes_ = 0;
   int warps_ = 0, down_warps_ = 0, pass_ = 0;
   bool overlay_ = false;
+  SpectralPlan spectral_;
 
   struct Arrays;
   void arrange(Arrays& arrays, const ForwardCall& call, Workspace& workspace) const;
@@ -147,6 +170,7 @@ class BackwardPlan {
   std::vector<Kernel> kernels_;
   size_t workspace_bytes_ = 0;
   Tiling contract_, mix_back_;
+  SpectralPlan spectral_;
   int each_ = 1;  // tiles of a block of contract
   int expand_tokens_ = 0, expand_each_ = 1;
 

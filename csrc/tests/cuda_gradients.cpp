@@ -84,10 +84,24 @@ Gradients gradients_of(const Model& model, const Buffer& dout) {
         for (int j = 0; j < d; ++j) u[token * c + k] += h[token * d + j] * read(p.down_weight, k * d + j);
       }
     }
-    for (int i = 0; i < pixels * c; ++i) {
-      f[i] = u[P * c + i] * (scaled ? read(p.spectral_filter, i % c) : 1.0f);
-      pooled[i % c] += f[i] / pixels;
-    }
+    const auto channel_of = [&](const Numbers& map, int k) {
+      Numbers one(pixels);
+      for (int i = 0; i < pixels; ++i) one[i] = map[i * c + k];
+      return one;
+    };
+    const auto filter = [&](const Numbers& map) {  // its own transpose, of either kind
+      Numbers to(map.size());
+      for (int k = 0; k < c; ++k) {
+        Numbers one = channel_of(map, k);
+        if (s.filter == Filter::kFull) one = filtered(one, p.spectral_filter, k, s.height, s.width);
+        for (int i = 0; i < pixels; ++i)
+          to[i * c + k] = one[i] * (scaled ? read(p.spectral_filter, k) : 1.0f);
+      }
+      return to;
+    };
+    const Numbers patches(u.begin() + P * c, u.end());
+    f = filter(patches);
+    for (int i = 0; i < pixels * c; ++i) pooled[i % c] += f[i] / pixels;
     double gate[3] = {1.0 / 3, 1.0 / 3, 1.0 / 3};
     if (s.gate) {
       double total = 0;
@@ -191,10 +205,14 @@ Gradients gradients_of(const Model& model, const Buffer& dout) {
         }
       }
     }
+    const Numbers back = filter(df);
     for (int i = 0; i < pixels * c; ++i) {
-      if (scaled) grad(p.spectral_filter)[i % c] += df[i] * u[P * c + i];
-      du[P * c + i] += df[i] * (scaled ? read(p.spectral_filter, i % c) : 1.0f);
+      if (scaled) grad(p.spectral_filter)[i % c] += df[i] * patches[i];
+      du[P * c + i] += back[i];
     }
+    for (int k = 0; k < c && s.filter == Filter::kFull; ++k)
+      add_filter_gradient(grad(p.spectral_filter), channel_of(patches, k), channel_of(df, k), k,
+                          s.height, s.width);
     for (int token = 0; token < n; ++token) {
       Numbers inner(d);
       double mean = 0, mean_hat = 0;

@@ -9,7 +9,7 @@ struct Gradients {
   std::vector<double> dx;                   // [B, N, D]
   std::vector<std::vector<double>> params;  // in the order of Model::arrays
 };
-// Of the sum of dout * out; dout lies as the model's x does. Filters: none and by channel.
+// Of the sum of dout * out; dout lies as the model's x does.
 Gradients gradients_of(const Model& model, const Buffer& dout);
 
 // The arrays of `params` that a model has, in the order of Model::arrays.

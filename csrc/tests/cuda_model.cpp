@@ -66,31 +66,54 @@ using Numbers = std::vector<double>;
 
 double gelu(double y) { return y * 0.5 * (1 + std::erf(y / std::sqrt(2.0))); }
 
-// irfft2(rfft2(s) * A) of one channel's map.
-Numbers filtered(const Numbers& s, const Array& filter, int c, int height, int width) {
-  const double turn = 2 * 3.14159265358979323846;
-  const int half = width / 2 + 1;
-  Numbers result(s.size());
+struct Complex {
+  double real = 0, imaginary = 0;
+};
+// Calls each(frequency, cosine and sine by pixel, how often it counts in the plane, by 1 / pixels).
+template <class Each>
+void for_frequencies(int height, int width, Each each) {
+  const int half = width / 2 + 1, pixels = height * width;
+  std::vector<Complex> waves(pixels);
   for (int ky = 0; ky < height; ++ky)
     for (int kx = 0; kx < half; ++kx) {
-      double real = 0, imaginary = 0;
-      for (int i = 0; i < height * width; ++i) {
-        const double angle =
-            turn * (ky * (i / width) / double(height) + kx * (i % width) / double(width));
-        real += s[i] * std::cos(angle), imaginary -= s[i] * std::sin(angle);
+      for (int i = 0; i < pixels; ++i) {
+        const double turns =
+            ky * (i / width) % height / double(height) + kx * (i % width) % width / double(width);
+        const double angle = 2 * 3.14159265358979323846 * turns;
+        waves[i] = {std::cos(angle), std::sin(angle)};
       }
-      const double twice = kx == 0 || kx * 2 == width ? 1 : 2;
-      const double scale = twice * read(filter, (c * height + ky) * half + kx) / (height * width);
-      for (int i = 0; i < height * width; ++i) {
-        const double angle =
-            turn * (ky * (i / width) / double(height) + kx * (i % width) / double(width));
-        result[i] += scale * (real * std::cos(angle) - imaginary * std::sin(angle));
-      }
+      each(ky * half + kx, waves, (kx == 0 || kx * 2 == width ? 1.0 : 2.0) / pixels);
     }
-  return result;
+}
+Complex coefficient(const Numbers& s, const std::vector<Complex>& waves) {
+  Complex sum;
+  for (size_t i = 0; i < s.size(); ++i)
+    sum.real += s[i] * waves[i].real, sum.imaginary -= s[i] * waves[i].imaginary;
+  return sum;
 }
 
 }  // namespace
+
+Numbers filtered(const Numbers& s, const Array& filter, int c, int height, int width) {
+  const int size = height * (width / 2 + 1);
+  Numbers result(s.size());
+  for_frequencies(height, width, [&](int at, const std::vector<Complex>& waves, double weight) {
+    const Complex sum = coefficient(s, waves);
+    const double scale = weight * read(filter, c * size + at);
+    for (size_t i = 0; i < s.size(); ++i)
+      result[i] += scale * (sum.real * waves[i].real - sum.imaginary * waves[i].imaginary);
+  });
+  return result;
+}
+
+void add_filter_gradient(Numbers& to, const Numbers& s, const Numbers& gradient, int c, int height,
+                         int width) {
+  const int size = height * (width / 2 + 1);
+  for_frequencies(height, width, [&](int at, const std::vector<Complex>& waves, double weight) {
+    const Complex a = coefficient(s, waves), b = coefficient(gradient, waves);
+    to[c * size + at] += weight * (a.real * b.real + a.imaginary * b.imaginary);
+  });
+}
 
 std::vector<double> Model::update() const {
   const Setting& s = setting;

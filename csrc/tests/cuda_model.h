@@ -40,6 +40,13 @@ class Model {
   std::vector<double> update() const;
 };
 
+// irfft2(rfft2(s) * A) of the map [H, W] of channel c, where A is [channels, H, W / 2 + 1].
+std::vector<double> filtered(const std::vector<double>& s, const Array& filter, int c, int height,
+                             int width);
+// Adds the gradient of A for that channel, of the sum of gradient * filtered(s), to `to`.
+void add_filter_gradient(std::vector<double>& to, const std::vector<double>& s,
+                         const std::vector<double>& gradient, int c, int height, int width);
+
 // Which kernels a test has compiled, by the names that plans give them; fails for any other.
 using Runner = void (*)(const void* params, int blocks, int threads, int shared, uint64_t order,
                         bool truncate);

@@ -11,6 +11,7 @@ void test_rounding();
 void test_contract(bool thorough);
 void test_mix_back(bool thorough);
 void test_expand(bool thorough);
+void test_spectral(bool thorough);
 void test_backward(bool thorough);
 
 }  // namespace fastht::cuda::test

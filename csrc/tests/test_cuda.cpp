@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   test_forward(thorough);
   test_contract(thorough);
   test_mix_back(thorough);
+  test_spectral(thorough);
   test_expand(thorough);
   test_backward(thorough);
   const int races = fastht::simulate::race_count();

@@ -7,6 +7,8 @@
 #include "cuda/fold.cuh"
 #include "cuda/mix_back.cuh"
 #include "cuda/mix_up.cuh"
+#include "cuda/row_means.cuh"
+#include "cuda/spectral.cuh"
 #include "tests/cuda_gradients.h"
 #include "tests/cuda_tests.h"
 
@@ -30,6 +32,10 @@ const std::vector<Instance>& instances() {
       INSTANCE(ExpandParams, expand<Bfloat16, Bfloat16Products, 64, 64, true>),
       INSTANCE(ExpandParams, expand<Bfloat16, Bfloat16Products, 64, 32, true>),
       INSTANCE(FinishParams, finish<64>),
+      INSTANCE(SpectralParams, spectral<Bfloat16Products, 64, 8, 128>),
+      INSTANCE(SpectralParams, spectral<Float32Products, 32, 8, 128>),
+      INSTANCE(RowMeansParams, row_means<Bfloat16Products, 64>),
+      INSTANCE(RowMeansParams, row_means<Float32Products, 32>),
       INSTANCE(FoldParams, fold<Float32Products, 32>),
       INSTANCE(DownParams, down<Float32, Float32Products, 32, 4, false>),
       INSTANCE(MixUpParams, mix_up<Float32, Float32Products, 32, 4, 32, false>),
@@ -149,9 +155,14 @@ void backward_case(const Setting& setting, Format x, Format products, bool align
 void test_backward(bool thorough) {
   const Format half = Format::kBfloat16, full = Format::kFloat32;
   check_gradients({2, 1, 3, 4, 12, 8});
+  check_gradients({2, 1, 3, 4, 12, 8, true, Filter::kFull});
   backward_case({2, 1, 5, 6, 72, 64, true, Filter::kChannel, 0.1f}, half, half, true, 2e-2, kSmall);
   backward_case({3, 1, 5, 6, 67, 16, true, Filter::kChannel, 0.1f}, full, full, false, 5e-6, kFew);
+  // Two blocks of images a slice of channels: 2 multiprocessors of 4 blocks, 4 slices, 3 images.
+  backward_case({3, 1, 5, 6, 67, 16, true, Filter::kFull, 0.1f}, full, full, false, 5e-6, kFew);
   if (!thorough) return;
+  backward_case({2, 5, 9, 15, 128, 64, false, Filter::kFull, 0.0f}, half, half, true, 2e-2);
+  backward_case({2, 1, 5, 6, 72, 64, true, Filter::kFull}, half, half, true, 2e-2, kSmall, true, false);
   backward_case({2, 5, 9, 15, 128, 64, false, Filter::kNone, 0.0f}, half, half, true, 2e-2);
   backward_case({3, 0, 1, 1, 40, 32, true, Filter::kNone, 0.2f}, full, full, false, 5e-6);
   backward_case({2, 1, 6, 7, 97, 32, false, Filter::kChannel, 0.0f, 30.0f}, full, full, false, 2e-5);

@@ -3,6 +3,7 @@
 #include "cuda/down.cuh"
 #include "cuda/fold.cuh"
 #include "cuda/mix_up.cuh"
+#include "cuda/spectral.cuh"
 #include "tests/cuda_model.h"
 #include "tests/cuda_tests.h"
 
@@ -19,6 +20,8 @@ const std::vector<Instance>& instances() {
       INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 6, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 4, 64, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, true>),
+      INSTANCE(SpectralParams, spectral<Bfloat16Products, 64, 8, 128>),
+      INSTANCE(SpectralParams, spectral<Float32Products, 32, 8, 128>),
       INSTANCE(FoldParams, fold<Float32Products, 32>),
       INSTANCE(DownParams, down<Float32, Float32Products, 32, 4, false>),
       INSTANCE(MixUpParams, mix_up<Float32, Float32Products, 32, 4, 32, false>),
@@ -81,7 +84,9 @@ void test_forward(bool thorough) {
   const Format half = Format::kBfloat16, full = Format::kFloat32;
   forward_case({2, 1, 5, 6, 72, 64, true, Filter::kChannel, 0.1f}, half, half, true, 1e-2, kSmall);
   forward_case({2, 1, 5, 6, 67, 16, true, Filter::kChannel, 0.1f}, full, full, false, 2e-6);
+  forward_case({2, 1, 5, 6, 67, 16, true, Filter::kFull, 0.1f}, full, full, false, 2e-6);
   if (!thorough) return;
+  forward_case({2, 5, 9, 15, 128, 64, true, Filter::kFull, 0.0f}, half, half, true, 1e-2);
   forward_case({2, 5, 9, 15, 128, 64, false, Filter::kNone, 0.0f}, half, half, true, 1e-2);
   forward_case({3, 0, 1, 1, 40, 32, true, Filter::kNone, 0.2f}, full, full, false, 2e-6);
   forward_case({2, 1, 6, 7, 97, 32, false, Filter::kChannel, 0.0f, 30.0f}, full, full, false, 1e-5);
