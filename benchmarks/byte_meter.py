@@ -55,8 +55,12 @@ def metered() -> Iterator[list[Launch]]:
         first = int(addresses.flat[0])
         start, _, traffic = next(entry for entry in ranges if entry[0] <= first < entry[1])
         index = (addresses - np.uint64(start)) // np.uint64(traffic.itemsize)
-        traffic.requested += addresses.size * traffic.itemsize
-        traffic.touched[index.astype(np.int64)] = True
+        # A kernel may look at a tensor by other elements than its own: two 16-bit numbers a word.
+        bits = pointers.get_element_ty().primitive_bitwidth
+        elements = max(1, bits // 8 // traffic.itemsize)
+        traffic.requested += addresses.size * traffic.itemsize * elements
+        for element in range(elements):
+            traffic.touched[index.astype(np.int64) + element] = True
 
     def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
         count(pointers, mask)

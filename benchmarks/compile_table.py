@@ -13,13 +13,14 @@ status: 0, or 1 where a kernel spills or needs more shared memory than the chip 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -104,50 +105,73 @@ class NoDevice:
         raise RuntimeError(f"the driver's {name!r} was asked for, but there is no device")
 
 
-def launches(width: int, channels: int, numbers: str, spectral: str) -> None:
-    """Run one forward and backward call on tensors without storage."""
+def call_on_meta(
+    batch: int, grid: tuple[int, int], width: int, channels: int, numbers: str,
+    spectral: str = "channel",
+) -> tuple[Callable[[], tuple[Any, ...]], Callable[[tuple[Any, ...]], Any]]:  # fmt: skip
+    """Return forward, which returns what it saves, and backward, on tensors without storage."""
     x_dtype, product_dtype, tf32 = DTYPES[numbers]
     module = HTAdapter(
         width,
         HTConfig(bottleneck_dim=channels, spectral=spectral),
-        grid_size=(14, 14),
+        grid_size=grid,
         device="meta",
     )
     params = {name: p.detach() for name, p in module.named_parameters()}
-    x = torch.empty(2, 197, width, device="meta", dtype=x_dtype)
+    x = torch.empty(batch, 1 + grid[0] * grid[1], width, device="meta", dtype=x_dtype)
     seed = torch.empty(1, device="meta", dtype=torch.int64)
-    call = Call((14, 14), 1, True, True, 0.1, 1e-5, product_dtype, tf32)
-    _, *saved = adapter.forward(x, params, seed, call, True)
-    adapter.backward(x, x, params, seed, tuple(saved), call, True, True)
+    call = Call(grid, 1, True, True, 0.1, 1e-5, product_dtype, tf32)
+    return (
+        lambda: tuple(adapter.forward(x, params, seed, call, True)[1:]),
+        lambda saved: adapter.backward(x, x, params, seed, saved, call, True, True),
+    )
 
 
-def compiled(
-    arch: str, channels: int, numbers: str, widths: tuple[int, ...], only: str = ""
-) -> Iterator[Row]:
-    """Compile the kernels of one row of the table (those with ``only`` in their name) once each."""
-    triton.runtime.driver.set_active(NoDevice(arch))
-    configs.architecture = lambda device: arch
-    found: dict[int, tuple[Any, str, dict[str, Any], set[int]]] = {}
+@contextlib.contextmanager
+def compiling(
+    arch: str, keep: Callable[[Any, Any, Any, dict[str, Any]], None], only: str = ""
+) -> Iterator[None]:
+    """Compile for a chip what is launched in the block (kernels with ``only`` in their name).
+
+    ``keep`` gets the compiled kernel, its function, its grid and its arguments by name.
+    """
+    driver, column = triton.runtime.driver, configs.architecture
     original = JITFunction.run
+    driver.set_active(NoDevice(arch))
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         if only not in self.__name__:
             return None
         kwargs.setdefault("enable_fp_fusion", True)  # Triton 3.10 changes the default
         kernel = original(self, *args, grid=grid, warmup=True, **kwargs)
-        entry = found.setdefault(id(kernel), (kernel, self.__name__, kwargs, set()))
-        entry[3].add(width)
+        keep(kernel, self, grid, dict(zip(self.arg_names, args, strict=False)) | kwargs)
         return kernel
 
     JITFunction.run = compile_only
+    configs.architecture = lambda device: arch
     try:
-        for width, spectral in itertools.product(widths, ("channel", "full")):
-            launches(width, channels, numbers, spectral)
+        yield
     finally:
-        JITFunction.run = original
-    for kernel, name, kwargs, used in found.values():
+        JITFunction.run, configs.architecture = original, column
+
+
+def compiled(
+    arch: str, channels: int, numbers: str, widths: tuple[int, ...], only: str = ""
+) -> Iterator[Row]:
+    """Compile the kernels of one row of the table (those with ``only`` in their name) once each."""
+    found: dict[int, tuple[Any, str, dict[str, Any], set[int]]] = {}
+
+    def keep(kernel: Any, function: Any, grid: Any, values: dict[str, Any]) -> None:
+        entry = found.setdefault(id(kernel), (kernel, function.__name__, values, set()))
+        entry[3].add(width)
+
+    with compiling(arch, keep, only):
+        for width, spectral in itertools.product(widths, ("channel", "full")):
+            forward, backward = call_on_meta(2, (14, 14), width, channels, numbers, spectral)
+            backward(forward())
+    for kernel, name, values, used in found.values():
         registers, stack, local = resources(kernel.asm["cubin"])
-        options = " ".join(f"{key}={kwargs[key]}" for key in OPTIONS if key in kwargs)
+        options = " ".join(f"{key}={values[key]}" for key in OPTIONS if key in values)
         yield Row(
             arch, channels, numbers, name, options, registers, stack, local,
             kernel.metadata.shared, _mma(kernel.asm["ptx"]), tuple(sorted(used)),

@@ -43,12 +43,13 @@ SPACE: dict[str, dict[str, tuple[int, ...]]] = {
     "down": {"BM": (32, 64, 128), "BK": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
     "up": {"BM": (32, 64, 128), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
     "contract": {"BM": (32, 64, 128), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3)},
+    "correlate": {"BP": (8, 16, 32), "num_warps": (4, 8)},
     "mix_backward": {"BM": (16, 32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)},
     "expand": {"BM": (16, 32, 64), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
     "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
 }
 # The tiles of these decide how much a later launch reads, which therefore counts as well.
-FOLLOWERS = {"down": "gate", "contract": "finish_mix", "expand": "finish_projections"}
+FOLLOWERS = {"down": "gate", "contract": "finish", "expand": "finish"}
 WORTH = 0.98  # what is not clearly faster than the table's row does not replace it
 
 

@@ -52,6 +52,10 @@ def test_traffic_is_that_of_the_model_and_near_the_floor():
         for kernel, expected in model.items():
             # Prefix tokens are not convolved, so a map may lack a row an image.
             assert 0.995 * expected <= moved[kernel] <= expected, kernel
+        # The maps that the correlation reads again (of 6 MB each at the main shape: from the L2
+        # cache) are bounded by the partial sums that a launch of its own saves, 520 bytes a token.
+        again = moved.pop("correlate", 0)
+        assert again <= 520 * shape.tokens
         assert sum(moved.values()) <= goal * floor
         # No kernel walks twice over D-wide rows: only `down` looks at its first tile twice.
         for launch in launches:

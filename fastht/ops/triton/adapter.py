@@ -1,4 +1,4 @@
-"""The whole adapter as Triton launches: four forward, seven backward (two and five more for a
+"""The whole adapter as Triton launches: four forward, eight backward (two and five more for a
 full spectral filter).
 
 The functions here allocate, pick configurations and launch; the arithmetic is in the modules that
@@ -15,27 +15,41 @@ from torch import Tensor
 
 from fastht.ops.call import Call
 from fastht.ops.triton.contract import contract_kernel
+from fastht.ops.triton.correlate import correlate_kernel
 from fastht.ops.triton.down import down_kernel
 from fastht.ops.triton.expand import expand_kernel
-from fastht.ops.triton.finish import finish_mix_kernel, finish_projections_kernel
-from fastht.ops.triton.launch import SMALL, Folded, Launcher, Params
+from fastht.ops.triton.finish import finish_kernel
+from fastht.ops.triton.gate_backward import gate_backward_kernel
+from fastht.ops.triton.launch import FEW, Folded, Launcher, Params
 from fastht.ops.triton.mix_backward import mix_backward_kernel
 from fastht.ops.triton.up import up_kernel
 
 FINISH_WIDTH = 16  # features a program of the finishing kernel
 EXPAND_PROGRAMS = 264  # about two for each multiprocessor of the largest devices
+CORRELATE_PROGRAMS = 1056  # wanted: about eight for each of these
+CHUNK = 64  # pixels at least
+# The gradients of the finishing kernel after that of the filter, in its order.
+FINISHED = (
+    *(f"conv{k}.{name}" for k in (3, 5, 7) for name in ("weight", "bias")),
+    *(f"noise_gate.{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")),
+    *("pointwise.weight", "pointwise.bias", "norm.weight", "norm.bias", "gamma", "gammax"),
+    *("down.weight", "down.bias", "up.weight", "up.bias"),
+)
 
 
 def allocate_saved(
     x: Tensor, params: Params, call: Call, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Allocate u, u_norm, stats, pooled and gate; without ``save``, two of them stay empty."""
-    run = Launcher(x, params, call)
+    """Allocate u, u_norm, stats, sums of u and gate; without ``save``, two of them stay empty."""
+    return _allocate_saved(Launcher(x, params, call), save)
+
+
+def _allocate_saved(run: Launcher, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         run.map(),
         run.map() if save else run.new(0, dtype=run.dtype),
         run.new(run.batch, run.tokens, 2) if save else run.new(0),
-        run.new(run.batch, run.pool_tiles, run.padded),
+        run.new(run.batch, run.padded),
         run.new(run.batch, 4),
     )
 
@@ -43,7 +57,7 @@ def allocate_saved(
 def forward(
     x: Tensor, params: Params, seed: Tensor | None, call: Call, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return ``out`` and what :func:`backward` needs: u, u_norm, stats, pooled and gate.
+    """Return ``out`` and what :func:`backward` needs: u, u_norm, stats, sums of u and gate.
 
     Args:
         x: ``[B, N, D]``, any strides, bf16, fp16 or fp32.
@@ -54,13 +68,14 @@ def forward(
     """
     run = Launcher(x, params, call)
     out = torch.empty_like(x)
-    saved = u, u_norm, stats, pooled, gate = allocate_saved(x, params, call, save)
+    saved = u, u_norm, stats, sums, gate = _allocate_saved(run, save)
     if x.numel() == 0:
         return out, *saved
     with run.device():
         folded = run.fold(backward=False)
+        pooled = run.new(run.pool_tiles, run.pool_span, run.padded)
         options = run.options("down")
-        down_kernel[(run.batch * run.pool_tiles,)](
+        down_kernel[(run.pool_tiles,)](
             x,
             folded.w_skip,
             folded.w_norm,
@@ -73,7 +88,8 @@ def forward(
             run.tokens,
             run.prefix,
             run.dim,
-            run.pool_tiles,
+            run.batch * run.tokens,
+            run.pool_span,
             *x.stride(),
             run.slices,
             call.eps,
@@ -83,7 +99,7 @@ def forward(
             PRECISION=run.precision,
             **options,
         )
-        kernels = run.gate(pooled, gate, folded, backward=False)
+        kernels = run.gate(pooled, sums, gate, folded, backward=False)
         options = run.options("up")
         threshold, inverse = run.dropout()
         tiles = run.tiles(options["BM"])
@@ -112,6 +128,7 @@ def forward(
             BC=run.padded,
             EVEN_D=run.even(options["BD"]),
             DROPOUT=seed is not None,
+            PREFETCH=3,
             PRECISION=run.precision,
             **options,
         )
@@ -130,7 +147,7 @@ def backward(
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Return ``dx`` and the parameters' gradients by name, as far as they are needed."""
     run = Launcher(x, params, call)
-    u, u_norm, stats, pooled, gate = saved
+    u, u_norm, stats, sums, gate = saved
     dx = torch.empty_like(x) if need_input else None
     # The kernels write every gradient; without tokens none of them runs.
     grads = {
@@ -141,23 +158,27 @@ def backward(
         return dx, grads
     with run.device():
         folded = run.fold(backward=True)
-        kernels = run.gate(pooled, gate, folded, backward=True)
+        kernels = run.gate(sums, sums, gate, folded, backward=True)
         f = run.filtered(u)
-        dv, z, d_point, d_point_bias, correlation = _contract(
+        dv, z, d_point, d_point_bias = _contract(
             run, dout, u, f, kernels, folded, seed, need_weights
         )
-        du, row_means, records = _mix_backward(
-            run, dv, u_norm, gate, pooled, correlation, folded, kernels
-        )
+        constant, taps, records = folded.scale, folded.bank, folded.bank
+        if need_weights or call.has_gate:
+            correlation = _correlate(run, dv, f)
+            constant, taps, records = _gate_backward(
+                run, correlation, d_point_bias, gate, sums, folded
+            )
+        du, row_means, du_sums = _mix_backward(run, dv, u_norm, constant, folded, kernels)
         if run.filter_kind == "full":
             scratch, d_filter = run.analyse(du, u if need_weights else None)
-            run.synthesise(scratch, du, (dv, u_norm, folded.sums, folded.scale, row_means))
+            of_rows = du_sums[-run.batch * run.height :]
+            run.synthesise(scratch, du, (dv, u_norm, folded.sums, folded.scale, row_means, of_rows))
             if d_filter is not None:
                 grads["spectral_filter"] = d_filter.sum(dim=0).to(run.filter.dtype)
-        partial = _expand(run, dout, du, z, stats, row_means, folded, dx, need_weights)
+        partial = _expand(run, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
         if need_weights:
-            _finish_mix(run, grads, correlation, d_point, d_point_bias, gate, records)
-            _finish_projections(run, grads, *partial)
+            _finish(run, grads, taps, d_point, d_point_bias, gate, records, partial)
     return dx, grads
 
 
@@ -170,15 +191,15 @@ def _contract(
     folded: Folded,
     seed: Tensor | None,
     weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     options = run.options("contract")
     tiles = run.tiles(options["BM"])
     programs = run.batch * tiles if weights else 0
     dv = run.map()
     z = run.map() if weights else dv
     d_point = run.new(programs, run.padded, run.padded)
-    d_point_bias = run.new(programs, run.padded)
-    correlation = run.new(run.batch, tiles, 50, run.padded)
+    sums = weights or run.call.has_gate
+    d_point_bias = run.new(run.batch * tiles if sums else 0, run.padded)
     threshold, inverse = run.dropout()
     contract_kernel[(run.batch * tiles,)](
         dout,
@@ -193,7 +214,6 @@ def _contract(
         dv,
         d_point,
         d_point_bias,
-        correlation,
         run.tokens,
         run.prefix,
         run.height,
@@ -208,62 +228,108 @@ def _contract(
         EVEN_D=run.even(options["BD"]),
         DROPOUT=seed is not None,
         WEIGHTS=weights,
-        CORRELATE=weights or run.call.has_gate or run.filter_kind == "channel",
+        SUMS=sums,
         PRECISION=run.precision,
         **options,
     )
-    return dv, z, d_point, d_point_bias, correlation
+    return dv, z, d_point, d_point_bias
 
 
-def _mix_backward(
-    run: Launcher,
-    dv: Tensor,
-    u_norm: Tensor,
-    gate: Tensor,
-    pooled: Tensor,
-    correlation: Tensor,
-    folded: Folded,
-    kernels: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    options = run.options("mix_backward")
-    tiles = run.tiles(options["BM"])
-    du = run.map()
-    row_means = run.new(run.batch, run.tokens, 2)
-    records = run.new(run.batch, 4 + 2 * run.padded_hidden + 2 * run.padded)
-    mix_backward_kernel[(run.batch * tiles,)](
+def _correlate(run: Launcher, dv: Tensor, f: Tensor) -> Tensor:
+    """Return the correlation maps, ``[B, chunks, 50, BC]``: more chunks where images are few."""
+    options = run.options("correlate")
+    grid = run.height * run.width
+    wanted = triton.cdiv(CORRELATE_PROGRAMS, 7 * run.batch)
+    pixels = max(CHUNK, triton.cdiv(grid, wanted))
+    chunks = triton.cdiv(grid, pixels)
+    correlation = run.new(run.batch, chunks, 50, run.padded)
+    correlate_kernel[(run.batch * chunks * 7,)](
         dv,
-        u_norm,
-        gate,
-        pooled,
+        f,
         correlation,
-        folded.bank,
-        kernels,
-        folded.sums,
-        folded.scale,
-        run.filter,
-        *run.gate_params[:3],
-        du,
-        row_means,
-        records,
         run.tokens,
         run.prefix,
         run.height,
         run.width,
-        run.dim,
-        tiles,
-        run.pool_tiles,
+        chunks,
+        pixels,
+        BC=run.padded,
+        **options,
+    )
+    return correlation
+
+
+def _gate_backward(
+    run: Launcher,
+    correlation: Tensor,
+    dy_sums: Tensor,
+    gate: Tensor,
+    sums: Tensor,
+    folded: Folded,
+) -> tuple[Tensor, Tensor, Tensor]:
+    taps = run.new(run.batch, 50, run.padded)
+    constant = run.new(run.batch, run.padded)
+    records = run.new(run.batch, 4 + 2 * run.padded_hidden + 2 * run.padded)
+    gate_backward_kernel[(run.batch,)](
+        correlation,
+        dy_sums,
+        gate,
+        sums,
+        folded.bank,
+        folded.w_point,
+        run.filter,
+        *run.gate_params[:3],
+        taps,
+        constant,
+        records,
+        run.height * run.width,
+        dy_sums.shape[0] // run.batch,
         correlation.shape[1],
         run.filter_stride,
-        run.slices,
         C=run.channels,
         CQ=run.hidden,
         BC=run.padded,
         BQ=run.padded_hidden,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
+        **FEW,
+    )
+    return constant, taps, records
+
+
+def _mix_backward(
+    run: Launcher, dv: Tensor, u_norm: Tensor, constant: Tensor, folded: Folded, kernels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    options = run.options("mix_backward")
+    tiles = run.tiles(options["BM"])
+    du = run.map()
+    row_means = run.new(run.batch, run.tokens, 2)
+    full = run.filter_kind == "full"
+    # With a full filter, the rows of patches are finished by the filter's own kernel.
+    du_sums = run.new(run.batch * (tiles + full * run.height), run.padded)
+    mix_backward_kernel[(run.batch * tiles,)](
+        dv,
+        u_norm,
+        kernels,
+        constant,
+        folded.sums,
+        folded.scale,
+        du,
+        row_means,
+        du_sums,
+        run.tokens,
+        run.prefix,
+        run.height,
+        run.width,
+        run.dim,
+        tiles,
+        run.slices,
+        BC=run.padded,
+        FULL=full,
+        GATED=run.call.has_gate,
         **options,
     )
-    return du, row_means, records
+    return du, row_means, du_sums
 
 
 def _expand(
@@ -273,16 +339,17 @@ def _expand(
     z: Tensor,
     stats: Tensor,
     row_means: Tensor,
+    du_sums: Tensor,
     folded: Folded,
     dx: Tensor | None,
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = run.options("expand")
-    tiles = run.tiles(options["BM"])
     slices = triton.cdiv(run.dim, options["BD"])
-    total = run.batch * tiles
-    per_group = triton.cdiv(total, max(1, EXPAND_PROGRAMS // slices))
-    groups = triton.cdiv(total, per_group)
+    total = run.batch * run.tokens
+    tiles = triton.cdiv(total, options["BM"])
+    per_group = triton.cdiv(tiles, max(1, EXPAND_PROGRAMS // slices))
+    groups = triton.cdiv(tiles, per_group)
     kept = groups if weights else 0
     partial = (
         run.new(kept, 3, run.padded, run.dim),
@@ -303,17 +370,19 @@ def _expand(
         run.params["gammax"],
         target,
         *partial,
+        du_sums,
         run.tokens,
         run.dim,
-        tiles,
         total,
         per_group,
         slices,
+        du_sums.shape[0],
         *run.x.stride(),
         *dout.stride(),
         *target.stride(),
         BC=run.padded,
         EVEN_D=run.even(options["BD"]),
+        FLAT=run.flat(run.x, dout, target),
         INPUT=dx is not None,
         WEIGHTS=weights,
         PRECISION=run.strict,
@@ -322,70 +391,39 @@ def _expand(
     return partial
 
 
-def _finish_mix(
+def _finish(
     run: Launcher,
     grads: Params,
-    correlation: Tensor,
+    taps: Tensor,
     d_point: Tensor,
     d_point_bias: Tensor,
     gate: Tensor,
     records: Tensor,
+    partial: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    unused = grads["gamma"]
-    finish_mix_kernel[(51 + run.padded + 1,)](
-        correlation,
+    p, unused = run.params, grads["gamma"]
+    finish_kernel[(52 + run.padded + triton.cdiv(run.dim, FINISH_WIDTH),)](
+        taps,
         d_point,
         d_point_bias,
         gate,
         records,
         run.filter,
+        *partial,
+        *(p[name] for name in ("norm.weight", "norm.bias", "gamma", "gammax", "down.weight")),
         grads.get("spectral_filter", unused),
-        *(grads[f"conv{k}.{name}"] for k in (3, 5, 7) for name in ("weight", "bias")),
-        *(
-            grads.get(f"noise_gate.{name}", unused)
-            for name in ("0.weight", "0.bias", "2.weight", "2.bias")
-        ),
-        grads["pointwise.weight"],
-        grads["pointwise.bias"],
+        *(grads.get(name, unused) for name in FINISHED),
+        run.dim,
         run.batch,
         d_point.shape[0],
-        correlation.shape[1],
+        partial[0].shape[0],
         run.filter_stride,
         C=run.channels,
         CQ=run.hidden,
         BC=run.padded,
         BQ=run.padded_hidden,
+        BD=FINISH_WIDTH,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **SMALL,
-    )
-
-
-def _finish_projections(
-    run: Launcher, grads: Params, d_weights: Tensor, d_up_bias: Tensor, d_down_bias: Tensor
-) -> None:
-    p = run.params
-    finish_projections_kernel[(triton.cdiv(run.dim, FINISH_WIDTH),)](
-        d_weights,
-        d_up_bias,
-        d_down_bias,
-        p["norm.weight"],
-        p["norm.bias"],
-        p["gamma"],
-        p["gammax"],
-        p["down.weight"],
-        grads["norm.weight"],
-        grads["norm.bias"],
-        grads["gamma"],
-        grads["gammax"],
-        grads["down.weight"],
-        grads["down.bias"],
-        grads["up.weight"],
-        grads["up.bias"],
-        run.dim,
-        d_weights.shape[0],
-        C=run.channels,
-        BC=run.padded,
-        BD=FINISH_WIDTH,
-        **SMALL,
+        **FEW,
     )

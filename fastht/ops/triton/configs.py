@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 TABLE = Path(__file__).with_name("configs.json")
-KERNELS = ("down", "up", "contract", "mix_backward", "expand", "analyse")
+KERNELS = ("down", "up", "contract", "correlate", "mix_backward", "expand", "analyse")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 CHANNELS = (16, 32, 64, 128)
 NUMBERS = ("16", "32>16", "tf32", "32")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.correlate import correlate_tile
 from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
 
 
@@ -23,7 +22,6 @@ def contract_kernel(
     dv,  # [B, N, BC] gradient of v; of u for prefix tokens
     d_point,  # [B * num_tiles, BC, BC] partial sums of the 1x1 weight's gradient
     d_point_bias,  # [B * num_tiles, BC]
-    correlation,  # [B, num_tiles, 50, BC]
     N,
     P,
     H,
@@ -42,14 +40,11 @@ def contract_kernel(
     EVEN_D: tl.constexpr,
     UNROLL: tl.constexpr,
     DROPOUT: tl.constexpr,
-    BP: tl.constexpr,
     WEIGHTS: tl.constexpr,
-    CORRELATE: tl.constexpr,
+    SUMS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Contract ``dout`` with the up-projection and go back through dropout, GELU and 1x1.
-
-    Then correlate the result with the map, while both are near.
 
     ``v`` is computed again from ``u``: 49 multiplications a number against a tensor kept from
     the forward pass. The features come first so that ``v`` is not alive during their loop.
@@ -78,9 +73,10 @@ def contract_kernel(
 
     image = b.to(tl.int64) * N * BC
     offset = rows[:, None] * BC + c[None, :]
-    s = tl.load(u + image + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
     kernel = kernels + b.to(tl.int64) * 50 * BC
-    v = gated_map(s, f + image, kernel, rows, is_patch, H, W, P, BM, BC, UNROLL)
+    v, s = gated_map(
+        u, f, b.to(tl.int64) * N, kernel, rows, row_inside, is_patch, H, W, P, BM, BC, UNROLL
+    )
     v = v.to(dtype)
     across = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
@@ -119,12 +115,8 @@ def contract_kernel(
                 partial = tl.dot(strip, v, input_precision=PRECISION)
                 tl.store(d_point + at * BC + o[:, None] * BC + i[None, :], partial)
             tl.debug_barrier()
-        tl.store(d_point_bias + at + i, tl.sum(dy_patch, axis=0))
+    if SUMS:
+        tl.store(d_point_bias + pid.to(tl.int64) * BC + c, tl.sum(dy_patch, axis=0))
     point = square_weight(w_point, BC, False)
     through = tl.dot(rounded, point, input_precision=PRECISION)
     tl.store(dv + image + offset, (dy + through).to(dtype), mask=row_inside[:, None])
-    if CORRELATE:
-        # dv is read back pixel by pixel, by other threads than have written it.
-        tl.debug_barrier()
-        target = correlation + pid.to(tl.int64) * 50 * BC
-        correlate_tile(dv + image, f + image, target, tile * BM, H, W, P, BM, BC, BP)

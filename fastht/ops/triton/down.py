@@ -8,7 +8,17 @@ import triton.language as tl
 from fastht.ops.triton.fold import folded_sum
 
 
-@triton.jit(do_not_specialize=["N", "P", "num_tiles", "SLICES"])
+@triton.jit
+def token_rows(token, N, stride_b, stride_n, FLAT: tl.constexpr):
+    """Return where tokens of the batch begin; FLAT where images follow one another like tokens."""
+    if FLAT:
+        at = token.to(tl.int64) * stride_n
+    else:
+        at = (token // N).to(tl.int64) * stride_b + (token % N).to(tl.int64) * stride_n
+    return at
+
+
+@triton.jit(do_not_specialize=["N", "P", "total_tokens", "span", "SLICES"])
 def down_kernel(
     x,
     w_skip,
@@ -18,11 +28,12 @@ def down_kernel(
     u,  # [B, N, BC]
     u_norm,  # [B, N, BC] the LayerNorm's part of u, divided by the scale
     stats,  # [B, N, 2] mean and 1 / standard deviation
-    pooled,  # [B, num_tiles, BC] sums of u over the patches of a tile
+    pooled,  # [tiles, span, BC] sums of u over the patches of a tile, image by image
     N,
     P,
     D,
-    num_tiles,
+    total_tokens,
+    span,
     stride_xb,
     stride_xn,
     stride_xd,
@@ -35,19 +46,19 @@ def down_kernel(
     SAVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Project ``BM`` tokens of one image in a single pass over their features.
+    """Project ``BM`` tokens of the batch in a single pass over their features.
+
+    Tiles run on from image to image, so that only the last one has rows to spare.
 
     The LayerNorm is not applied but solved for: two products share the tile of x, the row's mean
     and variance are gathered on the way, and ``u = x @ w_skip + rstd * (x @ w_norm - mean * sum
     of w_norm) + constant`` (identity 4 of the design).
     """
     pid = tl.program_id(0)
-    b = pid // num_tiles
-    tile = pid % num_tiles
-    rows = tile * BM + tl.arange(0, BM)
+    token = pid * BM + tl.arange(0, BM)
     c = tl.arange(0, BC)
-    row_inside = rows < N
-    x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
+    row_inside = token < total_tokens
+    x_rows = x + token_rows(token, N, stride_xb, stride_xn, False)
     dtype = w_skip.dtype.element_ty
 
     # Where |mean| >> sigma, the LayerNorm's part is lost to the mean: in the rounding of a float32
@@ -73,13 +84,18 @@ def down_kernel(
         if not EVEN_D:
             inside = inside & (d < D)[None, :]
         raw = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
-        centred = tl.where(inside, raw.to(tl.float32) - shift[:, None], 0.0)
+        # Rows past the end are zeros, as is their shift: only features need a mask.
+        centred = raw.to(tl.float32) - shift[:, None]
+        if not EVEN_D:
+            centred = tl.where(inside, centred, 0.0)
 
         # Statistics of this tile around its own mean, merged into those of the tiles before it
         # (Chan et al.): E[x^2] - mean^2 would lose everything where |mean| >> sigma.
         count = tl.minimum(D - start, BK).to(tl.float32)
         tile_mean = tl.sum(centred, axis=1) / count
-        deviation = tl.where(inside, centred - tile_mean[:, None], 0.0)
+        deviation = centred - tile_mean[:, None]
+        if not EVEN_D:
+            deviation = tl.where(inside, deviation, 0.0)
         delta = tile_mean - mean
         share = count / (start + count)
         mean += delta * share
@@ -100,7 +116,9 @@ def down_kernel(
     normed = rstd[:, None] * (acc_norm - mean[:, None] * row_sum[None, :])
     value = acc_skip + tl.load(scale_ptr) * normed + constant[None, :]
 
-    token = b.to(tl.int64) * N + rows
+    b = token // N
+    rows = token % N
+    token = token.to(tl.int64)
     offset = token[:, None] * BC + c[None, :]
     tl.store(u + offset, value.to(dtype), mask=row_inside[:, None])
     if SAVE:
@@ -108,5 +126,8 @@ def down_kernel(
         tl.store(stats + token * 2, mean + shift, mask=row_inside)
         tl.store(stats + token * 2 + 1, rstd, mask=row_inside)
     is_patch = row_inside & (rows >= P)
-    total = tl.sum(tl.where(is_patch[:, None], value, 0.0), axis=0)
-    tl.store(pooled + pid.to(tl.int64) * BC + c, total)
+    first_image = pid * BM // N
+    for slot in range(span):
+        mine = is_patch & (b == first_image + slot)
+        column = tl.sum(tl.where(mine[:, None], value, 0.0), axis=0)
+        tl.store(pooled + (pid.to(tl.int64) * span + slot) * BC + c, column)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.ops.triton.down import token_rows
 
-@triton.jit(do_not_specialize=["N", "num_tiles", "total_tiles", "tiles_per_group", "slices"])
+
+@triton.jit(do_not_specialize=["N", "total_tokens", "tiles_per_group", "slices", "parts"])
 def expand_kernel(
     x,
     dout,
@@ -22,12 +24,13 @@ def expand_kernel(
     d_weights,  # [groups, 3, BC, D]: du^T x, du^T x_hat, z^T dout
     d_up_bias,  # [groups, D]
     d_down_bias,  # [groups, BC]
+    du_sums,  # [parts, BC] sums of du, by those who wrote it
     N,
     D,
-    num_tiles,
-    total_tiles,
+    total_tokens,
     tiles_per_group,
     slices,
+    parts,
     stride_xb,
     stride_xn,
     stride_xd,
@@ -41,6 +44,7 @@ def expand_kernel(
     BM: tl.constexpr,
     BD: tl.constexpr,
     EVEN_D: tl.constexpr,
+    FLAT: tl.constexpr,
     INPUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -67,21 +71,21 @@ def expand_kernel(
     by_x = tl.zeros((BC, BD), tl.float32)
     by_norm = tl.zeros((BC, BD), tl.float32)
     by_out = tl.zeros((BC, BD), tl.float32)
-    sum_out = tl.zeros((BD,), tl.float32)
-    sum_du = tl.zeros((BC,), tl.float32)
+    # Added up over the rows at the end: in the loop that would be shuffles and barriers.
+    sum_out = tl.zeros((BM, BD), tl.float32)
 
-    last = tl.minimum((group + 1) * tiles_per_group, total_tiles)
+    last = tl.minimum((group + 1) * tiles_per_group, tl.cdiv(total_tokens, BM))
     for index in range(group * tiles_per_group, last):
-        b = (index // num_tiles).to(tl.int64)
-        rows = (index % num_tiles) * BM + tl.arange(0, BM)
-        row_inside = rows < N
+        token = index * BM + tl.arange(0, BM)
+        row_inside = token < total_tokens
         inside = row_inside[:, None]
         if not EVEN_D:
             inside = inside & d_inside[None, :]
-        long_rows = rows.to(tl.int64)
-        token = b * N + rows
-        x_at = (x + b * stride_xb + long_rows * stride_xn)[:, None] + d[None, :] * stride_xd
-        g_at = (dout + b * stride_gb + long_rows * stride_gn)[:, None] + d[None, :] * stride_gd
+        x_at = token_rows(token, N, stride_xb, stride_xn, FLAT)
+        x_at = (x + x_at)[:, None] + d[None, :] * stride_xd
+        g_at = token_rows(token, N, stride_gb, stride_gn, FLAT)
+        g_at = (dout + g_at)[:, None] + d[None, :] * stride_gd
+        token = token.to(tl.int64)
         raw = tl.load(x_at, mask=inside, other=0.0)
         upstream = tl.load(g_at, mask=inside, other=0.0)
         narrow = token[:, None] * BC + c[None, :]
@@ -95,22 +99,40 @@ def expand_kernel(
             dh = tl.dot(grad, weight, input_precision=PRECISION)
             total = upstream.to(tl.float32) + dh * skip[None, :]
             total += rstd[:, None] * (dh * norm[None, :] - first[:, None] - x_hat * second[:, None])
-            d_at = (dx + b * stride_db + long_rows * stride_dn)[:, None] + d[None, :] * stride_dd
+            d_at = token_rows(token, N, stride_db, stride_dn, FLAT)
+            d_at = (dx + d_at)[:, None] + d[None, :] * stride_dd
             tl.store(d_at, total.to(dx.dtype.element_ty), mask=inside)
         if WEIGHTS:
             active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)
+            # This one first: Triton waits for the last product alone, and with it for those
+            # before; left in flight, this one would read a slot that is being refilled.
+            by_out = tl.dot(tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION)
             across = tl.trans(grad)
             by_x = tl.dot(across, raw.to(dtype), by_x, input_precision=PRECISION)
             by_norm = tl.dot(across, x_hat.to(dtype), by_norm, input_precision=PRECISION)
-            by_out = tl.dot(tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION)
-            sum_out += tl.sum(upstream.to(tl.float32), axis=0)
-            sum_du += tl.sum(grad.to(tl.float32), axis=0)
+            sum_out += upstream.to(tl.float32)
 
     if WEIGHTS:
         at = group.to(tl.int64) * 3 * BC * D + c[:, None] * D + d[None, :]
         tl.store(d_weights + at, by_x, mask=d_inside[None, :])
         tl.store(d_weights + at + BC * D, by_norm, mask=d_inside[None, :])
         tl.store(d_weights + at + 2 * BC * D, by_out, mask=d_inside[None, :])
-        tl.store(d_up_bias + group.to(tl.int64) * D + d, sum_out, mask=d_inside)
+        tl.store(d_up_bias + group.to(tl.int64) * D + d, tl.sum(sum_out, axis=0), mask=d_inside)
         if part == 0:
-            tl.store(d_down_bias + group.to(tl.int64) * BC + c, sum_du)
+            total = _share(du_sums, group, tl.num_programs(0) // slices, parts, BC)
+            tl.store(d_down_bias + group.to(tl.int64) * BC + c, total)
+
+
+@triton.jit
+def _share(sums, group, groups, parts, BC: tl.constexpr):
+    """Return the sum of one group's share of ``parts`` rows."""
+    c = tl.arange(0, BC)
+    lane = tl.arange(0, 16)
+    count = tl.cdiv(parts, groups)
+    last = tl.minimum((group + 1) * count, parts)
+    total = tl.zeros((16, BC), tl.float32)
+    for start in range(group * count, last, 16):
+        part = (start + lane).to(tl.int64)
+        at = sums + part[:, None] * BC + c[None, :]
+        total += tl.load(at, mask=(part < last)[:, None], other=0.0)
+    return tl.sum(total, axis=0)

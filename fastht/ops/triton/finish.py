@@ -1,4 +1,4 @@
-"""Backward: add up the partial sums, in a fixed order, into the parameters' gradients."""
+"""Backward, last launch: add up the partial sums, in a fixed order, into the gradients."""
 
 from __future__ import annotations
 
@@ -8,8 +8,91 @@ import triton.language as tl
 from fastht.ops.triton.gate import channel_filter
 
 
-@triton.jit(do_not_specialize=["groups"])
-def finish_projections_kernel(
+@triton.jit(do_not_specialize=["B", "tiles", "groups"])
+def finish_kernel(
+    taps,
+    d_point,
+    d_point_bias,
+    gate,
+    records,
+    filter_ptr,
+    d_weights,
+    d_up_bias,
+    d_down_bias,
+    norm_weight,
+    norm_bias,
+    gamma,
+    gammax,
+    down_weight,
+    out_filter,
+    out_conv3,
+    out_conv3_bias,
+    out_conv5,
+    out_conv5_bias,
+    out_conv7,
+    out_conv7_bias,
+    out_gate_w1,
+    out_gate_b1,
+    out_gate_w2,
+    out_gate_b2,
+    out_point,
+    out_point_bias,
+    out_norm_weight,
+    out_norm_bias,
+    out_gamma,
+    out_gammax,
+    out_down_weight,
+    out_down_bias,
+    out_up_weight,
+    out_up_bias,
+    D,
+    B,
+    tiles,
+    groups,
+    filter_stride,
+    C: tl.constexpr,
+    CQ: tl.constexpr,
+    BC: tl.constexpr,
+    BQ: tl.constexpr,
+    BD: tl.constexpr,
+    FILTER: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """Finish the gradients of all parameters, a part of them in each program.
+
+    Programs 0 to 48 have a tap of the bank, 49 its biases and a channel filter, 50 the gate, the
+    next ``BC + 1`` a row of the 1x1 weight each and its bias; the others have ``BD`` features each
+    of LayerNorm, gammas and both projections.
+    """
+    role = tl.program_id(0)
+    if role < 49:
+        _finish_tap(
+            role, taps, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
+            B, C, BC, FILTER,
+        )  # fmt: skip
+    elif role == 49:
+        _finish_bias_and_filter(
+            taps, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias,
+            out_filter, B, C, BC, BQ, FILTER,
+        )  # fmt: skip
+    elif role == 50:
+        if GATED:
+            _finish_gate(
+                records, out_gate_w1, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ
+            )
+    elif role < 52 + BC:
+        _finish_point(role - 51, d_point, d_point_bias, out_point, out_point_bias, tiles, C, BC)
+    else:
+        _finish_projections(
+            role - 52 - BC, d_weights, d_up_bias, d_down_bias, norm_weight, norm_bias, gamma,
+            gammax, down_weight, out_norm_weight, out_norm_bias, out_gamma, out_gammax,
+            out_down_weight, out_down_bias, out_up_weight, out_up_bias, D, groups, C, BC, BD,
+        )  # fmt: skip
+
+
+@triton.jit
+def _finish_projections(
+    part,
     d_weights,
     d_up_bias,
     d_down_bias,
@@ -37,9 +120,8 @@ def finish_projections_kernel(
     With ``E = du^T x``, ``F = du^T x_hat`` and ``S = sum of du``, all of them are sums over C
     or over nothing at all (identity 6 of the design).
     """
-    pid = tl.program_id(0)
     c = tl.arange(0, BC)
-    d = pid * BD + tl.arange(0, BD)
+    d = part * BD + tl.arange(0, BD)
     inside = d < D
     at = c[:, None] * D + d[None, :]
     by_x = tl.zeros((BC, BD), tl.float32)
@@ -47,7 +129,7 @@ def finish_projections_kernel(
     by_out = tl.zeros((BC, BD), tl.float32)
     up_bias = tl.zeros((BD,), tl.float32)
     total = tl.zeros((BC,), tl.float32)
-    for group in range(groups):
+    for group in tl.range(0, groups, loop_unroll_factor=4):
         start = d_weights + tl.cast(group, tl.int64) * 3 * BC * D
         by_x += tl.load(start + at, mask=inside[None, :], other=0.0)
         by_norm += tl.load(start + BC * D + at, mask=inside[None, :], other=0.0)
@@ -74,103 +156,39 @@ def finish_projections_kernel(
     store(out_gammax + d, on_skip, inside)
     store(out_up_weight + d[None, :] * C + c[:, None], by_out, both)
     store(out_up_bias + d, up_bias, inside)
-    if pid == 0:
+    if part == 0:
         store(out_down_bias + c, total, c < C)
 
 
 @triton.jit
-def store(pointer, value, mask):
-    """Store in the dtype of the parameter."""
-    tl.store(pointer, value.to(pointer.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=["B", "tiles", "chunks"])
-def finish_mix_kernel(
-    correlation,
-    d_point,
-    d_point_bias,
-    gate,
-    records,
-    filter_ptr,
-    out_filter,
-    out_conv3,
-    out_conv3_bias,
-    out_conv5,
-    out_conv5_bias,
-    out_conv7,
-    out_conv7_bias,
-    out_gate_w1,
-    out_gate_b1,
-    out_gate_w2,
-    out_gate_b2,
-    out_point,
-    out_point_bias,
-    B,
-    tiles,
-    chunks,
-    filter_stride,
-    C: tl.constexpr,
-    CQ: tl.constexpr,
-    BC: tl.constexpr,
-    BQ: tl.constexpr,
-    FILTER: tl.constexpr,
-    GATED: tl.constexpr,
-):
-    """Finish the gradients of the bottleneck's parameters, a part of them in each program.
-
-    Programs 0 to 48 have a tap of the bank, 49 its biases and a channel filter, 50 the gate, and
-    the others ``BC`` numbers each of the 1x1 weight, the last one its bias.
-    """
-    role = tl.program_id(0)
-    if role < 49:
-        _finish_tap(
-            role, correlation, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
-            B, chunks, C, BC, FILTER,
-        )  # fmt: skip
-    elif role == 49:
-        _finish_bias_and_filter(
-            correlation, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias,
-            out_filter, B, chunks, C, BC, BQ, FILTER,
-        )  # fmt: skip
-    elif role == 50:
-        if GATED:
-            _finish_gate(
-                records, out_gate_w1, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ
-            )
-    else:
-        _finish_point(role - 51, d_point, d_point_bias, out_point, out_point_bias, tiles, C, BC)
-
-
-@triton.jit
-def _correlation_sums(correlation, gate, row, B, chunks, BC: tl.constexpr):
+def _correlation_sums(taps, gate, row, B, BC: tl.constexpr):
     """Return the batch's sums of one row of the correlation maps, weighted by each gate value."""
     c = tl.arange(0, BC)
-    samples = tl.arange(0, 16)
-    sum3 = tl.zeros((16, BC), tl.float32)
-    sum5 = tl.zeros((16, BC), tl.float32)
-    sum7 = tl.zeros((16, BC), tl.float32)
-    for start in range(0, B, 16):
+    samples = tl.arange(0, 2048 // BC)
+    sum3 = tl.zeros((2048 // BC, BC), tl.float32)
+    sum5 = tl.zeros((2048 // BC, BC), tl.float32)
+    sum7 = tl.zeros((2048 // BC, BC), tl.float32)
+    for start in range(0, B, 2048 // BC):
         b = (start + samples).to(tl.int64)
         inside = b < B
         g3 = tl.load(gate + b * 4, mask=inside, other=0.0)
         g5 = tl.load(gate + b * 4 + 1, mask=inside, other=0.0)
         g7 = tl.load(gate + b * 4 + 2, mask=inside, other=0.0)
-        for chunk in range(chunks):
-            at = ((b * chunks + chunk) * 50 + row)[:, None] * BC + c[None, :]
-            value = tl.load(correlation + at, mask=inside[:, None], other=0.0)
-            sum3 += g3[:, None] * value
-            sum5 += g5[:, None] * value
-            sum7 += g7[:, None] * value
+        at = (b * 50 + row)[:, None] * BC + c[None, :]
+        value = tl.load(taps + at, mask=inside[:, None], other=0.0)
+        sum3 += g3[:, None] * value
+        sum5 += g5[:, None] * value
+        sum7 += g7[:, None] * value
     return tl.sum(sum3, axis=0), tl.sum(sum5, axis=0), tl.sum(sum7, axis=0)
 
 
 @triton.jit
 def _finish_tap(
-    tap, correlation, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
-    B, chunks, C: tl.constexpr, BC: tl.constexpr, FILTER: tl.constexpr,
+    tap, taps, gate, filter_ptr, filter_stride, out_conv3, out_conv5, out_conv7,
+    B, C: tl.constexpr, BC: tl.constexpr, FILTER: tl.constexpr,
 ):  # fmt: skip
     c = tl.arange(0, BC)
-    sum3, sum5, sum7 = _correlation_sums(correlation, gate, tap, B, chunks, BC)
+    sum3, sum5, sum7 = _correlation_sums(taps, gate, tap, B, BC)
     scale = channel_filter(filter_ptr, filter_stride, C, BC, FILTER == "channel")
     i, j = tap // 7, tap % 7
     store(out_conv7 + c * 49 + tap, scale * sum7, c < C)
@@ -182,18 +200,18 @@ def _finish_tap(
 
 @triton.jit
 def _finish_bias_and_filter(
-    correlation, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias, out_filter,
-    B, chunks, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, FILTER: tl.constexpr,
+    taps, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias, out_filter,
+    B, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, FILTER: tl.constexpr,
 ):  # fmt: skip
     c = tl.arange(0, BC)
-    sum3, sum5, sum7 = _correlation_sums(correlation, gate, 49, B, chunks, BC)
+    sum3, sum5, sum7 = _correlation_sums(taps, gate, 49, B, BC)
     store(out_conv3_bias + c, sum3, c < C)
     store(out_conv5_bias + c, sum5, c < C)
     store(out_conv7_bias + c, sum7, c < C)
     if FILTER == "channel":
-        total = tl.zeros((16, BC), tl.float32)
-        for start in range(0, B, 16):
-            b = (start + tl.arange(0, 16)).to(tl.int64)
+        total = tl.zeros((2048 // BC, BC), tl.float32)
+        for start in range(0, B, 2048 // BC):
+            b = (start + tl.arange(0, 2048 // BC)).to(tl.int64)
             record = records + b * (4 + 2 * BQ + 2 * BC)
             at = record[:, None] + (4 + 2 * BQ + BC) + c[None, :]
             total += tl.load(at, mask=(b < B)[:, None], other=0.0)
@@ -207,11 +225,11 @@ def _finish_gate(
 ):  # fmt: skip
     c, q, k = tl.arange(0, BC), tl.arange(0, BQ), tl.arange(0, 4)
     w1 = tl.zeros((BQ, BC), tl.float32)
-    b1 = tl.zeros((16, BQ), tl.float32)
+    b1 = tl.zeros((32, BQ), tl.float32)
     w2 = tl.zeros((4, BQ), tl.float32)
-    b2 = tl.zeros((16, 4), tl.float32)
-    for start in range(0, B, 16):
-        b = (start + tl.arange(0, 16)).to(tl.int64)
+    b2 = tl.zeros((32, 4), tl.float32)
+    for start in range(0, B, 32):
+        b = (start + tl.arange(0, 32)).to(tl.int64)
         inside = (b < B)[:, None]
         record = (records + b * (4 + 2 * BQ + 2 * BC))[:, None]
         logits = tl.load(record + k[None, :], mask=inside, other=0.0)
@@ -233,9 +251,9 @@ def _finish_point(
     row, d_point, d_point_bias, out_point, out_point_bias, tiles, C: tl.constexpr, BC: tl.constexpr
 ):
     c = tl.arange(0, BC)
-    lane = tl.arange(0, 16)
-    total = tl.zeros((16, BC), tl.float32)
-    for start in range(0, tiles, 16):
+    lane = tl.arange(0, 4096 // BC)
+    total = tl.zeros((4096 // BC, BC), tl.float32)
+    for start in range(0, tiles, 4096 // BC):
         tile = (start + lane).to(tl.int64)
         inside = (tile < tiles)[:, None]
         if row < BC:
@@ -248,3 +266,9 @@ def _finish_point(
         store(out_point + row * C + c, total, c < tl.where(row < C, C, 0))
     else:
         store(out_point_bias + c, total, c < C)
+
+
+@triton.jit
+def store(pointer, value, mask):
+    """Store in the dtype of the parameter."""
+    tl.store(pointer, value.to(pointer.dtype.element_ty), mask=mask)

@@ -57,7 +57,7 @@ def fold_kernel(
         point = point.to(w_point.dtype.element_ty)
         tl.store(w_point + o[:, None] * BC + i[None, :], point)
     else:
-        scale = _norm_scale(gamma, norm_weight, D, BD)
+        scale = _norm_scale(gamma, norm_weight, D)
         if pid == 0:
             tl.store(scale_ptr, scale)
         c = tl.arange(0, BC)
@@ -97,15 +97,15 @@ def fold_kernel(
 
 
 @triton.jit
-def _norm_scale(gamma, norm_weight, D, BD: tl.constexpr):
+def _norm_scale(gamma, norm_weight, D):
     """Return a power of two near the largest ``|gamma * ln_w|``.
 
     gamma starts at 1e-6: without a scale the folded weights, and the u_norm that is saved for
     the backward pass, would be subnormal in float16.
     """
-    largest = tl.zeros((BD,), tl.float32)
-    for start in range(0, D, BD):
-        d = start + tl.arange(0, BD)
+    largest = tl.zeros((1024,), tl.float32)
+    for start in range(0, D, 1024):
+        d = start + tl.arange(0, 1024)
         g = tl.load(gamma + d, mask=d < D, other=0.0).to(tl.float32)
         w = tl.load(norm_weight + d, mask=d < D, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, tl.abs(g * w))
@@ -120,14 +120,18 @@ def _pack_convolution(
 ):
     c = tl.arange(0, BC)
     pad: tl.constexpr = (7 - K) // 2
-    for row in range(7):
-        for col in range(7):
-            inside = (row >= pad) & (row < 7 - pad) & (col >= pad) & (col < 7 - pad)
-            source = c * (K * K) + (row - pad) * K + (col - pad)
-            tap = tl.load(weight + source, mask=(c < C) & inside, other=0.0).to(tl.float32)
-            tl.store(bank + (index * 50 + row * 7 + col) * BC + c, tap)
-    value = tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)
-    tl.store(bank + (index * 50 + 49) * BC + c, value)
+    for start in range(0, 50, 16):
+        tap = start + tl.arange(0, 16)
+        row = tap // 7
+        col = tap % 7
+        inside = (row >= pad) & (row < 7 - pad) & (col >= pad) & (col < 7 - pad)
+        source = c[None, :] * (K * K) + ((row - pad) * K + (col - pad))[:, None]
+        mask = (c < C)[None, :] & inside[:, None]
+        value = tl.load(weight + source, mask=mask, other=0.0).to(tl.float32)
+        last = (c < C)[None, :] & (tap == 49)[:, None]
+        value += tl.load(bias + c[None, :] + 0 * tap[:, None], mask=last, other=0.0).to(tl.float32)
+        at = bank + (index * 50 + tap)[:, None] * BC + c[None, :]
+        tl.store(at, value, mask=(tap < 50)[:, None])
 
 
 @triton.jit

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.ops.triton.planes import plane_position
+
 
 @triton.jit
 def channel_filter(filter_ptr, filter_stride, C: tl.constexpr, BC: tl.constexpr, HAS: tl.constexpr):
@@ -18,17 +20,24 @@ def channel_filter(filter_ptr, filter_stride, C: tl.constexpr, BC: tl.constexpr,
 
 
 @triton.jit
-def pooled_mean(pooled_ptr, b, scale, num_tiles, num_pixels, BC: tl.constexpr):
-    """Return the mean of the filtered map over the pixels of image ``b``, ``[BC]``.
+def pooled_sum(pooled_ptr, b, N, pool_rows, span, BC: tl.constexpr):
+    """Return the sum of u over the pixels of image ``b``, ``[BC]``.
 
     The filter commutes with the mean, which needs nothing but the partial sums of the
-    down-projection (identity 3 of the design).
+    down-projection (identity 3 of the design): of every tile of ``pool_rows`` tokens that has some
+    of the image, one row of its ``span``.
     """
     c = tl.arange(0, BC)
-    total = tl.zeros((BC,), tl.float32)
-    for tile in range(num_tiles):
-        total += tl.load(pooled_ptr + (b * num_tiles + tile) * BC + c)
-    return total * scale / num_pixels
+    lane = tl.arange(0, 8)
+    total = tl.zeros((8, BC), tl.float32)
+    first = b * N // pool_rows
+    last = (b * N + N - 1) // pool_rows
+    for start in range(first, last + 1, 8):
+        tile = start + lane
+        slot = b - tile * pool_rows // N
+        at = (tile * span + slot)[:, None] * BC + c[None, :]
+        total += tl.load(pooled_ptr + at, mask=(tile <= last)[:, None], other=0.0)
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
@@ -81,7 +90,7 @@ def gate_weights(
     return weights / tl.sum(weights, axis=0)
 
 
-@triton.jit(do_not_specialize=["num_pixels", "pool_tiles"])
+@triton.jit(do_not_specialize=["N", "num_pixels", "pool_rows", "span"])
 def gate_kernel(
     pooled,
     bank,
@@ -90,10 +99,13 @@ def gate_kernel(
     b1_ptr,
     w2_ptr,
     b2_ptr,
+    sums,  # [B, BC] sums of u over the pixels of each image, written in the forward pass
     gate,  # [B, 4] written in the forward pass, read in the backward pass
-    kernels,  # [B, 50, BC] the gated bank of each image, the last row its bias
+    kernels,  # [B, 50, BC] the gated bank of each image by planes, the last row its bias
+    N,
     num_pixels,
-    pool_tiles,
+    pool_rows,
+    span,
     filter_stride,
     C: tl.constexpr,
     CQ: tl.constexpr,
@@ -101,6 +113,7 @@ def gate_kernel(
     BQ: tl.constexpr,
     FILTER: tl.constexpr,
     GATED: tl.constexpr,
+    PAIRED: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):
     """Fold gate, filter and the three convolutions into one kernel for image ``program_id(0)``.
@@ -112,9 +125,11 @@ def gate_kernel(
     if BACKWARD:
         weights = tl.load(gate + b * 4 + tl.arange(0, 4))
     else:
+        total = pooled_sum(pooled, b, N, pool_rows, span, BC)
+        tl.store(sums + b * BC + c, total)
         if GATED:
             dc = channel_filter(filter_ptr, filter_stride, C, BC, FILTER != "none")
-            mean = pooled_mean(pooled, b, dc, pool_tiles, num_pixels, BC)
+            mean = total * dc / num_pixels
             weights = gate_weights(mean, w1_ptr, b1_ptr, w2_ptr, b2_ptr, C, CQ, BC, BQ)
         else:
             weights = tl.full((4,), 1.0 / 3.0, tl.float32)
@@ -129,4 +144,5 @@ def gate_kernel(
         tile += g5 * tl.load(bank + 50 * BC + at, mask=inside, other=0.0)
         tile += g7 * tl.load(bank + 100 * BC + at, mask=inside, other=0.0)
         tile = tl.where((row < 49)[:, None], tile * scale[None, :], tile)
-        tl.store(kernels + b * 50 * BC + at, tile, mask=inside)
+        to = row[:, None] * BC + plane_position(c, BC, PAIRED)[None, :]
+        tl.store(kernels + b * 50 * BC + to, tile, mask=inside)

@@ -25,6 +25,9 @@ FUSED_ARITHMETIC = {"enable_fp_fusion": True}
 # fewer registers than they need.
 SMALL = {"num_warps": 4, "maxnreg": 128, **FUSED_ARITHMETIC}
 
+# Launches of few programs, which may have all the registers that there are.
+FEW = {**SMALL, "maxnreg": 255}
+
 Params = Mapping[str, Tensor]
 
 
@@ -71,7 +74,10 @@ class Launcher:
             self.filter_stride = self.filter.stride(0)
         self._arch = configs.architecture(x.device)
         self._numbers = configs.number_class(x.dtype, self.dtype, call.tf32)
-        self.pool_tiles = triton.cdiv(self.tokens, self.options("down")["BM"])
+        # The tiles of the down-projection, and how many images one of them may have a part of.
+        self.pool_rows = self.options("down")["BM"]
+        self.pool_tiles = triton.cdiv(self.batch * self.tokens, self.pool_rows)
+        self.pool_span = (self.pool_rows + self.tokens - 2) // self.tokens + 1 if self.tokens else 1
         self.gate_params = (
             [params[f"noise_gate.{name}"] for name in ("0.weight", "0.bias", "2.weight", "2.bias")]
             if call.has_gate
@@ -100,6 +106,10 @@ class Launcher:
         if self.x.device.type == "cuda":
             return torch.cuda.device(self.x.device)
         return contextlib.nullcontext()
+
+    def flat(self, *tensors: Tensor) -> bool:
+        """Whether in all of these, images follow one another like the tokens of one."""
+        return all(t.stride(0) == self.tokens * t.stride(1) for t in tensors)
 
     def tiles(self, block: int) -> int:
         """Return how many tiles of ``block`` tokens an image has."""
@@ -155,18 +165,26 @@ class Launcher:
         )
         return folded
 
-    def gate(self, pooled: Tensor, gate: Tensor, folded: Folded, backward: bool) -> Tensor:
-        """Return each image's kernel, ``[B, 50, BC]``; the forward pass fills ``gate`` with it."""
+    def gate(
+        self, pooled: Tensor, sums: Tensor, gate: Tensor, folded: Folded, backward: bool
+    ) -> Tensor:
+        """Return each image's kernel, ``[B, 50, BC]``.
+
+        The forward pass fills ``sums`` and ``gate`` on the way, which the backward pass reads.
+        """
         kernels = self.new(self.batch, 50, self.padded)
         gate_kernel[(self.batch,)](
             pooled,
             folded.bank,
             self.filter,
             *self.gate_params,
+            sums,
             gate,
             kernels,
+            self.tokens,
             self.height * self.width,
-            self.pool_tiles,
+            self.pool_rows,
+            self.pool_span,
             self.filter_stride,
             C=self.channels,
             CQ=self.hidden,
@@ -174,6 +192,7 @@ class Launcher:
             BQ=self.padded_hidden,
             FILTER=self.filter_kind,
             GATED=self.call.has_gate,
+            PAIRED=self.dtype.itemsize == 2,
             BACKWARD=backward,
             **SMALL,
         )
@@ -220,7 +239,7 @@ class Launcher:
         self, scratch: Tensor, target: Tensor, backward: tuple[Tensor, ...] | None = None
     ) -> Tensor:
         """Run the second half of the full filter, into the patches of ``target``."""
-        dv, u_norm, sums, scale, row_means = backward or (scratch,) * 5
+        dv, u_norm, sums, scale, row_means, du_sums = backward or (scratch,) * 6
         synthesise_kernel[(self.batch * self.height,)](
             scratch,
             target,
@@ -229,6 +248,7 @@ class Launcher:
             sums,
             scale,
             row_means,
+            du_sums,
             self.tokens,
             self.prefix,
             self.height,

@@ -10,13 +10,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.ops.triton.planes import (
+    load_planes,
+    merge_planes,
+    plane_pointer,
+    token_step,
+    within,
+)
+
 
 @triton.jit
 def depthwise(
-    image_ptr,
+    map_ptr,
+    first_token,
     kernel_ptr,
     rows,
-    is_patch,
     H,
     W,
     P,
@@ -27,49 +35,66 @@ def depthwise(
 ):
     """Convolve the map of one image with its own 7x7 kernel, for ``BM`` of its tokens.
 
-    ``FLIP`` gives the transposed convolution. The outer loop stays a loop at run time: unrolling
-    all 49 taps spills registers on every architecture, and where 7 do, ``UNROLL`` is off.
+    ``FLIP`` gives the transposed convolution, without the bias. The outer loop stays a loop at run
+    time: unrolling all 49 taps spills registers on every architecture, and where 7 do, ``UNROLL``
+    is off.
 
-    Returns ``[BM, BC]`` float32 without the bias; rows that are no patch give 0.
+    Returns ``[BM, BC]`` float32. Rows that are no patches mean nothing, but what they read is
+    inside the map as well.
     """
     pixel = rows - P
     py = pixel // W
     px = pixel % W
-    acc = tl.zeros((BM, BC), tl.float32)
+    c = tl.arange(0, BC // 2)
+    step: tl.constexpr = token_step(map_ptr, BC)
+    image = plane_pointer(map_ptr, first_token, BC)
+    low = tl.zeros((BM, BC // 2), tl.float32)
+    high = tl.zeros((BM, BC // 2), tl.float32)
     for i in range(7):
         y = py + (i - 3)
-        row_inside = is_patch & (y >= 0) & (y < H)
-        row = P + y * W
-        kernel_row = kernel_ptr + ((6 - i) if FLIP else i) * (7 * BC)
+        row_inside = within(y, H)
+        row = image + ((P + y * W + px) * step)[:, None] + c[None, :]
+        kernel_row = kernel_ptr + ((6 - i) if FLIP else i) * (7 * BC) + c
         if UNROLL:
             for j in tl.static_range(7):
-                acc = _tap(acc, image_ptr, kernel_row, j, px, row, row_inside, W, BC, FLIP)
+                low, high = _tap(
+                    low, high, map_ptr, row, kernel_row, j, px, row_inside, W, BC, FLIP
+                )
         else:
             for j in range(7):
-                acc = _tap(acc, image_ptr, kernel_row, j, px, row, row_inside, W, BC, FLIP)
-    return acc
+                low, high = _tap(
+                    low, high, map_ptr, row, kernel_row, j, px, row_inside, W, BC, FLIP
+                )
+    if not FLIP:
+        bias = kernel_ptr + 49 * BC + c
+        low += tl.load(bias)[None, :]
+        high += tl.load(bias + BC // 2)[None, :]
+    return merge_planes(low, high, map_ptr, BC)
 
 
 @triton.jit
 def _tap(
-    acc, image_ptr, kernel_row, j, px, row, row_inside, W, BC: tl.constexpr, FLIP: tl.constexpr
+    low, high, map_ptr, row, kernel_row, j, px, row_inside, W, BC: tl.constexpr, FLIP: tl.constexpr
 ):
     """Add column ``j`` of a row of the kernel times the map shifted by it."""
-    c = tl.arange(0, BC)
     x = px + (j - 3)
-    inside = row_inside & (x >= 0) & (x < W)
-    at = image_ptr + (row + x)[:, None] * BC + c[None, :]
-    value = tl.load(at, mask=inside[:, None], other=0.0).to(tl.float32)
-    kernel = tl.load(kernel_row + ((6 - j) if FLIP else j) * BC + c)
-    return acc + value * kernel[None, :]
+    inside = row_inside & within(x, W)
+    step: tl.constexpr = token_step(map_ptr, BC)
+    in_low, in_high = load_planes(row + (j - 3) * step, inside[:, None], map_ptr, BC)
+    kernel = kernel_row + ((6 - j) if FLIP else j) * BC
+    low += in_low * tl.load(kernel)[None, :]
+    high += in_high * tl.load(kernel + BC // 2)[None, :]
+    return low, high
 
 
 @triton.jit
 def gated_map(
-    s,
-    image_ptr,
+    u,
+    f,
+    first_token,
     kernel_ptr,
     rows,
+    row_inside,
     is_patch,
     H,
     W,
@@ -78,10 +103,16 @@ def gated_map(
     BC: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """Return ``v`` of eq. 4 for ``BM`` tokens; prefix tokens and rows past the end give 0."""
-    v = depthwise(image_ptr, kernel_ptr, rows, is_patch, H, W, P, BM, BC, False, UNROLL)
-    bias = tl.load(kernel_ptr + 49 * BC + tl.arange(0, BC))
-    return tl.where(is_patch[:, None], v + bias[None, :] + s, 0.0)
+    """Return ``v`` of eq. 4 for ``BM`` tokens, and their u.
+
+    In ``v`` prefix tokens and rows past the end give 0. ``u`` is loaded after the convolution,
+    during which its registers are better used.
+    """
+    v = depthwise(f, first_token, kernel_ptr, rows, H, W, P, BM, BC, False, UNROLL)
+    c = tl.arange(0, BC)
+    at = u + first_token * BC + rows[:, None] * BC + c[None, :]
+    s = tl.load(at, mask=row_inside[:, None], other=0.0).to(tl.float32)
+    return tl.where(is_patch[:, None], v + s, 0.0), s
 
 
 @triton.jit

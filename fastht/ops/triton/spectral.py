@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.fold import folded_sum
-from fastht.ops.triton.mix_backward import write_row_means
+from fastht.ops.triton.mix_backward import write_sums
 
 QUARTER_TURN = tl.constexpr(1.5707963267948966)
 
@@ -40,6 +40,24 @@ def cos_sin(numerator, period):
 
 
 @triton.jit
+def product(a, b, acc, PRECISION: tl.constexpr):
+    """Return ``acc + a @ b``, with operands that are rounded where the products take fewer digits.
+
+    The tensor cores cut float32 down to TensorFloat-32, 13 bits of it, which is twice as far off
+    as rounding; a NaN, whose bits may all be set, must not be rounded into a zero.
+    """
+    if PRECISION == "tf32":
+        a = tl.where(a == a, _nearest_tf32(a), a)
+        b = tl.where(b == b, _nearest_tf32(b), b)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def _nearest_tf32(a):
+    return ((a.to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _spectrum(
     image_ptr, kx, H, W, P, cos_h, sin_h,
     HP: tl.constexpr, BC: tl.constexpr, BB: tl.constexpr, channel, PRECISION: tl.constexpr,
@@ -54,10 +72,11 @@ def _spectrum(
         value = tl.load(at, mask=(h < H)[:, None], other=0.0).to(tl.float32)
         real += value * cos
         imag -= value * sin
-    up = tl.dot(cos_h, real, input_precision=PRECISION)
-    up = tl.dot(sin_h, imag, up, input_precision=PRECISION)
-    down = tl.dot(cos_h, imag, input_precision=PRECISION)
-    down = tl.dot(-sin_h, real, down, input_precision=PRECISION)
+    zero = tl.zeros((HP, BB), tl.float32)
+    up = product(cos_h, real, zero, PRECISION)
+    up = product(sin_h, imag, up, PRECISION)
+    down = product(cos_h, imag, zero, PRECISION)
+    down = product(-sin_h, real, down, PRECISION)
     return up, down
 
 
@@ -116,10 +135,11 @@ def analyse_kernel(
             gradient += twice * (real * real2 + imag * imag2)
         real *= weight * twice
         imag *= weight * twice
-        back_real = tl.dot(cos_h, real, input_precision=PRECISION)
-        back_real = tl.dot(-sin_h, imag, back_real, input_precision=PRECISION)
-        back_imag = tl.dot(cos_h, imag, input_precision=PRECISION)
-        back_imag = tl.dot(sin_h, real, back_imag, input_precision=PRECISION)
+        zero = tl.zeros((HP, BB), tl.float32)
+        back_real = product(cos_h, real, zero, PRECISION)
+        back_real = product(-sin_h, imag, back_real, PRECISION)
+        back_imag = product(cos_h, imag, zero, PRECISION)
+        back_imag = product(sin_h, real, back_imag, PRECISION)
         at = scratch + ((b * H + h[:, None]) * KP + kx) * BC + channel[None, :]
         tl.store(at, back_real, mask=inside_h[:, None])
         tl.store(at + (KP // 2) * BC, back_imag, mask=inside_h[:, None])
@@ -137,6 +157,7 @@ def synthesise_kernel(
     sums,
     scale_ptr,
     row_means,
+    du_sums,  # [B * H, BC] sums of du over a row of patches
     N,
     P,
     H,
@@ -165,7 +186,7 @@ def synthesise_kernel(
         mask=(kx < W // 2 + 1)[:, None],
         other=0.0,
     )
-    value = tl.dot(matrix, lines, input_precision=PRECISION)
+    value = product(matrix, lines, tl.zeros((WP, BC), tl.float32), PRECISION)
     in_row = w < W
     token = b * N + P + row * W + w
     offset = token[:, None] * BC + c[None, :]
@@ -175,7 +196,7 @@ def synthesise_kernel(
     tl.store(target + offset, value, mask=in_row[:, None])
     if BACKWARD:
         row_sum = folded_sum(sums, 0, SLICES, BC)
-        write_row_means(
+        write_sums(
             value.to(tl.float32), u_norm, offset, token, in_row, row_sum,
-            tl.load(scale_ptr), row_means, D, BC,
+            tl.load(scale_ptr), row_means, du_sums + tl.program_id(0).to(tl.int64) * BC, D, BC,
         )  # fmt: skip

@@ -41,6 +41,7 @@ def up_kernel(
     EVEN_D: tl.constexpr,
     UNROLL: tl.constexpr,
     DROPOUT: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Finish ``BM`` tokens of one image: the bottleneck in registers, then the features."""
@@ -53,12 +54,10 @@ def up_kernel(
     is_patch = row_inside & (rows >= P)
     dtype = w_up.dtype.element_ty
 
-    image = b.to(tl.int64) * N * BC
-    s = tl.load(
-        u + image + rows[:, None] * BC + c[None, :], mask=row_inside[:, None], other=0.0
-    ).to(tl.float32)
     kernel = kernels + b.to(tl.int64) * 50 * BC
-    v = gated_map(s, f + image, kernel, rows, is_patch, H, W, P, BM, BC, UNROLL)
+    v, s = gated_map(
+        u, f, b.to(tl.int64) * N, kernel, rows, row_inside, is_patch, H, W, P, BM, BC, UNROLL
+    )
     point = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
     y = v + tl.dot(v.to(dtype), point, input_precision=PRECISION) + bias[None, :]
@@ -71,7 +70,8 @@ def up_kernel(
 
     x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
     out_rows = out + b.to(tl.int64) * stride_ob + rows.to(tl.int64) * stride_on
-    for start in range(0, D, BD):
+    # x feeds no product, so Triton prefetches it only where it is told to.
+    for start in tl.range(0, D, BD, num_stages=PREFETCH):
         d = start + tl.arange(0, BD)
         inside = row_inside[:, None]
         if EVEN_D:

@@ -1,0 +1,16 @@
+"""A model of instruction issue and latency: what a compiled kernel would take, without a GPU.
+
+The byte model says what a kernel has to move, the issue model what it has to execute. It takes
+machine code with the geometry of its launch and plays the warps of a quarter of a multiprocessor,
+cycle by cycle: stall counts and scoreboards as the assembler wrote them, pipes, occupancy,
+latencies, a share of the memory's bandwidth. Every number of it is **modelled, not measured**:
+about 30 % for one kernel, better for an order or a ratio.
+
+    sass       machine code as the disassembler prints it: instructions, loops, source lines
+    source     what a source line of a kernel means: the tensor a load reads, the turns of a loop
+    machine    the chip: its units, their speeds and latencies
+    simulate   the cycles of one multiprocessor
+    launches   the launches of one forward and one backward call, compiled for a chip
+    table      a call's launches, modelled, and the floor beside them
+    hazards    matrix products in flight where the memory that they read is filled again
+"""

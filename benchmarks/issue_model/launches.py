@@ -1,0 +1,210 @@
+"""The launches of one forward and one backward call, compiled for a chip that is not there.
+
+As in :mod:`benchmarks.compile_table` the library's own code runs on tensors without storage, here
+of the size that is modelled, and each launch is compiled instead of started.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.issue_model import sass, source
+from benchmarks.issue_model.sass import Code, Frame, Instruction
+from benchmarks.issue_model.simulate import Access, Loop, Work
+
+WIDE = {"x", "dout"}  # read once, from the memory; maps and partial sums are in the L2 cache
+NEAR = {
+    "depthwise",
+    "correlate_tile",
+    "correlate_kernel",
+}  # their reads overlap, so all but the first hit L1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One adapter on tokens ``[batch, 1 + side * side, dim]``."""
+
+    batch: int = 256
+    side: int = 14
+    dim: int = 768
+    channels: int = 64
+    numbers: str = "16"  # as in fastht.ops.triton.configs
+
+    @property
+    def tokens(self) -> int:
+        """Tokens an image: a class token and the patches."""
+        return 1 + self.side * self.side
+
+    def __str__(self) -> str:
+        return f"({self.batch},{self.tokens},{self.dim}) C={self.channels}"
+
+
+@dataclass
+class Launch:
+    """One launch: machine code, geometry, and the numbers that its loops depend on."""
+
+    kernel: str
+    phase: str  # "forward" or "backward"
+    cubin: bytes
+    programs: int
+    warps: int
+    registers: int
+    shared: int
+    values: dict[str, Any]  # scalar arguments and constants by name
+    sizes: dict[str, int]  # bytes of the tensors by name
+    assembly: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def triton_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
+    """Compile one call of the Triton backend; ``only`` keeps the kernels with it in their names."""
+    from benchmarks import compile_table
+
+    found: list[Launch] = []
+    phase = ["forward"]
+
+    def keep(kernel: Any, function: Any, grid: Any, values: dict[str, Any]) -> None:
+        registers, _, _ = compile_table.resources(kernel.asm["cubin"])
+        given = {n: v for n, v in values.items() if isinstance(v, (int, float, str, bool))}
+        sizes = {
+            n: v.untyped_storage().nbytes() for n, v in values.items() if hasattr(v, "data_ptr")
+        }
+        found.append(
+            Launch(
+                function.__name__.removesuffix("_kernel"), phase[0], kernel.asm["cubin"],
+                math.prod(grid), kernel.metadata.num_warps, registers, kernel.metadata.shared,
+                given, sizes, kernel.asm,
+            )
+        )  # fmt: skip
+
+    with compile_table.compiling(arch, keep, only):
+        forward, backward = compile_table.call_on_meta(
+            shape.batch, (shape.side, shape.side), shape.dim, shape.channels, shape.numbers
+        )
+        saved = forward()
+        phase[0] = "backward"
+        backward(saved)
+    return found
+
+
+def cuda_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
+    """Say that there is nothing to model yet."""
+    raise SystemExit(
+        "the CUDA backend has no kernels to model yet: it has to name its launches here, as "
+        "cubin, geometry and loop counts (benchmarks/issue_model/launches.py)"
+    )
+
+
+BACKENDS: dict[str, Callable[..., list[Launch]]] = {
+    "triton": triton_launches,
+    "cuda": cuda_launches,
+}
+
+
+# Programs of these kernels do one of several things: of each, the function and its programs.
+ROLES: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {
+    "fold": lambda v: {"_pack_convolution": 3, "_norm_scale": v["SLICES"]},
+    "finish": lambda v: {
+        "_finish_projections": -(-v["D"] // v["BD"]), "_finish_tap": 49,
+        "_finish_bias_and_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"] + 1,
+    },
+}  # fmt: skip
+
+
+def works(launch: Launch, shape: Shape) -> list[Work]:
+    """Return a launch as the simulation takes it, one for each role of its programs.
+
+    Roles run side by side on a chip that they do not fill: the longest counts.
+    """
+    code = sass.parse(sass.disassemble(launch.cubin))
+    turns = loop_turns(code, launch.values)
+    roles = ROLES.get(launch.kernel, lambda values: {"": launch.programs})(launch.values)
+    return [
+        Work(
+            code, programs, launch.warps, launch.registers, launch.shared,
+            turns, _access(launch), _fill(launch, shape), _others(code, role, roles),
+        )
+        for role, programs in roles.items()
+    ]  # fmt: skip
+
+
+def _others(code: Code, role: str, roles: Iterable[str]) -> frozenset[int]:
+    """Return what a role's programs branch around: the other roles, and its own other calls."""
+    left_out = set(roles) - {role}
+    of: dict[int, tuple[Frame, ...]] = {}  # the call of the role that an instruction is in
+    for number, instruction in enumerate(code.instructions):
+        called = source.names(instruction.frames)
+        if role in called:
+            of[number] = instruction.frames[called.index(role) + 1 :]
+        elif left_out.intersection(called):
+            of[number] = ()
+    kept = max(of.values(), default=())  # the last call in the source
+    return frozenset(number for number, call in of.items() if call != kept or not call)
+
+
+def loop_turns(code: Code, values: Mapping[str, Any]) -> dict[Loop, float]:
+    """Return how often each loop of the machine code turns.
+
+    A loop belongs to the innermost ``for`` that most of its own instructions come from. Where the
+    compiler has made two of one, the larger is the smaller unrolled, which takes the rest.
+    """
+    of_source: dict[source.Turn, list[Loop]] = {}
+    taken: dict[Loop, source.Turn] = {}
+    for loop in sorted(code.loops, key=lambda item: item[1] - item[0]):
+        inner = code.inside(loop)
+        excluded = {taken[i] for i in inner if i in taken}
+        votes: Counter[source.Turn] = Counter()
+        own = 0
+        for number in range(loop[0], loop[1] + 1):
+            if any(a <= number <= b for a, b in inner):
+                continue
+            own += 1
+            votes.update(set(source.turns(code.instructions[number].frames)) - excluded)
+        likely = [t for t, n in votes.items() if 2 * n > own]
+        if likely:
+            taken[loop] = max(likely, key=lambda turn: (len(turn.frames), turn.line))
+            of_source.setdefault(taken[loop], []).append(loop)
+    turns: dict[Loop, float] = {}
+    for turn, loops in of_source.items():
+        total = source.count(turn, values)
+        if total is None:
+            continue
+        loops.sort(key=lambda item: item[1] - item[0])
+        smallest = loops[0][1] - loops[0][0] + 1
+        for loop in reversed(loops):
+            unrolled = max(1, round((loop[1] - loop[0] + 1) / smallest))
+            turns[loop] = total // unrolled
+            total -= unrolled * turns[loop]
+    return turns
+
+
+def _access(launch: Launch) -> Callable[[Instruction], Access]:
+    """Return the rule by which the kernel's accesses go to memory or caches."""
+    channels = launch.values.get("BC", 64)
+
+    def access(instruction: Instruction) -> Access:
+        if instruction.category == "STG":
+            return Access("DRAM")
+        roots = source.tensors(instruction.frames)
+        near = bool(NEAR.intersection(source.names(instruction.frames)))
+        # Every row of a tile reads the same numbers of a channel.
+        request = 4 * channels if "kernels" in roots and near else None
+        if roots & WIDE:
+            return Access("DRAM")
+        return Access("L1" if near else "L2", request)
+
+    return access
+
+
+def _fill(launch: Launch, shape: Shape) -> float:
+    """Return the share of the rows of a kernel's tiles that are tokens."""
+    block = launch.values.get("BM")
+    if not block:
+        return 1.0
+    # Tiles that run on from image to image are counted by their kernel, for the whole batch.
+    total = launch.values.get("total_tokens")
+    tiles = -(-total // block) if total else launch.programs
+    return min(1.0, shape.batch * shape.tokens / (tiles * block))

@@ -1,0 +1,104 @@
+"""The chip that is modelled: units, speeds, latencies, and what one program leaves of a
+multiprocessor to the others.
+
+The numbers of an H100 are those of NVIDIA's white paper and of published microbenchmarks (Luo et
+al., arXiv 2402.13499), rounded; none was measured for this project.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from benchmarks.issue_model.sass import Instruction
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Speeds in cycles of one scheduler, a quarter of a multiprocessor."""
+
+    name: str
+    multiprocessors: int
+    registers: int  # of a multiprocessor
+    shared: int  # bytes of a multiprocessor
+    warps: int  # of a multiprocessor
+    clock: float = 1.7e9
+    bandwidth: float = 3.0e12  # bytes a second, of the whole memory
+    # A quarter multiprocessor may draw so many times its share of the bandwidth.
+    burst: float = 2.0
+    launch: int = 60  # cycles from a program's start to its first instruction
+    gap: float = 1.5e-6  # seconds from one launch to the next
+    barrier: int = 22
+    write_queue: int = 1500  # cycles of stores that wait for the memory before a warp does
+    schedulers: int = 4
+    latency: dict[str, int] = field(
+        default_factory=lambda: {
+            "L1": 38, "L2": 270, "DRAM": 750, "LDS": 28, "SHFL": 25, "MUFU": 24, "CVT": 24,
+            "LDL": 38, "REDUX": 25,
+        }
+    )  # fmt: skip
+
+    @property
+    def bytes_a_cycle(self) -> float:
+        """What one scheduler's warps may draw from the memory."""
+        quarters = self.multiprocessors * self.schedulers
+        return self.burst * self.bandwidth / quarters / self.clock
+
+    def micros(self, cycles: float) -> float:
+        """Return cycles as microseconds."""
+        return cycles / self.clock * 1e6
+
+    def resident(self, registers: int, shared: int, warps: int) -> int:
+        """Return how many programs a multiprocessor holds at once."""
+        # Registers are given out eight a thread, shared memory with one KiB of the system's own.
+        rounded = -(-registers // 8) * 8
+        return max(
+            1,
+            min(
+                self.registers // (rounded * 32 * warps),
+                self.shared // (shared + 1024),
+                self.warps // warps,
+                32,
+            ),
+        )
+
+
+MACHINES = {
+    "sm_80": Machine("A100", 108, 65536, 164 * 1024, 64, clock=1.41e9, bandwidth=1.9e12),
+    "sm_90": Machine("H100", 132, 65536, 227 * 1024, 64),
+    "sm_100": Machine("B200", 148, 65536, 227 * 1024, 64, clock=1.8e9, bandwidth=7.0e12),
+}
+
+
+def pipe(instruction: Instruction) -> tuple[str, int]:
+    """Return the unit that executes an instruction and the cycles that it is busy.
+
+    ``FMA`` is the pair of float units, of which integer multiplies take the ``heavy`` one.
+    """
+    category = instruction.category
+    words = max(1, instruction.width // 4)
+    if category in ("FMA", "HFMA2"):
+        return "FMA", 2
+    if category == "IMAD":
+        return "heavy", 2
+    if category == "ALU":
+        return "ALU", 2
+    if category in ("MUFU", "CVT"):
+        return "MUFU", 8
+    if category in ("LDG", "STG", "LDGSTS", "LDS", "STS", "LDL"):
+        return "LSU", 4 * words
+    if category in ("SHFL", "REDUX"):
+        return "LSU", 4
+    if category == "UNI":
+        return "uniform", 2
+    return "", 0
+
+
+def product_cycles(instruction: Instruction) -> int:
+    """Return the cycles of the tensor core for one matrix instruction."""
+    if instruction.category == "HMMA":
+        return 16
+    if instruction.category == "HGMMA":
+        shape = re.search(r"64x(\d+)x\d+", instruction.opcode)
+        return max(16, int(shape[1]) // 2) if shape else 16
+    return 0

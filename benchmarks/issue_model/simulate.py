@@ -1,0 +1,297 @@
+"""Cycles of one multiprocessor, played from the machine code of one kernel.
+
+A quarter of the multiprocessor is simulated: one scheduler, which issues one warp instruction a
+cycle. A warp issues in order; it waits for its stall counts and scoreboards, for the unit, for
+``cp.async`` groups, matrix products and barriers. Both sides of a branch are executed, as ptxas
+predicates most of them. Not modelled: bank conflicts, the instruction cache, memory fences, and
+the order in which the memory serves other multiprocessors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from benchmarks.issue_model.machine import Machine, pipe, product_cycles
+from benchmarks.issue_model.sass import NO_BARRIER, Code, Instruction
+
+Loop = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where a global access ends (``L1``, ``L2``, ``DRAM``), and the bytes of a warp's request."""
+
+    level: str
+    request: int | None = None  # distinct bytes, where the lanes ask for the same ones
+
+
+@dataclass
+class Work:
+    """A kernel's launch, ready to be played."""
+
+    code: Code
+    programs: int
+    warps: int  # of a program
+    registers: int
+    shared: int
+    turns: Mapping[Loop, float]  # of each loop; the missing ones turn once
+    access: Callable[[Instruction], Access]
+    fill: float = 1.0  # the share of a tile's rows that are not padding
+    skipped: frozenset[int] = frozenset()  # instructions that these programs branch around
+
+
+@dataclass
+class Modelled:
+    """What a launch takes, modelled."""
+
+    micros: float
+    resident: int  # programs of a multiprocessor
+    instructions: int  # of one warp
+    guessed: int  # loops whose turns are not known: played once
+    issue_micros: float  # if a scheduler issued one each cycle
+    pipe_micros: dict[str, float] = field(default_factory=dict)
+    categories: Counter[str] = field(default_factory=Counter)
+    issued_a_cycle: float = 0.0
+    memory_bytes: float = 0.0
+
+
+def trace(code: Code, turns: Mapping[Loop, float]) -> list[int]:
+    """Return the numbers of the instructions that a warp executes, loops unrolled."""
+    out: list[int] = []
+
+    def walk(first: int, last: int, within: list[Loop]) -> None:
+        at = first
+        while at <= last:
+            here = [loop for loop in within if loop[0] == at]
+            if here:
+                loop = max(here, key=lambda item: item[1])
+                inner = [i for i in within if loop[0] <= i[0] and i[1] <= loop[1] and i != loop]
+                for _ in range(round(turns.get(loop, 1))):
+                    walk(*loop, inner)
+                at = loop[1] + 1
+            else:
+                out.append(at)
+                at += 1
+
+    walk(0, code.end - 1, list(code.loops))
+    return out
+
+
+def model(work: Work, machine: Machine) -> Modelled:
+    """Play one multiprocessor's share of a launch."""
+    executed = [n for n in trace(work.code, work.turns) if n not in work.skipped]
+    resident = machine.resident(work.registers, work.shared, work.warps)
+    if work.warps < machine.schedulers:
+        raise ValueError(f"{work.warps} warps a program leave schedulers idle: not modelled")
+    share = -(-work.programs // machine.multiprocessors)
+    player = _Player(work, machine, executed)
+    cycles, issued, moved = player.play(min(resident, share), share)
+    scale = machine.multiprocessors * machine.schedulers * machine.clock / 1e6
+    pipes: Counter[str] = Counter()
+    for number in executed:
+        step = player.steps[number]
+        if step.pipe:
+            pipes["FMA" if step.pipe == "heavy" else step.pipe] += step.cost
+        pipes["tensor"] += step.product
+    pipes["FMA"] //= 2  # a pair of units
+    total = work.programs * work.warps
+    return Modelled(
+        micros=machine.micros(cycles),
+        resident=resident,
+        instructions=len(executed),
+        guessed=sum(loop not in work.turns for loop in work.code.loops),
+        issue_micros=total * len(executed) / scale,
+        pipe_micros={name: total * busy / scale for name, busy in pipes.items() if busy},
+        categories=Counter(work.code.instructions[number].category for number in executed),
+        issued_a_cycle=issued / max(1, cycles),
+        memory_bytes=moved * machine.schedulers * machine.multiprocessors,
+    )
+
+
+class _Step:
+    """An instruction with everything that playing it needs, worked out once."""
+
+    __slots__ = (
+        "arrives", "barrier", "category", "commits", "cost", "kind", "level", "pipe", "product",
+        "read", "request", "stall", "waits", "write",
+    )  # fmt: skip
+
+    def __init__(self, instruction: Instruction, work: Work) -> None:
+        self.category = instruction.category
+        self.pipe, self.cost = pipe(instruction)
+        self.product = product_cycles(instruction)
+        self.stall = max(1, instruction.stall)
+        self.write = instruction.write_barrier
+        self.read = instruction.read_barrier
+        self.waits = [b for b in range(6) if instruction.waits >> b & 1]
+        self.level, self.request = "", 0.0
+        if self.category in ("LDG", "LDGSTS", "STG"):
+            access = work.access(instruction)
+            self.level = access.level
+            lanes = 32 * instruction.width
+            if access.request is not None and access.request < lanes:
+                self.cost = 4 * max(1, -(-access.request // 128))
+                lanes = access.request
+            self.request = lanes * work.fill
+        self.barrier = instruction.opcode.startswith("BAR.")
+        self.commits = instruction.opcode.startswith("LDGDEPBAR")
+        self.arrives = "gsb0" in instruction.text
+        self.kind = ""
+        if instruction.opcode.startswith("DEPBAR") and "SB0" in instruction.text:
+            self.kind, self.request = "copies", instruction.operand(r"SB0, (0x\w+)")
+        elif instruction.opcode.startswith("WARPGROUP.DEPBAR"):
+            self.kind, self.request = "products", instruction.operand(r"gsb0, (0x\w+)")
+
+
+class _Warp:
+    __slots__ = (
+        "at", "barred", "boards", "copies", "pending", "products", "program", "ready",
+    )  # fmt: skip
+
+    def __init__(self, program: _Program, ready: int) -> None:
+        self.program, self.ready = program, ready
+        self.at = 0
+        self.boards = [0.0] * 6
+        self.copies: list[float] = []  # when each committed group of cp.async is there
+        self.products: list[float] = []  # when each committed group of products is done
+        self.pending = 0.0
+        self.barred = False
+
+
+class _Program:
+    __slots__ = ("left", "waiting")
+
+    def __init__(self, warps: int) -> None:
+        self.left = warps
+        self.waiting: list[_Warp] = []
+
+    def release(self, at: float) -> None:
+        if self.waiting and len(self.waiting) == self.left:
+            for warp in self.waiting:
+                warp.barred, warp.ready = False, max(warp.ready, at)
+            self.waiting = []
+
+
+class _Player:
+    def __init__(self, work: Work, machine: Machine, executed: list[int]) -> None:
+        self.work, self.machine = work, machine
+        self.steps = {n: _Step(work.code.instructions[n], work) for n in set(executed)}
+        self.sequence = [self.steps[n] for n in executed]
+        self.free: defaultdict[str, float] = defaultdict(float)
+        self.memory = 0.0  # when the memory has served what was asked of it
+        self.moved = 0.0
+
+    def play(self, resident: int, total: int) -> tuple[float, int, float]:
+        """Return cycles, issued instructions and bytes of a scheduler's part of ``total``."""
+        a_scheduler = -(-self.work.warps // self.machine.schedulers)
+        warps: list[_Warp] = []
+        started = 0
+
+        def start(now: float) -> None:
+            nonlocal started
+            started += 1
+            program = _Program(a_scheduler)
+            warps.extend(_Warp(program, int(now) + self.machine.launch) for _ in range(a_scheduler))
+
+        for _ in range(resident):
+            start(0)
+        now, issued, turn = 0.0, 0, 0
+        while warps:
+            best, when = self._next(warps, now, turn)
+            warp = warps[best]
+            self._issue(warp, self.sequence[warp.at], when)
+            issued += 1
+            turn, now = best, when + 1
+            warp.at += 1
+            if warp.at == len(self.sequence):
+                warps.remove(warp)
+                warp.program.left -= 1
+                if warp.program.left:
+                    warp.program.release(now)
+                elif started < total:
+                    start(now)
+        return max(now, self.memory), issued, self.moved
+
+    def _next(self, warps: list[_Warp], now: float, turn: int) -> tuple[int, float]:
+        """Return the warp that issues next, in turn where several could, and when."""
+        count = len(warps)
+        best, when, rank = -1, float("inf"), count
+        for index, warp in enumerate(warps):
+            if warp.barred:
+                continue
+            at = max(now, self._earliest(warp))
+            order = (index - turn) % count
+            if at < when or (at == when and order < rank):
+                best, when, rank = index, at, order
+        if best < 0:
+            raise RuntimeError("every warp waits at a barrier")
+        return best, when
+
+    def _earliest(self, warp: _Warp) -> float:
+        step = self.sequence[warp.at]
+        at = warp.ready
+        for board in step.waits:
+            if warp.boards[board] > at:
+                at = warp.boards[board]
+        if step.kind:
+            groups = warp.copies if step.kind == "copies" else warp.products
+            finished = groups[: len(groups) - int(step.request)]
+            if finished:
+                at = max(at, *finished)
+        if step.pipe == "FMA":
+            at = max(at, min(self.free["heavy"], self.free["light"]))
+        elif step.pipe:
+            at = max(at, self.free[step.pipe])
+        return at
+
+    def _issue(self, warp: _Warp, step: _Step, now: float) -> None:
+        machine = self.machine
+        if step.pipe == "FMA":
+            self.free["light" if self.free["light"] <= now else "heavy"] = now + step.cost
+        elif step.pipe:
+            self.free[step.pipe] = now + step.cost
+        done = now + 6
+        if step.category in ("LDG", "LDGSTS"):
+            done = self._load(step, now)
+            if step.category == "LDGSTS":
+                warp.pending = max(warp.pending, done)
+        elif step.category in ("STG", "STS"):
+            done = now + step.cost + 20
+            if step.level == "DRAM":
+                self.memory = max(self.memory, now) + step.request / machine.bytes_a_cycle
+                self.moved += step.request
+                warp.ready = max(warp.ready, self.memory - machine.write_queue)
+        elif step.category in machine.latency:
+            done = now + step.cost + machine.latency[step.category]
+        elif step.category == "LDC":
+            done = now + 35
+        elif step.category == "UNI":
+            done = now + 14
+        elif step.product:
+            self.free["tensor"] = max(self.free["tensor"], now) + step.product
+            done = self.free["tensor"] + (30 if step.category == "HGMMA" else 20)
+            if step.arrives:
+                warp.products = [*warp.products[-7:], done]
+        if step.commits:
+            warp.copies = [*warp.copies[-23:], warp.pending]
+            warp.pending = 0.0
+        if step.write != NO_BARRIER:
+            warp.boards[step.write] = max(warp.boards[step.write], done)
+        if step.read != NO_BARRIER:
+            warp.boards[step.read] = max(warp.boards[step.read], now + max(step.cost, 8) + 6)
+        warp.ready = max(warp.ready, now + step.stall)
+        if step.barrier:
+            warp.barred = True
+            warp.program.waiting.append(warp)
+            warp.program.release(now + machine.barrier)
+
+    def _load(self, step: _Step, now: float) -> float:
+        machine = self.machine
+        there = now + step.cost + machine.latency[step.level]
+        if step.level == "DRAM":
+            self.memory = max(self.memory, now) + step.request / machine.bytes_a_cycle
+            self.moved += step.request
+            there = max(there, self.memory + 0.6 * machine.latency["DRAM"])
+        return there
