@@ -127,19 +127,21 @@ struct ExpandParams {
   float* d_down_bias;      // [groups, C]
   Divisor tokens;          // of an image
   int total;               // tokens of the batch
-  int dim, slices;         // of kExpandWidth features
+  int dim, slices;         // of expand_width features
   int tiles, each;         // of the batch, of a block
 };
-constexpr int kExpandWidth = 64;
-FASTHT_BOTH constexpr int expand_warps(int padded) { return padded == 128 ? 8 : 4; }
+// Features of a block of expand: fewer where an operand of its products takes more registers.
+FASTHT_BOTH constexpr int expand_width(int bytes) { return bytes == 4 ? 32 : 64; }
+FASTHT_BOTH constexpr int expand_warps(int padded, int bytes) {
+  return padded == 128 || (padded == 64 && bytes == 4) ? 8 : 4;
+}
 
 // Bytes of shared memory of expand: two stages of du, z, x and dout; x_hat, and x and dout again
 // where the products have another format; the slice of W1 and its two vectors.
 FASTHT_BOTH constexpr int expand_shared(int tokens, int padded, int bytes, int x_bytes) {
-  const int tiles = bytes == x_bytes ? 1 : 3;
-  return 4 * tokens * padded * bytes + 4 * tokens * kExpandWidth * x_bytes +
-         tiles * tokens * kExpandWidth * bytes + kExpandWidth * padded * bytes +
-         2 * kExpandWidth * 4;
+  const int tiles = bytes == x_bytes ? 1 : 3, width = expand_width(bytes);
+  return 4 * tokens * padded * bytes + 4 * tokens * width * x_bytes +
+         tiles * tokens * width * bytes + width * padded * bytes + 2 * width * 4;
 }
 
 // A parameter and its gradient's array; null: there is none.

@@ -72,7 +72,7 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
           wanted * (shared + kReserved) <= device.shared_per_multiprocessor)
         expand_tokens_ = tokens;
     }
-  const int slices = ceil_div(problem.dim, kExpandWidth);
+  const int slices = ceil_div(problem.dim, expand_width(bytes));
   const int tiles = ceil_div(problem.batch * grid.tokens, expand_tokens_);
   const int groups = largest(2 * device.multiprocessors / slices, 1);
   expand_each_ = ceil_div(tiles, groups);
@@ -89,7 +89,7 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
                       mix_back_.warps * 32, mix_back_.blocks});
   kernels_.push_back({"expand.cuh", "ExpandParams",
                       "expand<" + numbers + number(expand_tokens_) + aligned,
-                      expand_warps(padded) * 32, padded == 128 ? 1 : 2});
+                      expand_warps(padded, bytes) * 32, 8 / expand_warps(padded, bytes)});
   kernels_.push_back({"finish.cuh", "FinishParams", "finish<" + std::to_string(padded) + ">",
                       kFinishThreads, 1});
   Arrays arrays;
@@ -102,7 +102,9 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   const Problem& p = problem_;
   const Parameters &params = call.params, &grads = call.grads;
   const int padded = padded_channels(p.channels), bytes = bytes_of(p.products);
-  const int slices = ceil_div(p.dim, kExpandWidth), padded_dim = slices * kExpandWidth;
+  const int slices = ceil_div(p.dim, expand_width(bytes));
+  const int padded_dim = ceil_div(p.dim, 64) * 64;  // for the slices of all kernels
+  const int finish_dim = slices * expand_width(bytes);
   const int outputs = padded / 8, groups = padded / 32, c = p.channels;
   const long long tokens = static_cast<long long>(p.batch) * p.grid.tokens;
   const long long map = tokens * padded * bytes;
@@ -183,8 +185,8 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   expand.each = expand_each_;
   const int expand_groups = ceil_div(expand.tiles, expand.each);
   if (!need_params_) return;
-  expand.d_weights = workspace.floats(static_cast<long long>(expand_groups) * 3 * padded * padded_dim);
-  expand.d_up_bias = workspace.floats(static_cast<long long>(expand_groups) * padded_dim);
+  expand.d_weights = workspace.floats(static_cast<long long>(expand_groups) * 3 * padded * finish_dim);
+  expand.d_up_bias = workspace.floats(static_cast<long long>(expand_groups) * finish_dim);
   expand.d_down_bias = workspace.floats(static_cast<long long>(expand_groups) * padded);
 
   FinishParams& finish = a.finish;
@@ -223,7 +225,7 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   finish.filter = p.filter;
   finish.batch = p.batch;
   finish.dim = p.dim;
-  finish.padded_dim = padded_dim;
+  finish.padded_dim = finish_dim;
   finish.channels = c;
   finish.hidden = p.hidden;
   finish.groups = expand_groups;

@@ -81,6 +81,9 @@ FASTHT_DEVICE Word round_to_tf32_here(float value) {
   return bits;
 }
 
+// Loads do not move over it: where the compiler would take up more operands than registers hold.
+FASTHT_DEVICE void keep_order() { __syncwarp(); }
+
 // c += a b for 16 x 8 numbers of c. Not volatile: a product that nobody needs may go.
 FASTHT_DEVICE void mma_bfloat16(float (&c)[4], const Word (&a)[4], Word b0, Word b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -194,6 +197,7 @@ inline Word round_to_tf32(float value) {  // to nearest, ties away from zero
   if ((bits & 0x7f800000) == 0x7f800000) return bits;
   return (bits + 0x1000) & 0xffffe000;
 }
+inline void keep_order() {}
 inline Word round_to_tf32_here(float value) { return round_to_tf32(value); }
 
 // PTX ISA, "Matrix fragments for mma.m16n8k16" and ".m16n8k8": with g = lane / 4 and t = lane % 4,

@@ -20,12 +20,11 @@ template <class X, class P, int kChannels, int kTokens, bool kAligned>
 struct Expand {
   using F = typename P::Format;
   using Transposed = typename TransposedOf<P>::Type;
-  static constexpr int kWidth = kExpandWidth, kWarps = expand_warps(kChannels);
+  static constexpr int kWidth = expand_width(F::kBytes), kWarps = expand_warps(kChannels, F::kBytes);
   static constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
   static constexpr int kRowTiles = kChannels / 16;         // of the sums over tokens
   static constexpr int kParts = kWarps / kRowTiles;        // warps that share one, by features
   static constexpr int kBlocks = kWidth / 8 / kParts;      // of 8 features a warp
-  static constexpr int kOwn = largest(kBlocks / kRowTiles, 1);  // whose dout it sums up
   static constexpr bool kSame = Same<X, F>::value;
   static constexpr int kWideQuads = kTokens * kWidth * X::kBytes / 16;
   static constexpr int kTileQuads = kTokens * kWidth * F::kBytes / 16;
@@ -65,7 +64,7 @@ struct Expand {
     }
     fetch(begin, 0);
     float by_x[kBlocks][4] = {}, by_hat[kBlocks][4] = {}, by_out[kBlocks][4] = {};
-    float sum_out[kOwn][4] = {}, sum_du[4] = {};
+    float sum_out[2][4] = {}, sum_du[4] = {};
     FASTHT_ROLLED for (int tile = begin; tile < end; ++tile) {
       const int stage = (tile - begin) % 2;
       wait_groups<0>();
@@ -208,7 +207,7 @@ struct Expand {
 
   // The sums over the tile's tokens: 16 channels a warp, and all features, or a part of them.
   FASTHT_DEVICE void gather(int stage, float (&by_x)[kBlocks][4], float (&by_hat)[kBlocks][4],
-                            float (&by_out)[kBlocks][4], float (&sum_out)[kOwn][4],
+                            float (&by_out)[kBlocks][4], float (&sum_out)[2][4],
                             float (&sum_du)[4]) {
     const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
     const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
@@ -227,15 +226,20 @@ struct Expand {
         Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step, first + n * 8, lane);
         FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
           Transposed::multiply(by_out[n + i], active, right[i]);
-          if ((n + i) / kOwn == row_tile) Transposed::add(sum_out[(n + i) % kOwn], right[i]);
         }
       }
-      if (slice == 0 && first == 0) Transposed::add(sum_du, grad);
+      Transposed::add(sum_du, grad);
+      if (row_tile * 2 < kBlocks) {  // each warp sums up dout for 16 of the features
+        typename Transposed::Right right[2];
+        Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step,
+                                           first + row_tile * 16, lane);
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::add(sum_out[i], right[i]);
+      }
     }
   }
 
   FASTHT_DEVICE void store(const float (&by_x)[kBlocks][4], const float (&by_hat)[kBlocks][4],
-                           const float (&by_out)[kBlocks][4], const float (&sum_out)[kOwn][4],
+                           const float (&by_out)[kBlocks][4], const float (&sum_out)[2][4],
                            const float (&sum_du)[4]) {
     const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
     const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
@@ -250,9 +254,9 @@ struct Expand {
       store_pair<Float32>(to + 2 * kChannels * padded, by_out[n][2 * half], by_out[n][2 * half + 1]);
     }
     if (lane < 4) {
-      FASTHT_UNROLL for (int n = 0; n < kOwn; ++n)
-        if (row_tile * kOwn + n < kBlocks)
-          store_pair<Float32>(p.d_up_bias + group * padded + column + (row_tile * kOwn + n) * 8,
+      FASTHT_UNROLL for (int n = 0; n < 2; ++n)
+        if (row_tile * 2 < kBlocks)
+          store_pair<Float32>(p.d_up_bias + group * padded + column + (row_tile * 2 + n) * 8,
                               sum_out[n][0], sum_out[n][1]);
     }
     if (slice == 0 && first == 0 && lane % 4 == 0) {

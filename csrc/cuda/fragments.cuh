@@ -107,24 +107,23 @@ struct Tf32Products {  // of float32 numbers rounded to TensorFloat-32
 };
 
 // Of float32 numbers as they are: three products of TensorFloat-32 parts. The parts' last one,
-// small times small, is below float32's last digit. Numbers are split where they are used: both
-// parts of all left operands would not fit the registers.
+// small times small, is below float32's last digit.
 struct Float32Products {
   using Format = Float32;
   FASTHT_DEVICE static void split(float value, Word& big, Word& small) {
-    big = round_to_tf32_here(value);
+    big = round_to_tf32(value);
     // An infinity has no rest: its difference from itself would be NaN.
     const float rest = value - as_float(big);
-    small = (big & 0x7f800000u) == 0x7f800000u ? 0u : round_to_tf32_here(rest);
+    small = (big & 0x7f800000u) == 0x7f800000u ? 0u : round_to_tf32(rest);
   }
   struct Left {
-    Word v[2][8];
+    Word big[2][8], small[2][8];
     FASTHT_DEVICE void set(int half, const float (&values)[8]) {
-      FASTHT_UNROLL for (int i = 0; i < 8; ++i) v[half][i] = as_word(values[i]);
+      FASTHT_UNROLL for (int i = 0; i < 8; ++i) split(values[i], big[half][i], small[half][i]);
     }
     template <class X>
     FASTHT_DEVICE void set(int half, const Eight<X>& values) {
-      FASTHT_UNROLL for (int i = 0; i < 8; ++i) v[half][i] = as_word(values[i]);
+      FASTHT_UNROLL for (int i = 0; i < 8; ++i) split(values[i], big[half][i], small[half][i]);
     }
   };
   struct Right {
@@ -136,17 +135,26 @@ struct Float32Products {
       }
     }
   };
+  // Tensor cores round towards zero: a long sum in them would drift. So each product starts at zero
+  // and is added by an instruction that rounds to nearest.
+  FASTHT_DEVICE static void add_product(float (&c)[4], const Word (&big)[4], const Word (&small)[4],
+                                        const Word (&right)[2], const Word (&rest)[2]) {
+    float part[4] = {};
+    mma_tf32(part, small, right[0], right[1]);
+    mma_tf32(part, big, rest[0], rest[1]);
+    mma_tf32(part, big, right[0], right[1]);
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i) c[i] += part[i];
+  }
   FASTHT_DEVICE static void multiply(float (&c)[4], const Left& a, const Right& b) {
     FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
-      Word big[4], small[4], right[2], rest[2];
-      FASTHT_UNROLL for (int j = 0; j < 4; ++j)
-        split(as_float(a.v[j % 2][2 * i + j / 2]), big[j], small[j]);
-      FASTHT_UNROLL for (int j = 0; j < 2; ++j)
-        split(as_float(b.v[2 * i + j]), right[j], rest[j]);
-      mma_tf32(c, small, right[0], right[1]);
-      mma_tf32(c, big, rest[0], rest[1]);
-      mma_tf32(c, big, right[0], right[1]);
+      const int n = 2 * i, m = n + 1;
+      const Word big[4] = {a.big[0][n], a.big[1][n], a.big[0][m], a.big[1][m]};
+      const Word small[4] = {a.small[0][n], a.small[1][n], a.small[0][m], a.small[1][m]};
+      Word right[2], rest[2];
+      FASTHT_UNROLL for (int j = 0; j < 2; ++j) split(as_float(b.v[n + j]), right[j], rest[j]);
+      add_product(c, big, small, right, rest);
     }
+    keep_order();
   }
 };
 

@@ -86,11 +86,10 @@ struct FloatTransposed {
       FASTHT_UNROLL for (int r = 0; r < 4; ++r) Float32Products::split(a.v[i][r], big[r], small[r]);
       FASTHT_UNROLL for (int h = 0; h < 2; ++h)
         Float32Products::split(b.v[i * 2 + h], b_big[h], b_small[h]);
-      if (kStrict) {
-        mma_tf32(c, small, b_big[0], b_big[1]);
-        mma_tf32(c, big, b_small[0], b_small[1]);
-      }
-      mma_tf32(c, big, b_big[0], b_big[1]);
+      if (kStrict)
+        Float32Products::add_product(c, big, small, b_big, b_small);
+      else
+        mma_tf32(c, big, b_big[0], b_big[1]);
     }
   }
   // Sums are not products: they keep all digits in either case.

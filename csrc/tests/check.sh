@@ -10,10 +10,11 @@
 # is $PYTHON (python3).
 set -euo pipefail
 
-program=test_cpu
+program=(test_cpu)
 case "${1:-}" in
     plain | sanitize | thread) run=() ;;
-    simulate | simulate-sanitize | simulate-race) program=test_cuda run=() ;;
+    simulate) program=(test_cuda) run=() ;;
+    simulate-sanitize | simulate-race) program=(test_cuda quick) run=() ;;
     valgrind) run=(valgrind --quiet --leak-check=full --error-exitcode=1) ;;
     *)
         echo "usage: csrc/tests/check.sh plain|sanitize|thread|valgrind|simulate[-sanitize|-race]" >&2
@@ -24,4 +25,4 @@ esac
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "${PYTHON:-python3}" "$(dirname "${BASH_SOURCE[0]}")/../build.py" "$1" "$scratch"
-"${run[@]}" "$scratch/$program"
+"${run[@]}" "$scratch/${program[0]}" "${program[@]:1}"

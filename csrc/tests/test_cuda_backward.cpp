@@ -20,7 +20,7 @@ const std::vector<Instance>& instances() {
   static const std::vector<Instance> all = {
       INSTANCE(FoldParams, fold<Bfloat16Products, 64>),
       INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 4, true>),
-      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 8, true>),
+      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 6, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 4, 64, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, true>),
       INSTANCE(ContractParams, contract<Bfloat16, Bfloat16Products, 64, 2, 32, true>),

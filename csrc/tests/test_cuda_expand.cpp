@@ -17,7 +17,7 @@ void check(const Case& c, double bound, double sum_bound) {
   using F = typename P::Format;
   constexpr Format kNarrow = format_of<F>(), kWide = format_of<X>(), kFloat = Format::kFloat32;
   const int B = c.batch, N = c.tokens, D = c.dim, total = B * N, row = kAligned ? D + 8 : D + 3;
-  const int slices = ceil_div(D, 64), padded = slices * 64, tiles = ceil_div(total, kTokens);
+  const int slices = ceil_div(D, expand_width(F::kBytes)), padded = slices * expand_width(F::kBytes), tiles = ceil_div(total, kTokens);
   const int groups = ceil_div(tiles, c.each), shift = kAligned ? 0 : 1;
   const long long batch = static_cast<long long>(N) * row;
   std::mt19937 random(1);
@@ -65,7 +65,7 @@ void check(const Case& c, double bound, double sum_bound) {
     p.tokens = divisor(N), p.total = total, p.dim = D, p.slices = slices;
     p.tiles = tiles, p.each = c.each;
     run<ExpandParams>(expand<X, P, C, kTokens, kAligned>, p, slices * groups,
-                      expand_warps(C) * kLanes, expand_shared(kTokens, C, F::kBytes, X::kBytes),
+                      expand_warps(C, F::kBytes) * kLanes, expand_shared(kTokens, C, F::kBytes, X::kBytes),
                       order, order == 6);
     Error e_dx, e_x, e_hat, e_out, e_sum_out, e_sum_du;
     for (long long i = 0; i < B * batch && c.input; ++i)
