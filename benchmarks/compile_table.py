@@ -220,7 +220,7 @@ def compiled(
 
 
 def resources(cubin: bytes) -> tuple[int, int, int]:
-    """Return registers, bytes of stack, and how many instructions touch local memory."""
+    """Return a cubin's registers, bytes of stack, and how many instructions touch local memory."""
     tool = next(
         path
         for path in (

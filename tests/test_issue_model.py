@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
-from benchmarks.issue_model import hazards, sass, source
-from benchmarks.issue_model.launches import cuda_launches, loop_turns
+from benchmarks.issue_model import counts, hazards, sass, source
+from benchmarks.issue_model.launches import loop_turns
 from benchmarks.issue_model.machine import MACHINES
 from benchmarks.issue_model.simulate import Access, Work, model, trace
 
@@ -249,9 +249,37 @@ def test_groups_in_flight_are_counted_at_the_first_refill(left, barriers):
     assert hazards.in_flight(code(line("NOP", label=0), line("BRA `(.L_x_0)")), (0, 1)) is None
 
 
-def test_the_cuda_backend_says_that_it_is_not_there():
-    with pytest.raises(SystemExit, match="no kernels to model yet"):
-        cuda_launches(None, "sm_90")
+def counted():
+    """Return machine code with a loop of a product and a load, and counts of its PTX."""
+    listing = code(
+        line("LDG.E R4, desc[UR4][R2.64]", file=("k.cuh", 5)),
+        line("HMMA.16816.F32.BF16 R4, R8, R12, R4", label=0, file=("k.cuh", 7)),
+        line("HMMA.16816.F32.BF16 R4, R8, R12, R4", file=("k.cuh", 7)),
+        line("BAR.SYNC.DEFER_BLOCKING 0x0", file=("k.cuh", 9)),
+        line("@P0 BRA `(.L_x_0)", file=("k.cuh", 7)),
+    )
+    runs = {
+        ("LDG", (("k.cuh", 5),)): 1.0,
+        ("HMMA", (("k.cuh", 7),)): 24.0,
+        ("BAR", (("k.cuh", 9),)): 6.0,
+    }
+    return listing, counts.Counts(runs=runs, lines={(("k.cuh", 7),): 12.0})
+
+
+def test_a_loop_turns_as_often_as_its_instructions_were_counted():
+    listing, found = counted()
+    order = counts.played(listing, counts.expected(listing, found))
+    played = {name: have for name, (have, _) in counts.compared(listing, order, found).items()}
+    # The assembler unrolled by two; the barrier stands in every second turn.
+    assert played == {"LDG": 1, "HMMA": 24, "BAR": 6}
+    assert order.count(4) == 12
+
+
+def test_what_no_block_ran_is_not_played():
+    listing, found = counted()
+    found.runs[("HMMA", (("k.cuh", 7),))] = found.runs[("BAR", (("k.cuh", 9),))] = 0.0
+    found.lines[(("k.cuh", 7),)] = 0.0
+    assert counts.played(listing, counts.expected(listing, found)) == [0]
 
 
 def run(*arguments):
@@ -273,6 +301,20 @@ def test_a_call_is_modelled_and_says_so():
     assert found["backward_us"] > found["forward_us"]
     kernels = {row["kernel"] for row in found["kernels"]}
     assert {"down", "up", "contract", "correlate", "mix_backward", "expand"} <= kernels
+
+
+@pytest.mark.slow
+def test_a_call_of_the_cuda_backend_is_modelled():
+    pytest.importorskip("fastht._native")
+    done = run("--backend", "cuda", "--json", "--shape", "8", "4", "128", "--channels", "16")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["modelled"] is True
+    assert found["forward_launches"] == 3
+    assert found["backward_launches"] == 5
+    assert found["forward_us"] > found["forward_floor_us"] > 0
+    assert found["backward_us"] > found["backward_floor_us"] > 0
+    assert done.stderr == ""
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ about 30 % for one kernel, better for an order or a ratio.
     source     what a source line of a kernel means: the tensor a load reads, the turns of a loop
     machine    the chip: its units, their speeds and latencies
     simulate   the cycles of one multiprocessor
+    counts     how often machine code runs, counted in the same kernel's PTX
+    cuda       the launches of the CUDA backend
     launches   the launches of one forward and one backward call, compiled for a chip
     table      a call's launches, modelled, and the floor beside them
     hazards    matrix products in flight where the memory that they read is filled again

@@ -2,7 +2,7 @@
 
     python -m benchmarks.issue_model                          # the main shape on an H100
     python -m benchmarks.issue_model --shape 64 24 1024 --channels 128
-    python -m benchmarks.issue_model --backend triton --json
+    python -m benchmarks.issue_model --backend cuda --json
     python -m benchmarks.issue_model --hazards                # no times: products in flight
 
 No GPU is needed, and none is asked: the times are those of :mod:`benchmarks.issue_model.simulate`.
@@ -34,6 +34,8 @@ def main() -> int:
     parser.add_argument("--hazards", action="store_true", help="matrix products in flight instead")
     arguments = parser.parse_args()
     shape = Shape(*arguments.shape, arguments.channels, arguments.numbers)
+    if arguments.hazards and arguments.backend == "cuda":
+        parser.error("the CUDA kernels have no products in flight: mma.sync takes registers")
     if arguments.hazards:
         found = hazards.check(BACKENDS[arguments.backend](shape, arguments.arch, arguments.only))
         print("\n".join(map(str, found)))

@@ -57,6 +57,7 @@ class Launch:
     values: dict[str, Any]  # scalar arguments and constants by name
     sizes: dict[str, int]  # bytes of the tensors by name
     assembly: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    counted: list[Work] = field(default_factory=list, repr=False)  # where a backend made them
 
 
 def triton_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
@@ -91,11 +92,10 @@ def triton_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
 
 
 def cuda_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
-    """Say that there is nothing to model yet."""
-    raise SystemExit(
-        "the CUDA backend has no kernels to model yet: it has to name its launches here, as "
-        "cubin, geometry and loop counts (benchmarks/issue_model/launches.py)"
-    )
+    """Compile and count one call of the CUDA backend."""
+    from benchmarks.issue_model import cuda
+
+    return cuda.launches(shape, arch, only)
 
 
 BACKENDS: dict[str, Callable[..., list[Launch]]] = {
@@ -119,6 +119,8 @@ def works(launch: Launch, shape: Shape) -> list[Work]:
 
     Roles run side by side on a chip that they do not fill: the longest counts.
     """
+    if launch.counted:
+        return launch.counted
     code = sass.parse(sass.disassemble(launch.cubin))
     turns = loop_turns(code, launch.values)
     roles = ROLES.get(launch.kernel, lambda values: {"": launch.programs})(launch.values)

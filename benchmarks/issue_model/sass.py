@@ -85,6 +85,7 @@ class Code:
 
     instructions: list[Instruction]
     loops: list[tuple[int, int]]
+    labels: dict[str, int] = field(default_factory=dict)  # the instructions that jumps go to
 
     def inside(self, loop: tuple[int, int]) -> list[tuple[int, int]]:
         """Return the loops within another."""
@@ -132,7 +133,7 @@ def parse(text: str) -> Code:
             fresh = True
         elif instructions and (upper := re.match(r"\s*/\* 0x([0-9a-f]{16}) \*/", line)):
             _schedule(instructions[-1], int(upper[1], 16) >> 41)
-    return Code(instructions, _loops(instructions, labels))
+    return Code(instructions, _loops(instructions, labels), labels)
 
 
 def _schedule(instruction: Instruction, bits: int) -> None:

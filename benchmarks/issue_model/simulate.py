@@ -40,6 +40,7 @@ class Work:
     access: Callable[[Instruction], Access]
     fill: float = 1.0  # the share of a tile's rows that are not padding
     skipped: frozenset[int] = frozenset()  # instructions that these programs branch around
+    order: list[int] | None = None  # what a warp executes, where it was counted: no turns needed
 
 
 @dataclass
@@ -81,7 +82,9 @@ def trace(code: Code, turns: Mapping[Loop, float]) -> list[int]:
 
 def model(work: Work, machine: Machine) -> Modelled:
     """Play one multiprocessor's share of a launch."""
-    executed = [n for n in trace(work.code, work.turns) if n not in work.skipped]
+    executed = work.order
+    if executed is None:
+        executed = [n for n in trace(work.code, work.turns) if n not in work.skipped]
     resident = machine.resident(work.registers, work.shared, work.warps)
     if work.warps < machine.schedulers:
         raise ValueError(f"{work.warps} warps a program leave schedulers idle: not modelled")
@@ -101,7 +104,7 @@ def model(work: Work, machine: Machine) -> Modelled:
         micros=machine.micros(cycles),
         resident=resident,
         instructions=len(executed),
-        guessed=sum(loop not in work.turns for loop in work.code.loops),
+        guessed=sum(loop not in work.turns for loop in work.code.loops) * (work.order is None),
         issue_micros=total * len(executed) / scale,
         pipe_micros={name: total * busy / scale for name, busy in pipes.items() if busy},
         categories=Counter(work.code.instructions[number].category for number in executed),
@@ -185,15 +188,19 @@ class _Player:
 
     def play(self, resident: int, total: int) -> tuple[float, int, float]:
         """Return cycles, issued instructions and bytes of a scheduler's part of ``total``."""
-        a_scheduler = -(-self.work.warps // self.machine.schedulers)
         warps: list[_Warp] = []
         started = 0
 
         def start(now: float) -> None:
+            # Where schedulers have unlike numbers of a program's warps, they take turns at it.
             nonlocal started
+            before, after = (
+                (started + i) * self.work.warps // self.machine.schedulers for i in (0, 1)
+            )
             started += 1
-            program = _Program(a_scheduler)
-            warps.extend(_Warp(program, int(now) + self.machine.launch) for _ in range(a_scheduler))
+            program = _Program(after - before)
+            ready = int(now) + self.machine.launch
+            warps.extend(_Warp(program, ready) for _ in range(after - before))
 
         for _ in range(resident):
             start(0)

@@ -81,14 +81,22 @@ def summary(shape: Shape, found: Sequence[Row], machine: Machine) -> dict[str, A
 FORM = "{:22} {:>12} {:>9} {:>10} {:>9} {:>7} {:>7} {:>9} {:>8} {:>8}"
 
 
-def text(shape: Shape, found: Sequence[Row], machine: Machine) -> str:
-    """Return the table for people."""
+def _compiler(found: Sequence[Row]) -> str:
+    if any(row.launch.counted for row in found):
+        from fastht.ops.cuda import nvrtc
+
+        return "NVRTC {}.{}".format(*nvrtc.load().version)
     import triton
 
+    return f"Triton {triton.__version__}"
+
+
+def text(shape: Shape, found: Sequence[Row], machine: Machine) -> str:
+    """Return the table for people."""
     lines = [
         f"MODELLED, not measured: {shape}, {shape.numbers}, hybrid with dropout, {machine.name} "
         f"({machine.multiprocessors} multiprocessors, {machine.clock / 1e9:.2f} GHz, "
-        f"{machine.bandwidth / 1e12:.1f} TB/s), Triton {triton.__version__}",
+        f"{machine.bandwidth / 1e12:.1f} TB/s), {_compiler(found)}",
         FORM.format(
             "launch", "programs", "registers", "warps/SM", "DRAM MB", "issue", "ALU", "LSU",
             "IPC", "us",

@@ -59,8 +59,9 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device) : problem
   const auto warps = [](int count) { return ", " + std::to_string(count); };
   // By the registers that they need: 168 in down for 64 channels, 255 for 128 or strict float32.
   const bool strict = bytes == 4 && !problem.tf32;
-  const int down_blocks = (padded == 128 || strict ? 1 : 2) * (down_warps_ == 6 ? 1 : 2);
-  const int mix_up_blocks = (padded == 128 || strict ? 1 : 2) * (warps_ == 8 ? 1 : 2);
+  const bool most = padded == 128 || strict;
+  const int down_blocks = down_warps_ == 6 ? (most ? 1 : 2) : (most ? 2 : 3);
+  const int mix_up_blocks = (most ? 1 : 2) * (warps_ == 8 ? 1 : 2);
   kernels_.push_back(fold_kernel(problem));
   kernels_.push_back({"down.cuh", "DownParams",
                       "down<" + numbers + warps(down_warps_) + ", " + text(problem.aligned) + ">",

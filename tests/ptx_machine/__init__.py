@@ -5,8 +5,8 @@ instructions; this machine runs what the compiler made of the inline assembly. L
 ldmatrix and shfl are written a second time here, from the PTX ISA manual, on purpose.
 """
 
-from ptx_machine.machine import Machine, Result
-from ptx_machine.memory import Memory
-from ptx_machine.program import Program, parse
+from .machine import Machine, Result
+from .memory import Memory
+from .program import Program, parse
 
 __all__ = ["Machine", "Memory", "Program", "Result", "parse"]

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ptx_machine import memory as spaces
-from ptx_machine.operands import Operands
-from ptx_machine.operations import build
-from ptx_machine.warp import LANES
+from . import memory as spaces
+from .operands import Operands
+from .operations import build
+from .warp import LANES
 
 SHARED_START = 1024  # shared addresses begin here, so that a null pointer is out of bounds
 
@@ -24,12 +24,16 @@ class Result:
 
     Attributes:
         counts: warp instructions issued, by place in the program.
+        lanes: threads that were active in them.
+        touched: addresses of the arrays in global memory that an instruction went to.
         undefined: registers that were read where nothing had been written, as texts of the
             instructions that did.
     """
 
     program: object
     counts: np.ndarray
+    lanes: np.ndarray
+    touched: dict = field(default_factory=dict)
     undefined: set = field(default_factory=set)
 
     def by_opcode(self):
@@ -73,7 +77,8 @@ class Machine:
                 f"{len(params)} bytes of parameters; the kernel takes "
                 f"{self.program.parameter_bytes}"
             )
-        result = Result(self.program, np.zeros(len(self.program.instructions), np.int64))
+        size = len(self.program.instructions)
+        result = Result(self.program, np.zeros(size, np.int64), np.zeros(size, np.int64))
         for block in range(blocks) if order is None else order:
             _Block(self, result, block, blocks, threads, shared_bytes, params).run()
         return result
@@ -109,6 +114,7 @@ class _Block:
         behind = min(self.ready, default=None)
         warps = int(mask.reshape(-1, LANES).any(1).sum())
         instructions, counts = self.program.instructions, self.result.counts
+        lanes = self.result.lanes
         with np.errstate(all="ignore"):
             while True:
                 if place == len(instructions):
@@ -135,10 +141,14 @@ class _Block:
                     self.waiting[place + 1] = self.waiting.get(place + 1, False) | mask
                     return
                 if active.any():
+                    lanes[place] += active.sum()
                     try:
                         self.code[place](active)
                     except (IndexError, RuntimeError, KeyError) as error:
                         raise type(error)(f"{error} (at: {instruction.text})") from error
+                    if self.memory.seen:
+                        self.result.touched.setdefault(place, set()).update(self.memory.seen)
+                        self.memory.seen = set()
                 place += 1
 
     def join(self, place, mask):

@@ -14,6 +14,7 @@ class Memory:
         self.data = np.zeros(0, np.uint8)
         self._placed = []  # (address, offset in data, bytes, dtype, shape), by address
         self._next = _FIRST
+        self.seen = set()  # addresses of arrays with an access since a reader emptied it
 
     def place(self, array, address=None):
         """Copy an array into memory and return its address, a multiple of 256 if none is given."""
@@ -28,6 +29,14 @@ class Memory:
                 raise ValueError(f"arrays overlap at {other[0]:#x}")
         self.data = np.concatenate([self.data, raw.reshape(-1).view(np.uint8)])
         return address
+
+    def reserve(self, sizes):
+        """Place zeros at addresses, bytes by address; memory is taken as it is touched."""
+        total = 0
+        for address, size in sorted(sizes.items()):
+            self._placed.append((address, total, size, np.dtype(np.uint8), (size,)))
+            total += size
+        self.data = np.zeros(total, np.uint8)
 
     def read(self, address):
         """Return the array that was placed at an address, as it is now."""
@@ -52,6 +61,7 @@ class Memory:
             )
         if (addresses % size).any():
             raise IndexError(f"misaligned access of {size} bytes")
+        self.seen.update(int(starts[number]) for number in np.unique(which))
         return bases[which] + inside
 
 

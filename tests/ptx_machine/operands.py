@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from ptx_machine.arithmetic import DTYPES
+from .arithmetic import DTYPES
 
 _STORAGE = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 _GARBAGE = 0xA5A5_A5A5_A5A5_A5A5  # what a register holds before it is written
@@ -72,7 +72,7 @@ class Operands:
                 return np.uint32(int(match[2], 16)).view(np.float32).astype(dtype)
             return np.uint64(int(match[2], 16)).view(np.float64).astype(dtype)
         if text in program.shared:
-            from ptx_machine.machine import SHARED_START
+            from .machine import SHARED_START
 
             return dtype(SHARED_START + program.shared[text])
         if text in program.parameters:

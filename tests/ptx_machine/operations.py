@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ptx_machine import arithmetic, warp
-from ptx_machine import memory as spaces
-from ptx_machine.arithmetic import DTYPES
-from ptx_machine.operands import PARAM_START, members
+from . import arithmetic, warp
+from . import memory as spaces
+from .arithmetic import DTYPES
+from .operands import PARAM_START, members
 
 _IGNORED = {"membar", "fence", "griddepcontrol", "prefetch", "discard", "nanosleep"}
 

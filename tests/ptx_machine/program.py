@@ -8,7 +8,8 @@ _WIDTHS |= {f"{sign}{bits}": bits for sign in "us" for bits in (8, 16, 32, 64)}
 _STATEMENT = re.compile(
     r"""\s*(?:
     (?P<label>[$\w]+):(?!:)
-  | (?P<directive>\.(?:loc|file)\b[^\n]*\n)
+  | (?P<directive>\.file\b[^\n]*\n)
+  | \.loc\s+(?P<place>\d+\s+\d+\s+\d+)[^\n]*?(?:inlined_at\s+(?P<caller>\d+\s+\d+\s+\d+))?\s*\n
   | (?P<scope>[{}])
   | (?P<statement>(?:[^;"]|"[^"]*")*?);
   )""",
@@ -19,13 +20,18 @@ _INSTRUCTION = re.compile(r"(?:@(!?)(%\w+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: ``@[!]predicate opcode operands``, with its text for messages."""
+    """One instruction: ``@[!]predicate opcode operands``, with its text for messages.
+
+    ``frames``, where the compiler was asked for lines (``-lineinfo``): file and line, innermost
+    first, then where that function is inlined.
+    """
 
     opcode: str
     operands: tuple[str, ...]
     predicate: str | None
     negated: bool
     text: str
+    frames: tuple = ()
 
     @property
     def parts(self):
@@ -79,7 +85,7 @@ def parse(text, name=None):
         program.threads = int(limit[1])
     body = text[entry.end() : _closing(text, entry.end())]
     _shared(program, text[: entry.start()] + body)
-    _statements(program, body)
+    _statements(program, body, dict(re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', text)))
     return program
 
 
@@ -107,8 +113,8 @@ def _shared(program, text):
         program.shared[name] = -(-program.static_shared // align) * align
 
 
-def _statements(program, body):
-    position = 0
+def _statements(program, body, files):
+    position, frames, known = 0, (), {}
     while body[position:].strip():
         match = _STATEMENT.match(body, position)
         if match is None:
@@ -116,11 +122,16 @@ def _statements(program, body):
         position = match.end()
         if match["label"]:
             program.labels[match["label"]] = len(program.instructions)
+        elif match["place"]:
+            file, line, _ = match["place"].split()
+            # A caller's own line is the last that was given for it.
+            frames = ((files.get(file, file), int(line)), *known.get(match["caller"], ()))
+            known[match["place"]] = frames
         elif match["statement"] and match["statement"].strip():
-            _statement(program, " ".join(match["statement"].split()))
+            _statement(program, " ".join(match["statement"].split()), frames)
 
 
-def _statement(program, text):
+def _statement(program, text, frames):
     if text.startswith(".reg"):
         _, kind, names = text.split(maxsplit=2)
         for name in names.split(","):
@@ -134,5 +145,5 @@ def _statement(program, text):
             raise ValueError(f"cannot be read: {text!r}")
         operands = tuple(re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", match[4]))
         program.instructions.append(
-            Instruction(match[3], operands, match[2], match[1] == "!", text)
+            Instruction(match[3], operands, match[2], match[1] == "!", text, frames)
         )
