@@ -17,7 +17,6 @@ class Native:
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine on which the backend can run, as far as it can tell without starting a kernel."""
-    monkeypatch.setattr(cuda, "COMPLETE", True)
     monkeypatch.setattr(cuda, "native", Native)
     monkeypatch.delenv("FASTHT_CUDA_SIMULATE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -44,7 +43,6 @@ def test_it_runs_where_all_is_there(machine):
 @pytest.mark.parametrize(
     ("where", "name", "value", "reason"),
     [
-        (cuda, "COMPLETE", False, "not complete"),
         (cuda, "native", None, r"not built, or without CUDA \(FASTHT_CUDA=0\); install a C\+\+"),
         (torch.cuda, "is_available", lambda: False, "torch sees no CUDA GPU"),
         (torch.version, "hip", "6.0", "built for ROCm"),

@@ -15,16 +15,11 @@ try:
 except ImportError:  # no extension, or one without CUDA
     native = None
 
-# Whether csrc/cuda has every kernel that a call needs.
-COMPLETE = True
-
 
 def missing() -> str | None:
     """Return why the CUDA kernels cannot run here, or ``None``."""
     from fastht.ops.cuda import simulated
 
-    if not COMPLETE:
-        return "its kernels are not complete in this version of fastht"
     if native is None:
         return (
             "the native extension is not built, or without CUDA (FASTHT_CUDA=0); install a C++ "
