@@ -74,7 +74,7 @@ class Run:
         """Return all that decides the run's numbers, as plain JSON types."""
         options = self.arguments.plain()
         trainer = options["trainer"]
-        options["blocks"] = list(self.arguments.blocks_of(self.method))
+        options["blocks"] = self.arguments.blocks_of(self.method)
         for name in _FREE:
             del options[name]
         for name in ("workers", "checkpoint_steps", "seed"):

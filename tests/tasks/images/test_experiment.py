@@ -11,7 +11,7 @@ import fastht
 pytest.importorskip("monai")
 pytest.importorskip("torchmetrics")
 
-from fastht.data import DataError
+from fastht.data import CaseSet, DataError
 from fastht.tasks.images.experiment import (
     ExperimentArguments,
     build_model,
@@ -20,6 +20,7 @@ from fastht.tasks.images.experiment import (
     load_split,
     make_dataset,
 )
+from fastht.tasks.images.run import Run
 from fastht.tasks.models.methods import METHODS, AdapterSettings
 from fastht.tasks.training.trainer import TrainerConfig
 
@@ -209,3 +210,11 @@ def test_unknown_methods_blocks_and_data_are_named(arguments):
         build_model(dataclasses.replace(arguments, blocks=(0, 9)), "segment", "ht", 2)
     with pytest.raises(DataError, match="no-such"):
         load_split(dataclasses.replace(arguments, data="no-such"), "segment")
+
+
+@pytest.mark.parametrize("blocks", [(0, 1), None])
+def test_a_run_describes_its_blocks_as_states_of_older_versions_do(arguments, blocks):
+    """As a tuple: a state that was saved before can be resumed only if nothing differs."""
+    asked = dataclasses.replace(arguments, blocks=blocks)
+    described = Run(asked, "segment", "ht", 100.0, 0).describe(CaseSet((), "sets/BUSI", "busi"))
+    assert described["options"]["blocks"] == (0, 1)
