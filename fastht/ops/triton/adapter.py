@@ -428,5 +428,5 @@ def _finish(
         BD=FINISH_WIDTH,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **FEW,
+        **FEW | {"num_warps": max(4, run.padded // 16)},
     )
