@@ -26,7 +26,6 @@ from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.retrieval_pictures import Found, draw_found
 from fastht.tasks.results.shown import Shown, count_patients
-from fastht.tasks.scores.retrieval import TIE_RULE
 
 RETRIEVED_NAME = "retrieved.png"
 QUERY_NAME = "query.png"
@@ -144,7 +143,7 @@ def _measure(
         judged[version] = PairScores(records, images, texts)
     scores = {version: pairs.scores() for version, pairs in judged.items()}
     intervals = pair_intervals(judged)
-    gallery = judged["before"].retrieval
+    retrieval = judged["before"].retrieval
     write_comparison(
         out,
         {
@@ -153,11 +152,7 @@ def _measure(
             **clip.describe(),
             "test_images": len(records),
             "captions": len(set(captions)),
-            "gallery": {
-                "images": gallery.images,
-                "captions": gallery.captions,
-                "ties": TIE_RULE,
-            },
+            "gallery": retrieval.gallery(),
             "left_out": left_out,
             "before": scores["before"],
             # Where nothing adapts the model, it is the same before and after.
@@ -174,9 +169,9 @@ def _measure(
     )
     # The last version is the adapted one, if there is one.
     _draw(records, images, texts, clip, out / RETRIEVED_NAME, _shown(records, clip, arguments))
-    heading = f"{gallery.images} images, {gallery.captions} captions"
+    heading = f"{retrieval.images} images, {retrieval.captions} captions"
     print(
-        f"{comparison_table(heading, scores, intervals)}\n{gallery.describe()}\n\n"
+        f"{comparison_table(heading, scores, intervals)}\n{retrieval.describe()}\n\n"
         f"results and pictures: {out}"
     )
 

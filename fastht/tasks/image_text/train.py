@@ -201,6 +201,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "model": base_model,
         "data": arguments.data,
         "intervals": intervals,
+        "gallery": held_after.retrieval.gallery(),
     }
     results["provenance"] = provenance(
         {"train": train_records, "val": val_records},
@@ -223,6 +224,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         )
     columns = {"before": before, "after": after}
     _say(accelerator, comparison_table("held out", columns, intervals))
+    _say(accelerator, held_after.retrieval.describe())
     _say(
         accelerator,
         f"adapter: {weights_path(out, method)}   curves: {out / CURVES_NAME}   "

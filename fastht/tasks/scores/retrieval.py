@@ -7,6 +7,7 @@ that features that tell nothing apart come last and not first; so does NaN.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,6 +134,10 @@ class Retrieval:
                     for name, hit in _recalled(direction, beside, ks).items()
                 }
         return result
+
+    def gallery(self) -> dict[str, Any]:
+        """Return among how many candidates is searched, and the tie rule, as plain JSON types."""
+        return {"images": self.images, "captions": self.captions, "ties": TIE_RULE}
 
     def describe(self) -> str:
         """Say in a line among how many candidates is searched, and the tie rule."""

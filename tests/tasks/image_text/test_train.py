@@ -45,6 +45,7 @@ def test_it_learns_and_leaves_everything_that_it_promises(arguments, capsys):
     best = min(rows, key=lambda row: float(row["val_loss"]))
     assert float(best["val_loss"]) == pytest.approx(after["val_loss"], rel=1e-5)
     printed = capsys.readouterr().out
+    assert "ties count against the right answer" in printed
     assert "RANDOM weights" in printed
     assert "image to text recall@10" in printed
     assert "SIMULATED" not in printed
