@@ -12,7 +12,7 @@ from fastht.ops import ht_adapter
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
 
-ACTIVATIONS = {"x", "out", "dout", "dx", "u", "u_norm", "stats", "z", "dv", "du", "row_means"}
+ACTIVATIONS = {"x", "out", "dout", "dx", "u", "f", "u_norm", "stats", "z", "dv", "du", "row_means"}
 WIDE = {"x", "out", "dout", "dx"}
 
 
@@ -50,8 +50,8 @@ def test_traffic_is_that_of_the_model_and_near_the_floor():
         moved = counted(launches, model, "distinct")
         assert moved.keys() == model.keys()
         for kernel, expected in model.items():
-            # Prefix tokens are not convolved, so a map may lack a row an image.
-            assert 0.995 * expected <= moved[kernel] <= expected, kernel
+            # Prefix tokens are not convolved, so a map may lack a row an image: one of 197.
+            assert 196 / 197 * expected <= moved[kernel] <= expected, kernel
         # The maps that the correlation reads again (of 6 MB each at the main shape: from the L2
         # cache) are bounded by the partial sums that a launch of its own saves, 520 bytes a token.
         again = moved.pop("correlate", 0)
