@@ -306,7 +306,7 @@ def test_a_call_is_modelled_and_says_so():
 @pytest.mark.slow
 def test_a_call_of_the_cuda_backend_is_modelled():
     pytest.importorskip("fastht._native")
-    done = run("--backend", "cuda", "--json", "--shape", "8", "4", "128", "--channels", "16")
+    done = run("--backend", "cuda", "--json", "--shape", "8", "14", "128", "--channels", "64")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["modelled"] is True

@@ -193,7 +193,7 @@ def test_autocast_runs_products_in_low_precision_and_keeps_the_residual(backend)
         ({"x": torch.zeros(1, 32, 48)}, ValueError, "32 tokens.*5x6 grid make 31"),
         ({"num_prefix_tokens": 0}, ValueError, "31 tokens"),
         ({"grid_size": (6, 5)}, ValueError, r"spectral filter .* 6x5 grid"),
-        ({"backend": "cuda-magic"}, ValueError, "'auto', 'triton', 'cpu', 'reference'"),
+        ({"backend": "cuda-magic"}, ValueError, "'auto', 'triton', 'cuda', 'cpu', 'reference'"),
     ],
 )
 def test_bad_argument_is_named(change, error, message):

@@ -60,7 +60,7 @@ def summary(shape: Shape, found: Sequence[Row], machine: Machine) -> dict[str, A
         total = sum(row.modelled.micros for row in here) + gaps
         result |= {
             f"{phase}_us": round(total, 1),
-            f"{phase}_floor_us": round(floor_us, 1),
+            f"{phase}_floor_us": round(floor_us, 3),
             f"{phase}_of_floor": round(floor_us / total, 3) if total else None,
             f"{phase}_launches": len(here),
         }

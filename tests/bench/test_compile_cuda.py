@@ -10,7 +10,7 @@ from fastht.ops.cuda import native, nvrtc
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native extension with CUDA")
 
 ROW = compile_cuda.Row(
-    "sm_90a", 64, "bf16", "mix_up", "...", 128, 0, 0, 100_000, "mma.sync", ()
+    "", "sm_90a", 64, "bf16", "mix_up", "...", 128, 0, 0, 100_000, "mma.sync", ()
 )  # fmt: skip
 
 

@@ -135,6 +135,9 @@ class _Block:
                 if kind in ("ret", "exit"):
                     self.join(place + 1, mask & ~active)
                     return
+                if instruction.parts[:2] == ["bar", "warp"]:  # lanes run side by side in any case
+                    place += 1
+                    continue
                 if kind in ("bar", "barrier"):
                     if active is not mask:
                         raise NotImplementedError(instruction.text)

@@ -58,7 +58,7 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "score"), [("segment", "dice"), ("classify", "auc")])
 def test_two_processes_give_the_scores_of_one(table, tiny_model, tmp_path, task, score):
-    """48 images by halves: training to rounding, and scores of the same weights exactly."""
+    """48 images by halves: training and scores of the same weights to rounding."""
     options = ["-m", "fastht.cli", task, "train", "--data", str(table), "--model", tiny_model]
     options += ["--pretrained", "none", "--blocks", "0", "1", "--width", "16", "--image-size", "32"]
     options += ["--epochs", "2", "--batch-size", "8", "--workers", "0", "--lr", "3e-3"]
@@ -79,7 +79,9 @@ def test_two_processes_give_the_scores_of_one(table, tiny_model, tmp_path, task,
     results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("alone", "both")]
     trained = json.loads((folders[1] / "results.json").read_text())
     assert results[0]["after"][score] is not None
-    assert results[0]["after"] == results[1]["after"] == pytest.approx(trained["after"])
+    # Batches are divided otherwise, so that the last bits of probabilities differ.
+    assert results[0]["after"] == pytest.approx(results[1]["after"], rel=1e-6)
+    assert results[1]["after"] == pytest.approx(trained["after"])
     tables = [(tmp_path / name / "predictions.csv").read_text() for name in ("alone", "both")]
     assert [line.split(",")[0] for line in tables[0].splitlines()] == [
         line.split(",")[0] for line in tables[1].splitlines()

@@ -230,7 +230,7 @@ class Launcher:
             HP=max(16, triton.next_power_of_2(self.height)),
             KP=padded_half,
             FILTER_GRADIENT=other is not None,
-            PRECISION=self.precision if self.dtype == torch.float32 else "tf32",
+            PRECISION=self.strict if self.dtype == torch.float32 else "tf32",
             **options,
         )
         return scratch, gradient
@@ -259,8 +259,8 @@ class Launcher:
             WP=max(16, triton.next_power_of_2(self.width)),
             KP=scratch.shape[2],
             BACKWARD=backward is not None,
-            PRECISION=self.precision if self.dtype == torch.float32 else "tf32",
-            **SMALL,
+            PRECISION=self.strict if self.dtype == torch.float32 else "tf32",
+            **(FEW if self.padded >= 128 else SMALL),
         )
         return target
 
