@@ -32,7 +32,8 @@ def test_no_launch_asks_for_more_than_the_device_has():
     for arch, ((limit, _, _), *_) in compile_cuda.DEVICES.items():
         shared = seen(arch)
         assert max(shared.values()) <= limit, arch
-        assert all(shared.values()), arch
+        # The means of rows after a full filter need registers alone.
+        assert all(size or "row_means" in kernel for kernel, size in shared.items()), arch
 
 
 @pytest.mark.parametrize(
