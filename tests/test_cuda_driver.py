@@ -31,7 +31,7 @@ def attempt(function, *arguments):
     except RuntimeError as error: print(error)
 """
 START = """
-cuda.load(1, "mix_up", b"machine code")
+cuda.load(1, "mix_up", "fastht_mix_up", b"machine code")
 cuda.launch(1, 77, "mix_up", 12, 256, 98304, (5).to_bytes(8, "little"))
 """
 
@@ -78,7 +78,7 @@ def test_a_kernel_is_made_ready_once_and_then_only_started(run):
         "cuDevicePrimaryCtxRetain 41",
         "cuCtxPushCurrent 141",
         "cuLibraryLoadData machine code",
-        "cuLibraryGetKernel fastht_kernel",
+        "cuLibraryGetKernel fastht_mix_up",
         "cuKernelGetFunction",
         "cuDeviceGetAttribute 97 41",
         "cuKernelGetAttribute 1 41",
@@ -98,7 +98,7 @@ def test_each_device_has_its_own_kernels_and_context(run):
     said, calls = run(
         START + "print(cuda.is_loaded(0, 'mix_up'), cuda.is_loaded(1, 'mix_up'))\n"
         "attempt(cuda.launch, 0, 3, 'mix_up', 1, 32, 0, b'8 bytes.')\n"
-        "cuda.load(0, 'mix_up', b'other code')\n"
+        "cuda.load(0, 'mix_up', 'fastht_mix_up', b'other code')\n"
         "cuda.launch(0, 3, 'mix_up', 1, 32, 0, (6).to_bytes(8, 'little'))\n"
     )
     assert said.splitlines() == ["False True", "kernel mix_up has not been loaded"]
@@ -125,7 +125,7 @@ def test_what_cannot_be_started_is_refused_before_the_driver_sees_it(run):
 )
 def test_a_kernel_that_the_driver_refuses_is_named_and_not_kept(run, function):
     said, calls = run(
-        "attempt(cuda.load, 1, 'mix_up', b'code')\nprint(cuda.is_loaded(1, 'mix_up'))", function
+        "attempt(cuda.load, 1, 'mix_up', 'fastht_mix_up', b'code')\nprint(cuda.is_loaded(1, 'mix_up'))", function
     )
     assert said.splitlines() == [
         "kernel mix_up on CUDA device 1: CUDA_ERROR_ILLEGAL_ADDRESS "
@@ -164,7 +164,7 @@ def test_without_a_driver_the_reason_is_named(run, tmp_path):
     if cuda.native.driver_problem() == "":
         pytest.skip("this machine has a driver")
     said, calls = run(
-        "print(cuda.driver_problem())\nattempt(cuda.load, 0, 'x', b'')", folder=tmp_path
+        "print(cuda.driver_problem())\nattempt(cuda.load, 0, 'x', 'x', b'')", folder=tmp_path
     )
     assert [line.split(" (")[0] for line in said.splitlines()] == [
         "no NVIDIA driver is installed"
@@ -175,7 +175,7 @@ def test_without_a_driver_the_reason_is_named(run, tmp_path):
 def test_two_threads_may_make_the_same_kernel_ready(run):
     _, calls = run(
         "import threading\n"
-        "workers = [threading.Thread(target=cuda.load, args=(1, 'mix_up', b'code')) "
+        "workers = [threading.Thread(target=cuda.load, args=(1, 'mix_up', 'fastht_mix_up', b'code')) "
         "for _ in range(8)]\n"
         "[worker.start() for worker in workers]\n"
         "[worker.join() for worker in workers]\n" + START

@@ -23,8 +23,8 @@ DEVICE = """
 #ifndef __CUDACC__
 #include "cuda/simulate.h"
 #endif
-#define FASTHT_INSTANCE(Params, threads, ...) \\
-  extern "C" __global__ void __launch_bounds__(threads) fastht_kernel( \\
+#define FASTHT_INSTANCE(name, Params, threads, ...) \\
+  extern "C" __global__ void __launch_bounds__(threads) fastht_##name( \\
       const __grid_constant__ fastht::cuda::Params p) { fastht::cuda::__VA_ARGS__(p); }
 """
 ADD = """
@@ -41,7 +41,7 @@ template <int kTimes> __device__ void add(const Add& p) {
 
 def instance(times=3, threads=64):
     function = f"add<{times}>"
-    line = f"FASTHT_INSTANCE(Add, {threads}, {function})"
+    line = f"FASTHT_INSTANCE(add, Add, {threads}, {function})"
     return Kernel(function, f'#include "cuda/add.cuh"\n{line}\n')
 
 
@@ -85,9 +85,9 @@ def again(monkeypatch):
 def test_a_kernel_is_machine_code_with_its_name(tree):
     image = kernels.images([KERNEL], "sm_80")[KERNEL]
     assert image.startswith(b"\x7fELF")
-    assert b"fastht_kernel" in image
+    assert b"fastht_add" in image
     text = kernels.compile_kernel(NVRTC, KERNEL, "sm_80", ptx=True).decode()
-    assert ".visible .entry fastht_kernel(" in text
+    assert ".visible .entry fastht_add(" in text
     assert ".maxntid 64" in text
     assert ".target sm_80" in text
 

@@ -1,13 +1,17 @@
 """The native CUDA kernels on a GPU: compiled, compared with the simulator, timed beside Triton's.
 
-    python -m benchmarks.gpu.cuda_check --out FILE.json [--seconds S] [--only bits]
+    python -m benchmarks.gpu.cuda_check --out FILE.json [--seconds S] [--parts bits times ...]
 
-In this order, until the time is over, and what was not reached is named: kernels compiled by NVRTC;
-bits of small calls against the simulator, which needs g++; compute-sanitizer's tools on the same
-calls; forward and backward in turns with Triton's; time of each kernel and its prediction (modelled
-in design, never measured before); ncu on the two that miss it most. Exit status: 0, or 1 where bits
-differ by more than a rounding or a tool finds something. FASTHT_DRY=1 does on a CPU what can be
-done there: the calls run twice in the simulator.
+In this order, until the time is over: kernels compiled by NVRTC and `bits` of small calls against
+the simulator's, which needs g++, or are in the file that --simulated names; `times` of forward and
+backward in turns with Triton's; the time of each of the `kernels` and its prediction; `ncu` on the
+two that miss it most; compute-sanitizer's `tools` on the small calls. Each part's result is written
+when it is there. Exit status: 0, or 1 where bits differ by more than a rounding or a tool finds
+something. FASTHT_DRY=1 does on a CPU what can be done there: the calls run twice in the simulator.
+
+    FASTHT_DRY=1 python -m benchmarks.gpu.cuda_check --parts simulate --simulated FILE
+
+writes the simulator's results for a GPU of the class of an H100.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ SHAPES = ((2, 64, 3, 5), (2, 192, 14, 14), (1, 768, 14, 14), (1, 100, 9, 23))  #
 TIMED = ((256, 768, 14, 14), (64, 1024, 24, 24), (32, 1152, 32, 32))
 # Microseconds at the first of TIMED on an H100: modelled from instruction counts and bytes.
 PREDICTED = {"down": 32, "mix_up": 60, "contract": 45, "mix_back": 14, "expand": 90}
+PARTS = ("bits", "times", "kernels", "ncu", "tools")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 
@@ -71,13 +76,28 @@ def results(device: str, *given: Any) -> dict[str, Tensor]:
     return {name: t.cpu() for name, t in named.items() if t is not None}
 
 
-def compare_bits() -> list[dict[str, Any]]:
+def simulate(file: Path) -> None:
+    """Write what the simulator makes of the small calls, with what they were given."""
+    made = {}
+    for numbers, shape in itertools.product(NUMBERS, SHAPES):
+        given = make(*shape, numbers)
+        made[numbers, shape] = given[:4], results("cpu", *given)
+    torch.save(made, file)
+
+
+def compare_bits(simulated: Path | None) -> list[dict[str, Any]]:
     """Return for each small call which results differ from the simulator's, and by how much."""
     rows = []
     shapes = SHAPES[:1] if DRY else SHAPES
+    kept = {} if simulated is None else torch.load(simulated, weights_only=True)
     for numbers, shape in itertools.product(list(NUMBERS)[: 1 if DRY else None], shapes):
         given = make(*shape, numbers)
-        ours, theirs = results(DEVICE, *given), results("cpu", *given)
+        if kept:
+            inputs, theirs = kept[numbers, shape]
+            given = *inputs, given[4]
+        else:
+            theirs = results("cpu", *given)
+        ours = results(DEVICE, *given)
         differing = {}
         for name, one in ours.items():
             other = theirs[name]
@@ -106,7 +126,7 @@ def run_tools(seconds: float) -> dict[str, str]:
             found[tool] = "no time left"
             continue
         command = [tool_path, "--tool", tool, "--error-exitcode", "9", "--print-limit", "20"]
-        command += [sys.executable, "-m", "benchmarks.gpu.cuda_check", "--only", "bits"]
+        command += [sys.executable, "-m", "benchmarks.gpu.cuda_check", "--parts", "calls"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=left)
             found[tool] = "clean" if done.returncode == 0 else done.stdout[-3000:]
@@ -158,7 +178,8 @@ def time_kernels(shape: tuple[int, int, int, int]) -> dict[str, float]:
         for _ in range(10):
             results("cuda", *given)
     events = sorted(
-        (e for e in seen.events() if e.name == "fastht_kernel"), key=lambda e: e.time_range.start
+        (e for e in seen.events() if e.name.startswith("fastht_")),
+        key=lambda e: e.time_range.start,
     )
     least: dict[str, float] = {}
     for i, event in enumerate(events):
@@ -185,13 +206,11 @@ def profile_worst(times: dict[str, float], seconds: float) -> dict[str, str]:
     ncu = shutil.which("ncu") or shutil.which("ncu", path="/usr/local/cuda/bin")
     if ncu is None:
         return {"note": "ncu is not installed: nothing was profiled"}
-    order = launched(make(*TIMED[0], "bf16"))
     worst = sorted((t / PREDICTED[n], n) for n, t in times.items() if n in PREDICTED)[-2:]
     said = {}
     for _, name in worst:
-        command = [ncu, "--set", "full", "--kernel-name", "fastht_kernel", "--launch-count", "1"]
-        command += ["--launch-skip", str(order.index(name))]
-        command += [sys.executable, "-m", "benchmarks.gpu.cuda_check", "--only", "call"]
+        command = [ncu, "--set", "full", "--kernel-name", f"fastht_{name}", "--launch-count", "1"]
+        command += [sys.executable, "-m", "benchmarks.gpu.cuda_check", "--parts", "call"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds / 2)
             said[name] = done.stdout[-20000:]
@@ -205,7 +224,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seconds", type=float, default=480)
-    parser.add_argument("--only", choices=("bits", "call"))
+    parser.add_argument("--simulated", type=Path, help="a file with the simulator's results")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=(*PARTS, "simulate", "call", "calls"),
+        default=["bits"] if DRY else list(PARTS),
+        help="simulate writes --simulated; call and calls run the main and the small calls alone",
+    )
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
     if not DRY:
@@ -216,27 +242,34 @@ def main() -> int:
             p.shared_memory_per_multiprocessor,
             p.multi_processor_count,
         )
-    if arguments.only == "call":
+    if "simulate" in arguments.parts:
+        simulate(arguments.simulated)
+    if "call" in arguments.parts:
         results(DEVICE, *make(*TIMED[0], "bf16"))
-        return 0
-    start = time.monotonic()
-    results(DEVICE, *make(*SHAPES[0], "bf16"))
-    content: dict[str, Any] = {"first call, with its kernels compiled, s": time.monotonic() - start}
-    content["bits"] = compare_bits()
-    failed = any(row["wrong"] for row in content["bits"])
-    if arguments.only is None and not DRY:
-        content["sanitizer"] = run_tools((end - time.monotonic()) * 0.4)
-        failed |= any(
-            said not in ("clean", "no time left") for said in content["sanitizer"].values()
-        )
-        content["us in turns"] = {str(shape): time_against_triton(shape) for shape in TIMED}
-        times = content["us of each kernel"] = time_kernels(TIMED[0])
-        content["us of each kernel, modelled"] = PREDICTED
-        content["ncu"] = profile_worst(times, end - time.monotonic())
-        for key in ("us in turns", "us of each kernel", "us of each kernel, modelled"):
-            print(key, content[key])
-    if arguments.out is not None:
-        write_json(arguments.out, content)
+    if "calls" in arguments.parts:
+        for numbers, shape in itertools.product(NUMBERS, SHAPES):
+            results(DEVICE, *make(*shape, numbers))
+    content: dict[str, Any] = {}
+    parts: dict[str, Callable[[], Any]] = {
+        "bits": lambda: compare_bits(arguments.simulated),
+        "times": lambda: {str(shape): time_against_triton(shape) for shape in TIMED},
+        "kernels": lambda: time_kernels(TIMED[0]),
+        "ncu": lambda: profile_worst(content["kernels"], end - time.monotonic()),
+        "tools": lambda: run_tools(end - time.monotonic()),
+    }
+    for part in PARTS:
+        if part not in arguments.parts:
+            continue
+        if time.monotonic() > end:
+            content[part] = "no time left"
+            continue
+        content[part] = parts[part]()
+        if part in ("times", "kernels"):
+            print(part, "in microseconds:", content[part], flush=True)
+        if arguments.out is not None:
+            write_json(arguments.out, {**content, "kernels, modelled": PREDICTED})
+    failed = any(row["wrong"] for row in content.get("bits", ()))
+    failed |= any(s not in ("clean", "no time left") for s in content.get("tools", {}).values())
     return int(failed)
 
 

@@ -1,6 +1,6 @@
 """Phase ``launches``: each kernel of one forward and backward, its time and its bytes.
 
-    python -m benchmarks.gpu.launches --out launches.json --seconds 60
+    python -m benchmarks.gpu.launches --out launches.json --seconds 60 [--backend cuda]
 
 Of the fused operator at the suites' main shape, in bfloat16: the time of each kernel by
 torch.profiler, with the bytes of the byte model and so the share of a large copy's bandwidth; and
@@ -37,7 +37,6 @@ from fastht.bench.meter import Contestant, Limits, Rotation, alternate
 
 MAIN, SMALL = (cases.TINY, cases.TINY) if DRY else (cases.MAIN, cases.SMALL)
 DTYPE = "bfloat16"
-BACKEND = "triton"
 CALLS = 1 if DRY else 10  # that are profiled, or timed in a row
 LIMITS = Limits(warm_up=0, min_rounds=1, min_seconds=0) if DRY else Limits(min_seconds=1)
 WARM_UP = 0 if DRY else 3
@@ -45,9 +44,9 @@ WARM_UP = 0 if DRY else 3
 Call = Callable[[], Any]
 
 
-def make_call(shape: Shape) -> Call:
+def make_call(shape: Shape, backend: str) -> Call:
     """Return one forward and backward with dropout, of kernels that are compiled."""
-    adapter = operators.make_adapter(shape, BACKEND)
+    adapter = operators.make_adapter(shape, backend)
     x, dout = operators.make_inputs(shape, DTYPE, 1)
     inputs = Rotation(lambda: (x.requires_grad_(), dout), set_bytes=1, cache_bytes=0)
     call = operators.passes(adapter, shape, inputs)["both"].once
@@ -79,13 +78,13 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / statistics.median(seconds)
 
 
-def profile(shape: Shape) -> dict[str, Any]:
+def profile(shape: Shape, backend: str) -> dict[str, Any]:
     """Return launches, microseconds and model bytes of each kernel of a call."""
-    call, copy = make_call(shape), copy_bandwidth()
+    call, copy = make_call(shape, backend), copy_bandwidth()
     sizes = model(shape)
     rows = []
     for name, launches, micros in kernels(call):
-        kernel = name.removesuffix("_kernel")
+        kernel = name.removeprefix("fastht_").removesuffix("_kernel")
         size = sizes.get(kernel)
         rate = size and size * launches / micros * 1e6
         rows.append(
@@ -121,12 +120,12 @@ def kernels(call: Call) -> Iterator[tuple[str, float, float]]:
             yield event.key, event.count / CALLS, event.self_device_time_total / CALLS
 
 
-def graph(shape: Shape) -> dict[str, Any]:
+def graph(shape: Shape, backend: str) -> dict[str, Any]:
     """Return what a call takes, and a replay of it as a CUDA graph, one after another, in µs.
 
     By the host's clock, since the time in question is the host's.
     """
-    call = make_call(shape)
+    call = make_call(shape, backend)
     found = {"calls": back_to_back(call)}
     if not DRY:
         # As PyTorch asks: the last call before the capture is on a stream of its own.
@@ -158,24 +157,25 @@ def back_to_back(call: Call) -> float:
     return statistics.median(rows)
 
 
-def counters(shape: Shape, seconds: float) -> dict[str, Any]:
+def counters(shape: Shape, backend: str, seconds: float) -> dict[str, Any]:
     """Return what the memory's counters see of one call, made by a process of its own."""
-    program = (sys.executable, "-m", "benchmarks.gpu.launches", "--call")
+    program = (sys.executable, "-m", "benchmarks.gpu.launches", "--call", "--backend")
+    program = (*program, backend)
     if DRY:
         subprocess.run(program, cwd=ROOT, check=True)
         return {"error": "ncu is not run"}
     return dram.measure(program, model(shape), seconds)
 
 
-def one_call(shape: Shape) -> None:
+def one_call(shape: Shape, backend: str) -> None:
     """Show a profiler one call and nothing else."""
-    call = make_call(shape)
+    call = make_call(shape, backend)
     with contextlib.nullcontext() if DRY else torch.cuda.profiler.profile():
         call()
         synchronize()
 
 
-def measure(out: Path, seconds: float) -> int:
+def measure(out: Path, backend: str, seconds: float) -> int:
     """Run all parts, whichever of them fail, and write the file after each; return the status."""
     end = time.monotonic() + seconds
     found: dict[str, Any] = {
@@ -183,12 +183,13 @@ def measure(out: Path, seconds: float) -> int:
         "small_shape": list(SMALL.tokens),
         "channels": MAIN.channels,
         "dtype": DTYPE,
+        "backend": backend,
     }
     parts: Mapping[str, Callable[[], dict[str, Any]]] = {
-        "gate": lambda: {"worst_error_of_bound": operators.check(MAIN, DTYPE, BACKEND)},
-        "profile": lambda: profile(MAIN),
-        "graph": lambda: graph(SMALL),
-        "dram": lambda: counters(MAIN, max(10.0, end - time.monotonic())),
+        "gate": lambda: {"worst_error_of_bound": operators.check(MAIN, DTYPE, backend)},
+        "profile": lambda: profile(MAIN, backend),
+        "graph": lambda: graph(SMALL, backend),
+        "dram": lambda: counters(MAIN, backend, max(10.0, end - time.monotonic())),
     }
     failed = 0
     for name, part in parts.items():
@@ -209,16 +210,17 @@ def main() -> int:
     """Measure within the given time, or only call."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--call", action="store_true", help="one call between profiler marks")
+    parser.add_argument("--backend", default="triton", choices=("triton", "cuda"))
     parser.add_argument("--out", type=Path, help="the file to write")
     parser.add_argument("--seconds", type=float, default=120, help="end by then")
     arguments = parser.parse_args()
     mend_interpreter()
     if arguments.call:
-        one_call(MAIN)
+        one_call(MAIN, arguments.backend)
         return 0
     if arguments.out is None:
         parser.error("--out or --call is needed")
-    return measure(arguments.out, arguments.seconds)
+    return measure(arguments.out, arguments.backend, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ void bind(py::module_& module) {
   module.def("is_loaded", &kernel_is_loaded, py::arg("device"), py::arg("name"));
   module.def(
       "load",
-      [](int device, const std::string& name, const py::bytes& image) {
+      [](int device, const std::string& name, const std::string& symbol, const py::bytes& image) {
         const std::string code = image;
         const py::gil_scoped_release release;
-        load_kernel(device, name, code.data());
+        load_kernel(device, name, symbol, code.data());
       },
-      py::arg("device"), py::arg("name"), py::arg("image"));
+      py::arg("device"), py::arg("name"), py::arg("symbol"), py::arg("image"));
   module.def(
       "launch",
       [](int device, uintptr_t stream, const std::string& name, unsigned blocks, unsigned threads,

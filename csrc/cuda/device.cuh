@@ -322,19 +322,19 @@ FASTHT_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 FASTHT_DEVICE int larger(int a, int b) { return a > b ? a : b; }
 FASTHT_DEVICE float larger_of(float a, float b) { return a > b ? a : b; }
 
-// Makes a kernel of one instantiation, under a name that does not depend on it. Its source file is
-// an include and this line: what NVRTC, nvcc and the simulator's compiler are given
+// Makes a kernel of one instantiation, fastht_<name>, which profilers show. Its source file is an
+// include and this line: what NVRTC, nvcc and the simulator's compiler are given
 // (Kernel::source() in plan.h). `blocks` of them shall fit a multiprocessor's registers.
 #ifdef __CUDACC__
-#define FASTHT_INSTANCE(Params, threads, blocks, ...)                                         \
+#define FASTHT_INSTANCE(name, Params, threads, blocks, ...)                                   \
   extern "C" __global__ void __launch_bounds__(threads, blocks)                               \
-      fastht_kernel(const __grid_constant__ fastht::cuda::Params params) {                    \
+      fastht_##name(const __grid_constant__ fastht::cuda::Params params) {                    \
     using namespace fastht::cuda;                                                             \
     __VA_ARGS__(params);                                                                      \
   }
 #else
-#define FASTHT_INSTANCE(Params, threads, blocks, ...)                                         \
-  extern "C" __attribute__((visibility("default"))) void fastht_kernel(                       \
+#define FASTHT_INSTANCE(name, Params, threads, blocks, ...)                                   \
+  extern "C" __attribute__((visibility("default"))) void fastht_##name(                       \
       const fastht::simulate::Launch* how, const void* params) {                              \
     fastht::simulate::launch(*how, [](const void* p) {                                        \
       using namespace fastht::cuda;                                                           \

@@ -12,7 +12,7 @@
 namespace fastht::cuda {
 namespace {
 
-constexpr const char *kLibrary = "libcuda.so.1", *kSymbol = "fastht_kernel";
+constexpr const char* kLibrary = "libcuda.so.1";
 // Numbers of the driver's interface, which do not change: see cuda.h.
 constexpr int kSuccess = 0, kSharedOfBlock = 97, kStaticShared = 1, kMaxDynamicShared = 8;
 using Handle = void*;
@@ -145,7 +145,7 @@ bool kernel_is_loaded(int device, const std::string& name) {
   return find_kernel(device_of(device), name) != nullptr;
 }
 
-void load_kernel(int index, const std::string& name, const void* image) {
+void load_kernel(int index, const std::string& name, const std::string& symbol, const void* image) {
   const Driver& d = driver();
   Device& device = device_of(index);
   if (find_kernel(device, name) != nullptr) return;
@@ -156,7 +156,7 @@ void load_kernel(int index, const std::string& name, const void* image) {
   try {
     Kernel made{};
     int available = 0, used = 0;
-    d.check(d.cuLibraryGetKernel(&kernel, library, kSymbol), what);
+    d.check(d.cuLibraryGetKernel(&kernel, library, symbol.c_str()), what);
     // Asked for now, so that no launch has to load anything, also not while a graph is captured.
     d.check(d.cuKernelGetFunction(&made.function, kernel), what);
     d.check(d.cuDeviceGetAttribute(&available, kSharedOfBlock, device.ordinal), what);

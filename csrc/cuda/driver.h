@@ -14,12 +14,12 @@ std::string driver_problem();
 // The driver's CUDA version, 1000 * major + 10 * minor. Throws std::runtime_error without a driver.
 int driver_version();
 
-// Makes the kernel fastht_kernel of an image ready on a device, which is all that has to wait for
+// Makes the kernel `symbol` of an image ready on a device, which is all that has to wait for
 // anything: machine code goes to the device, and the kernel may use as much shared memory as a
 // block of that device can have.
 // `name` is what it is called from then on, and in messages; nothing is done where a kernel of that
 // name is ready there. Throws std::runtime_error.
-void load_kernel(int device, const std::string& name, const void* image);
+void load_kernel(int device, const std::string& name, const std::string& symbol, const void* image);
 bool kernel_is_loaded(int device, const std::string& name);
 
 // A stream of a device whose context is the calling thread's as long as this lives.

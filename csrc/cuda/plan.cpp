@@ -6,7 +6,8 @@
 namespace fastht::cuda {
 
 std::string Kernel::source() const {
-  return "#include \"cuda/" + file + "\"\nFASTHT_INSTANCE(" + params + ", " +
+  return "#include \"cuda/" + file + "\"\nFASTHT_INSTANCE(" +
+         function.substr(0, function.find('<')) + ", " + params + ", " +
          std::to_string(threads) + ", " + std::to_string(blocks_per_multiprocessor) + ", " +
          function + ")\n";
 }

@@ -46,7 +46,7 @@ struct Kernel {
   std::string function;  // "mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, true>"
   int threads, blocks_per_multiprocessor;
 
-  // The text of a source file that holds the kernel under the name fastht_kernel.
+  // The text of a source file that holds the kernel under the name fastht_mix_up.
   std::string source() const;
 };
 

@@ -210,7 +210,7 @@ def _prepare(
     names = []
     found = kernels.images(wanted, arch)
     for kernel in wanted:
-        native.load(device.index, kernel.instance, found[kernel])
+        native.load(device.index, kernel.instance, kernel.symbol, found[kernel])
         names.append(kernel.instance)
     return Ready(plan, configuration.problem(), native.Target(device.index, names))
 

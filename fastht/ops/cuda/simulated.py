@@ -86,4 +86,4 @@ def _function(kernel: Kernel) -> Callable[..., None]:
             except subprocess.CalledProcessError as error:
                 raise RuntimeError(f"{kernel.function}: {error.stderr}") from None
             os.replace(library, path)
-    return ctypes.CDLL(str(path)).fastht_kernel  # type: ignore[no-any-return]
+    return getattr(ctypes.CDLL(str(path)), kernel.symbol)  # type: ignore[no-any-return]

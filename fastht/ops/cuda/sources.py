@@ -16,7 +16,6 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 SHIPPED = _PACKAGE / "_cuda"  # copied from csrc by setup.py
 CHECKOUT = _PACKAGE.parent / "csrc"
 OPTIONS = ("--std=c++17", "--fmad=true")  # nvcc and NVRTC know both
-SYMBOL = "fastht_kernel"  # the name of every kernel in its machine code
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 _HOST_ONLY = {"cuda/simulate.h"}
 
@@ -40,8 +39,13 @@ class Kernel:
         return self.function.partition("<")[0]
 
     @property
+    def symbol(self) -> str:
+        """The kernel's name in its machine code, which profilers show."""
+        return f"fastht_{self.name}"
+
+    @property
     def instance(self) -> str:
-        """The line that makes the kernel: function, parameters, threads, blocks."""
+        """The line that makes the kernel: name, parameters, threads, blocks, function."""
         return self.source.strip().splitlines()[-1]
 
 
