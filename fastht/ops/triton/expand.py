@@ -75,6 +75,8 @@ def expand_kernel(
     sum_out = tl.zeros((BM, BD), tl.float32)
 
     last = tl.minimum((group + 1) * tiles_per_group, tl.cdiv(total_tokens, BM))
+    token = group * tiles_per_group * BM + tl.arange(0, BM)
+    mean, rstd, first, second = _row_numbers(stats, row_means, token, total_tokens, INPUT)
     for index in range(group * tiles_per_group, last):
         token = index * BM + tl.arange(0, BM)
         row_inside = token < total_tokens
@@ -85,17 +87,15 @@ def expand_kernel(
         x_at = (x + x_at)[:, None] + d[None, :] * stride_xd
         g_at = token_rows(token, N, stride_gb, stride_gn, FLAT)
         g_at = (dout + g_at)[:, None] + d[None, :] * stride_gd
+        # Those of the next tile: no product is made of them, so Triton would load them too late.
+        following = _row_numbers(stats, row_means, token + BM, total_tokens, INPUT)
         token = token.to(tl.int64)
         raw = tl.load(x_at, mask=inside, other=0.0)
         upstream = tl.load(g_at, mask=inside, other=0.0)
         narrow = token[:, None] * BC + c[None, :]
         grad = tl.load(du + narrow, mask=row_inside[:, None], other=0.0)
-        mean = tl.load(stats + token * 2, mask=row_inside, other=0.0)
-        rstd = tl.load(stats + token * 2 + 1, mask=row_inside, other=0.0)
         x_hat = (raw.to(tl.float32) - mean[:, None]) * rstd[:, None]
         if INPUT:
-            first = tl.load(row_means + token * 2, mask=row_inside, other=0.0)
-            second = tl.load(row_means + token * 2 + 1, mask=row_inside, other=0.0)
             dh = tl.dot(grad, weight, input_precision=PRECISION)
             total = upstream.to(tl.float32) + dh * skip[None, :]
             total += rstd[:, None] * (dh * norm[None, :] - first[:, None] - x_hat * second[:, None])
@@ -111,6 +111,7 @@ def expand_kernel(
             by_x = tl.dot(across, raw.to(dtype), by_x, input_precision=PRECISION)
             by_norm = tl.dot(across, x_hat.to(dtype), by_norm, input_precision=PRECISION)
             sum_out += upstream.to(tl.float32)
+        mean, rstd, first, second = following
 
     if WEIGHTS:
         at = group.to(tl.int64) * 3 * BC * D + c[:, None] * D + d[None, :]
@@ -121,6 +122,21 @@ def expand_kernel(
         if part == 0:
             total = _share(du_sums, group, tl.num_programs(0) // slices, parts, BC)
             tl.store(d_down_bias + group.to(tl.int64) * BC + c, total)
+
+
+@triton.jit
+def _row_numbers(stats, row_means, token, total_tokens, INPUT: tl.constexpr):
+    """Return mean, 1 / standard deviation and the two means over D of some rows; 0 past the end."""
+    inside = token < total_tokens
+    at = token.to(tl.int64) * 2
+    mean = tl.load(stats + at, mask=inside, other=0.0)
+    rstd = tl.load(stats + at + 1, mask=inside, other=0.0)
+    if INPUT:
+        first = tl.load(row_means + at, mask=inside, other=0.0)
+        second = tl.load(row_means + at + 1, mask=inside, other=0.0)
+    else:
+        first, second = mean, rstd
+    return mean, rstd, first, second
 
 
 @triton.jit
