@@ -75,8 +75,8 @@ def expand_kernel(
     sum_out = tl.zeros((BM, BD), tl.float32)
 
     last = tl.minimum((group + 1) * tiles_per_group, tl.cdiv(total_tokens, BM))
-    token = group * tiles_per_group * BM + tl.arange(0, BM)
-    mean, rstd, first, second = _row_numbers(stats, row_means, token, total_tokens, INPUT)
+    begin = group * tiles_per_group * BM + tl.arange(0, BM)
+    mean, rstd, first, second = _row_numbers(stats, row_means, begin, total_tokens, INPUT)
     for index in range(group * tiles_per_group, last):
         token = index * BM + tl.arange(0, BM)
         row_inside = token < total_tokens
