@@ -2,8 +2,8 @@
 
 Activations are the tensors with a row for each token. A tensor counts once a launch, since the
 halo of a convolution and the slices of one group of programs come from the cache. Parameters and
-partial sums are left out. Some of the partial sums grow with the batch too: ``contract`` leaves
-``4 * (1 + C) * C`` bytes a tile of tokens, all of which ``finish`` reads; ``correlate`` and
+partial sums are left out. Some of the partial sums grow with the batch too: ``point_backward``
+leaves ``4 * (1 + C) * C`` bytes a tile of tokens, all of which ``finish`` reads; ``correlate`` and
 ``gate_backward`` ``200 * C`` bytes an image each. That the correlation reads two maps again, as a
 launch of its own, is made up for by its partial sums: inside of ``contract`` they were four times
 as large at 197 tokens, and read by every tile.
@@ -67,7 +67,8 @@ def forward(shape: Shape) -> dict[str, int]:
 def backward(shape: Shape) -> dict[str, int]:
     """Bytes of activations that each backward launch moves, by kernel (any channel filter)."""
     return {
-        "contract": shape.wide + 3 * shape.narrow,  # dout | u, z, dv
+        "contract": shape.wide + shape.narrow,  # dout | dz
+        "point_backward": 4 * shape.narrow,  # dz, u | z, dv
         "correlate": 2 * shape.narrow,  # dv, u
         "mix_backward": 3 * shape.narrow + shape.pair,  # dv, u_norm, du | row means
         "expand": 3 * shape.wide + 2 * shape.narrow + 2 * shape.pair,  # x, dout, dx | du, z

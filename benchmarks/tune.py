@@ -48,7 +48,7 @@ SPACE: dict[str, dict[str, tuple[int, ...]]] = {
         "maxnreg": (0,),
     },
     "up": {
-        "BM": (32, 64, 128), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3),
+        "BM": (32, 64, 128), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
         "maxnreg": (0, 128),
     },
     "contract": {
@@ -333,6 +333,7 @@ def main() -> int:
     if not arguments.dry:
         compile_candidates(arguments, best)
         print(f"compiled in {time.monotonic() - start:.0f} s", flush=True)
+        start = time.monotonic()
     for number, kernel in enumerate(arguments.kernels, start=1):
         problem = problems["full" if kernel == "analyse" else "channel"]
         deadline = start + arguments.budget_s * number / len(arguments.kernels)

@@ -131,7 +131,7 @@ def forward(
             BC=run.padded,
             EVEN_D=run.even(options["BD"]),
             DROPOUT=seed is not None,
-            PREFETCH=3,
+            PREFETCH=options["num_stages"],
             PRECISION=run.precision,
             **options,
         )
@@ -190,7 +190,7 @@ def backward(
 def _contract(run: Launcher, dout: Tensor, folded: Folded) -> Tensor:
     options = run.options("contract")
     total = run.batch * run.tokens
-    dz = run.new(run.batch, run.tokens, run.padded)
+    dz = run.map()
     contract_kernel[(triton.cdiv(total, options["BM"]),)](
         dout,
         folded.w_up,
@@ -406,6 +406,7 @@ def _expand(
         FLAT=run.flat(run.x, dout, target),
         INPUT=dx is not None,
         WEIGHTS=weights,
+        PREFETCH=options["num_stages"],
         PRECISION=run.strict,
         **options,
     )

@@ -12,7 +12,7 @@ from fastht.ops.triton.down import token_rows
 def contract_kernel(
     dout,
     w_up,
-    dz,  # [B, N, BC] float32, gradient of the input of the up-projection
+    dz,  # [B, N, BC] gradient of the input of the up-projection
     N,
     D,
     total_tokens,
@@ -47,4 +47,4 @@ def contract_kernel(
         upstream = tl.load(rows[:, None] + d[None, :] * stride_gd, mask=inside, other=0.0)
         acc = tl.dot(upstream.to(dtype), weight, acc, input_precision=PRECISION)
     at = token.to(tl.int64)[:, None] * BC + c[None, :]
-    tl.store(dz + at, acc, mask=row_inside[:, None])
+    tl.store(dz + at, acc.to(dz.dtype.element_ty), mask=row_inside[:, None])

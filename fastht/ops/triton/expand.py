@@ -47,6 +47,7 @@ def expand_kernel(
     FLAT: tl.constexpr,
     INPUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Write dx, and the sums from which all gradients of width D follow (identity 6).
@@ -75,9 +76,8 @@ def expand_kernel(
     sum_out = tl.zeros((BM, BD), tl.float32)
 
     last = tl.minimum((group + 1) * tiles_per_group, tl.cdiv(total_tokens, BM))
-    begin = group * tiles_per_group * BM + tl.arange(0, BM)
-    mean, rstd, first, second = _row_numbers(stats, row_means, begin, total_tokens, INPUT)
-    for index in range(group * tiles_per_group, last):
+    # Told, Triton prefetches what feeds no product as well: the rows' numbers.
+    for index in tl.range(group * tiles_per_group, last, num_stages=PREFETCH):
         token = index * BM + tl.arange(0, BM)
         row_inside = token < total_tokens
         inside = row_inside[:, None]
@@ -87,15 +87,17 @@ def expand_kernel(
         x_at = (x + x_at)[:, None] + d[None, :] * stride_xd
         g_at = token_rows(token, N, stride_gb, stride_gn, FLAT)
         g_at = (dout + g_at)[:, None] + d[None, :] * stride_gd
-        # Those of the next tile: no product is made of them, so Triton would load them too late.
-        following = _row_numbers(stats, row_means, token + BM, total_tokens, INPUT)
         token = token.to(tl.int64)
         raw = tl.load(x_at, mask=inside, other=0.0)
         upstream = tl.load(g_at, mask=inside, other=0.0)
         narrow = token[:, None] * BC + c[None, :]
         grad = tl.load(du + narrow, mask=row_inside[:, None], other=0.0)
+        mean = tl.load(stats + token * 2, mask=row_inside, other=0.0)
+        rstd = tl.load(stats + token * 2 + 1, mask=row_inside, other=0.0)
         x_hat = (raw.to(tl.float32) - mean[:, None]) * rstd[:, None]
         if INPUT:
+            first = tl.load(row_means + token * 2, mask=row_inside, other=0.0)
+            second = tl.load(row_means + token * 2 + 1, mask=row_inside, other=0.0)
             dh = tl.dot(grad, weight, input_precision=PRECISION)
             total = upstream.to(tl.float32) + dh * skip[None, :]
             total += rstd[:, None] * (dh * norm[None, :] - first[:, None] - x_hat * second[:, None])
@@ -111,7 +113,6 @@ def expand_kernel(
             by_x = tl.dot(across, raw.to(dtype), by_x, input_precision=PRECISION)
             by_norm = tl.dot(across, x_hat.to(dtype), by_norm, input_precision=PRECISION)
             sum_out += upstream.to(tl.float32)
-        mean, rstd, first, second = following
 
     if WEIGHTS:
         at = group.to(tl.int64) * 3 * BC * D + c[:, None] * D + d[None, :]
@@ -122,21 +123,6 @@ def expand_kernel(
         if part == 0:
             total = _share(du_sums, group, tl.num_programs(0) // slices, parts, BC)
             tl.store(d_down_bias + group.to(tl.int64) * BC + c, total)
-
-
-@triton.jit
-def _row_numbers(stats, row_means, token, total_tokens, INPUT: tl.constexpr):
-    """Return mean, 1 / standard deviation and the two means over D of some rows; 0 past the end."""
-    inside = token < total_tokens
-    at = token.to(tl.int64) * 2
-    mean = tl.load(stats + at, mask=inside, other=0.0)
-    rstd = tl.load(stats + at + 1, mask=inside, other=0.0)
-    if INPUT:
-        first = tl.load(row_means + at, mask=inside, other=0.0)
-        second = tl.load(row_means + at + 1, mask=inside, other=0.0)
-    else:
-        first, second = mean, rstd
-    return mean, rstd, first, second
 
 
 @triton.jit

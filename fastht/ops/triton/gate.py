@@ -5,8 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.planes import plane_position
-
 
 @triton.jit
 def channel_filter(filter_ptr, filter_stride, C: tl.constexpr, BC: tl.constexpr, HAS: tl.constexpr):
@@ -141,8 +139,15 @@ def gate_kernel(
         tl.store(gate + b * 4 + tl.arange(0, 4), weights)
     kernel = pick(weights, 0) * small + pick(weights, 1) * middle + pick(weights, 2) * large
     kernel = tl.where((tap < 49)[:, None], kernel * scale[None, :], kernel)
-    to = tap[:, None] * BC + plane_position(c, BC, PAIRED)[None, :]
-    tl.store(kernels + b * 50 * BC + to, kernel, mask=(tap < 50)[:, None])
+    to = kernels + b * 50 * BC + tap[:, None] * BC
+    inside = (tap < 50)[:, None]
+    if PAIRED:  # plane after plane, each in whole sectors
+        even, odd = tl.split(tl.reshape(kernel, (64, BC // 2, 2)))
+        half = tl.arange(0, BC // 2)[None, :]
+        tl.store(to + half, even, mask=inside)
+        tl.store(to + BC // 2 + half, odd, mask=inside)
+    else:
+        tl.store(to + c[None, :], kernel, mask=inside)
 
 
 @triton.jit

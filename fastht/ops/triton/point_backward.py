@@ -10,7 +10,7 @@ from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_w
 
 @triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "threshold"])
 def point_backward_kernel(
-    dz,  # [B, N, BC] float32
+    dz,  # [B, N, BC]
     u,
     f,
     kernels,
@@ -67,7 +67,7 @@ def point_backward_kernel(
     density = 0.3989422804014327 * tl.exp(-0.5 * y * y)
     active = y * cdf
     upstream = tl.load(dz + image + offset, mask=row_inside[:, None], other=0.0)
-    dy = upstream * (cdf + y * density)
+    dy = upstream.to(tl.float32) * (cdf + y * density)
     if DROPOUT:
         token = b.to(tl.int64) * N + rows
         kept = dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
