@@ -44,26 +44,19 @@ Options = dict[str, int]
 # maxnreg 0: no limit. More programs on a multiprocessor hide more, until registers spill.
 SPACE: dict[str, dict[str, tuple[int, ...]]] = {
     "down": {
-        "BM": (32, 64, 128), "BK": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
-        "maxnreg": (0,),
+        "BM": (32, 64, 128), "BK": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3),
     },
     "up": {
-        "BM": (32, 64, 128), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
+        "BM": (32, 64), "BD": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
         "maxnreg": (0, 128),
     },
     "contract": {
-        "BM": (32, 64, 128), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4, 5),
+        "BM": (32, 64, 128), "BD": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
     },
-    "point_backward": {
-        "BM": (16, 32, 64), "num_warps": (2, 4, 8), "num_stages": (2,), "maxnreg": (0, 128, 168),
-    },
-    "correlate": {"BP": (8, 16, 32), "num_warps": (2, 4, 8), "maxnreg": (128, 168)},
-    "mix_backward": {
-        "BM": (16, 32, 64, 128), "num_warps": (2, 4, 8), "num_stages": (2,), "maxnreg": (0, 96),
-    },
-    "expand": {
-        "BM": (16, 32, 64), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
-    },
+    "point_backward": {"BM": (32, 64), "num_warps": (4, 8), "maxnreg": (0, 128, 168)},
+    "correlate": {"BP": (8, 16), "num_warps": (2, 4), "maxnreg": (128, 168)},
+    "mix_backward": {"BM": (16, 32, 64), "num_warps": (2, 4, 8), "maxnreg": (0, 96)},
+    "expand": {"BM": (32, 64), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3, 4)},
     "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
 }  # fmt: skip
 # The tiles of these decide how much a later launch reads, which therefore counts as well.
