@@ -47,14 +47,18 @@ def stub_triton(arch: str) -> None:
     from triton.runtime.jit import JITFunction
 
     from benchmarks import compile_table
-    from fastht.ops.triton import configs
+    from fastht.ops.triton import configs, replay
 
+    replay.DEVICES.add("cpu")
     triton.runtime.driver.set_active(compile_table.NoDevice(arch))
     configs.architecture = lambda device: arch
     original = JITFunction.run
 
+    run_name = "_run" if hasattr(CompiledKernel, "run") else "run"  # a property since Triton 3.5
+
     def loaded(self: CompiledKernel) -> None:
-        self.module, self.function, self._run = 0, 0, lambda *arguments, **options: None
+        self.module, self.function = 0, 0
+        setattr(self, run_name, lambda *arguments, **options: None)
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         return original(self, *args, grid=grid, warmup=False, **kwargs)
