@@ -158,6 +158,7 @@ def main() -> int:
             subprocess.run([*command, name]).returncode for name in ("autograd", "triton", "cuda")
         )
     torch.set_num_threads(1)
+    registry.LASTING.add("cpu")
     if arguments.backend == "triton":
         stub_triton(arguments.arch)
     elif arguments.backend == "cuda":

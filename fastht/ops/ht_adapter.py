@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fastht.ops.registry import resolve_backend
+from fastht.ops.registry import backend_of_call
 
 
 def ht_adapter(
@@ -60,7 +60,7 @@ def ht_adapter(
             f"needs (C, {height}, {width // 2 + 1})"
         )
     channels = params["down.bias"].shape[0]
-    return resolve_backend(backend, x.device, x.dtype, channels).run(
+    return backend_of_call(backend, x, channels).run(
         x,
         params,
         grid_size=(height, width),
