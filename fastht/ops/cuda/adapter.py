@@ -232,7 +232,7 @@ def _ready(
     needs: tuple[bool, bool] | None,
 ) -> Ready:
     """Return the plan for x, which is the first of ``tokens``, and the other token tensors."""
-    x, addresses = tokens[0], 0
+    x, addresses, given = tokens[0], 0, params.values()
     for t in tokens:
         addresses |= t.data_ptr()
     # All that the configuration is made of, where making it takes longer than a launch.
@@ -241,15 +241,19 @@ def _ready(
         call,
         seed is None,
         addresses % _ALIGNMENT,
-        x.device,
         x.dtype,
         x.shape,
         *formats,
         *[t.stride() for t in tokens],
-        *[p.shape for p in params.values()],
+        *[t.get_device() for t in tokens],
+        *[p.get_device() for p in given],
+        *[p.shape for p in given],
     )
     found = _known.get(kind)
     if found is None:
+        for name, p in params.items():
+            if p.device != x.device:
+                raise ValueError(f"{name} is on {p.device}, and x on {x.device}")
         dropout = 0.0 if seed is None else call.dropout
         configuration = configuration_of(x, tuple(tokens[1:]), params, call, dropout)
         found = _prepare(configuration, x.device, needs)

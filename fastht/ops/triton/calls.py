@@ -21,7 +21,7 @@ def forward(
     inputs = [t.data_ptr() for t in (x, *params.values())]
     if seed is not None:
         inputs.append(seed.data_ptr())
-    key = "forward", save, *_kind(x, params, seed, call)
+    key = "forward", save, *_kind((x,), params, seed, call)
     recording = find(x.device, key, inputs)
     if isinstance(recording, Replay):
         out, u, u_norm, stats, sums, gate = recording.run(inputs)
@@ -46,7 +46,7 @@ def backward(
     inputs = [t.data_ptr() for t in (dout, x, *params.values(), *saved)]
     if seed is not None:
         inputs.append(seed.data_ptr())
-    key = "backward", need_input, need_weights, dout.stride(), *_kind(x, params, seed, call)
+    key = "backward", need_input, need_weights, *_kind((x, dout, *saved), params, seed, call)
     recording = find(x.device, key, inputs)
     if isinstance(recording, Replay):
         results = recording.run(inputs)
@@ -60,14 +60,16 @@ def backward(
     return dx, grads
 
 
-def _kind(x: Tensor, params: Params, seed: Tensor | None, call: Call) -> tuple[Hashable, ...]:
-    given = params.values()
+def _kind(
+    tensors: Sequence[Tensor], params: Params, seed: Tensor | None, call: Call
+) -> tuple[Hashable, ...]:
+    """Return all that launches depend on besides addresses, also what hooks may have changed."""
+    given = (*tensors, *params.values())
     return (
         call,
-        seed is None,
-        x.dtype,
-        x.shape,
-        x.stride(),
-        *[p.dtype for p in given],
-        *[p.shape for p in given],
+        None if seed is None else seed.get_device(),
+        *[t.stride() for t in tensors],
+        *[t.shape for t in given],
+        *[t.dtype for t in given],
+        *[t.get_device() for t in given],
     )

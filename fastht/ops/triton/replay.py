@@ -62,7 +62,7 @@ class Replay:
         self._offsets, self._constants = tuple(offsets), tuple(constants)
         self._launches = [(run, operator.itemgetter(*places)) for run, places in launches]
         self._results = tuple(results)
-        self._stream = triton.runtime.driver.active.get_current_stream
+        self._stream = _streams()
 
     def run(self, inputs: Sequence[int]) -> list[Tensor]:
         """Start the kernels for inputs at these addresses; return the results."""
@@ -206,6 +206,11 @@ def find(device: torch.device, key: Hashable, inputs: Sequence[int]) -> Replay |
         return _known[key]
     except KeyError:
         return Recording(key, device, inputs)
+
+
+def _streams() -> Callable[[int | None], int]:
+    """Return what tells the current stream of a device."""
+    return triton.runtime.driver.active.get_current_stream  # type: ignore[no-any-return]
 
 
 def _is_hooked() -> bool:
