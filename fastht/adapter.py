@@ -81,7 +81,8 @@ class HTAdapter(nn.Module):
         if config.init == "identity":
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
-        self._names = tuple(name for name, _ in self.named_parameters())
+        paths = [name.split(".") for name, _ in self.named_parameters()]
+        self._paths = [(".".join(path), path[:-1], path[-1]) for path in paths]
 
     def forward(self, x: Tensor, grid_size: tuple[int, int], num_prefix_tokens: int = 1) -> Tensor:
         """Add the adapter's update to ``x``.
@@ -97,7 +98,7 @@ class HTAdapter(nn.Module):
         Raises:
             TypeError, ValueError: ``x`` does not fit; see :func:`fastht.ops.ht_adapter`.
         """
-        params = {name: _tensor(self, name) for name in self._names}
+        params = {name: _tensor(self, parents, leaf) for name, parents, leaf in self._paths}
         if self.filter_grid_size is not None:
             params["spectral_filter"] = resample_spectral_filter(
                 params["spectral_filter"], self.filter_grid_size, grid_size
@@ -131,13 +132,12 @@ class HTAdapter(nn.Module):
         return ", ".join([*parts, f"backend={shown!r}"])
 
 
-def _tensor(module: nn.Module, name: str) -> Tensor:
-    """Return what ``named_parameters`` calls ``name``, sparing nn.Module's way of finding it.
+def _tensor(module: nn.Module, parents: list[str], leaf: str) -> Tensor:
+    """Return a parameter by its module's path and its name, sparing nn.Module's way to it.
 
     In DataParallel's replicas the parameters are plain attributes, which ``named_parameters``
     leaves out.
     """
-    *parents, leaf = name.split(".")
     for parent in parents:
         module = module._modules[parent]  # type: ignore[assignment]
     value = module._parameters.get(leaf)

@@ -191,6 +191,7 @@ def test_autocast_runs_products_in_low_precision_and_keeps_the_residual(backend)
         ({"x": torch.zeros(1, 31, 48, dtype=torch.int64)}, TypeError, "int64"),
         ({"x": torch.zeros(1, 31, 40)}, ValueError, "40 features .* 48"),
         ({"x": torch.zeros(1, 32, 48)}, ValueError, "32 tokens.*5x6 grid make 31"),
+        ({"x": torch.zeros(1, 31, 48, device="meta")}, ValueError, f"on {DEVICE}.* x on meta"),
         ({"num_prefix_tokens": 0}, ValueError, "31 tokens"),
         ({"grid_size": (6, 5)}, ValueError, r"spectral filter .* 6x5 grid"),
         ({"backend": "cuda-magic"}, ValueError, "'auto', 'triton', 'cuda', 'cpu', 'reference'"),

@@ -22,7 +22,7 @@ from fastht.ops.call import Call
 _PLAIN = (Tensor, torch.nn.Parameter)
 # Each has allocate_saved, forward and backward of the same signatures.
 _IMPLEMENTATIONS = {
-    "triton": "fastht.ops.triton.adapter",
+    "triton": "fastht.ops.triton.calls",
     "cuda": "fastht.ops.cuda.adapter",
     "cpu": "fastht.ops.cpu",
 }

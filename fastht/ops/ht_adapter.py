@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fastht.ops.registry import resolve_backend
+from fastht.ops.registry import backend_of_call
 
 
 def ht_adapter(
@@ -36,7 +36,7 @@ def ht_adapter(
 
     Raises:
         TypeError: ``x`` is not of a floating dtype.
-        ValueError: a shape does not fit, or there is no such backend.
+        ValueError: a shape or a device does not fit, or there is no such backend.
         BackendUnavailableError: the backend cannot run here, on such an ``x``, or with as many
             channels.
     """
@@ -59,8 +59,14 @@ def ht_adapter(
             f"the spectral filter has shape {tuple(weight.shape)}; a {height}x{width} grid "
             f"needs (C, {height}, {width // 2 + 1})"
         )
+    device = x.device
+    for name, p in params.items():
+        if p.device != device:
+            raise ValueError(
+                f"{name} is on {p.device} and x on {device}; move the adapter or its tokens"
+            )
     channels = params["down.bias"].shape[0]
-    return resolve_backend(backend, x.device, x.dtype, channels).run(
+    return backend_of_call(backend, x, channels).run(
         x,
         params,
         grid_size=(height, width),

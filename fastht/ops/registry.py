@@ -270,6 +270,25 @@ def resolve_backend(
     return _BACKENDS[_resolve(name, None if device is None else str(device), dtype, channels)]
 
 
+def backend_of_call(name: str, x: Tensor, channels: int) -> Backend:
+    """Return the backend that ``name`` stands for with tokens ``x``, as :func:`resolve_backend`.
+
+    On a GPU it is remembered what was once found to run: asking the driver and looking for
+    compilers takes longer than the call.
+    """
+    if torch.compiler.is_compiling() or x.device.type not in LASTING:
+        return resolve_backend(name, x.device, x.dtype, channels)
+    kind = name, x.device, x.dtype, channels
+    found = _found.get(kind)
+    if found is None or _BACKENDS.get(found.name) is not found:
+        found = _found[kind] = resolve_backend(name, x.device, x.dtype, channels)
+    return found
+
+
+LASTING = {"cuda"}  # types of devices that stay as they are once a call has run there
+_found: dict[tuple[str, torch.device, torch.dtype, int], Backend] = {}
+
+
 def _is_automatic(backend: Backend, device: torch.device | None) -> bool:
     if backend.automatic is None:
         return True

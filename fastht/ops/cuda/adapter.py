@@ -9,7 +9,7 @@ are compiled or found, and loaded. Later calls wait for nothing, so a CUDA graph
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from fastht.ops.cuda.sources import Kernel
 
 Params = Mapping[str, Tensor]
 _FORMATS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+_ALIGNMENT = 16  # bytes, of addresses and strides, that the fast loads need
 _FILTERS = {"none": 0, "channel": 1, "full": 2}
 
 
@@ -53,8 +54,8 @@ def forward(
     saved = allocate_saved(x, params, call, save)
     if x.numel() == 0:
         return out, *saved
-    rows, target, given = _rows(x), _writable(out), _plain(params)
-    ready = _ready(rows, (target,), given, seed, call, None)
+    rows, target, (given, formats) = _rows(x), _writable(out), _plain(params)
+    ready = _ready((rows, target), given, formats, seed, call, None)
     workspace = ready.workspace(x)  # lives until all launches are in the stream
     ready.plan.run(
         ready.problem,
@@ -62,7 +63,7 @@ def forward(
         _stream(x),
         _tokens(rows),
         _tokens(target),
-        _arrays(given),
+        _arrays(given, formats),
         0 if seed is None else seed.data_ptr(),
         [t.data_ptr() for t in saved],
         workspace.data_ptr(),
@@ -86,11 +87,11 @@ def backward(
     dx = torch.empty_like(x) if need_input else None
     if x.numel() == 0:
         return dx, {name: torch.zeros_like(p) for name, p in params.items() if need_weights}
-    rows, upstream, given = _rows(x), _rows(dout), _plain(params)
+    rows, upstream, (given, formats) = _rows(x), _rows(dout), _plain(params)
     target = None if dx is None else _writable(dx)
     grads = {name: torch.empty_like(p) for name, p in given.items()} if need_weights else {}
-    others = (upstream,) if target is None else (upstream, target)
-    ready = _ready(rows, others, given, seed, call, (need_input, need_weights))
+    tokens = (rows, upstream) if target is None else (rows, upstream, target)
+    ready = _ready(tokens, given, formats, seed, call, (need_input, need_weights))
     workspace = ready.workspace(x)
     ready.plan.run(
         ready.problem,
@@ -99,8 +100,8 @@ def backward(
         _tokens(upstream),
         _tokens(rows),
         None if target is None else _tokens(target),
-        _arrays(given),
-        _arrays(grads) if need_weights else None,
+        _arrays(given, formats),
+        _arrays(grads, formats) if need_weights else None,
         0 if seed is None else seed.data_ptr(),
         [t.data_ptr() for t in saved],
         workspace.data_ptr(),
@@ -144,10 +145,13 @@ class Ready:
     plan: Any
     problem: Any
     target: Any
+    workspace_bytes: int
 
     def workspace(self, x: Tensor) -> Tensor:
         """Return memory for what one call keeps between its launches."""
-        return torch.empty(self.plan.workspace_bytes, dtype=torch.uint8, device=x.device)
+        return torch.empty_strided(
+            (self.workspace_bytes,), (1,), dtype=torch.uint8, device=x.device
+        )
 
 
 def plan_of(
@@ -198,7 +202,7 @@ def _prepare(
         plan, wanted = plan_of(configuration, simulated.DEVICE, needs)
         threads = [count for _, _, count in plan.kernels]
         target = native.Target(simulated.launcher(wanted, threads))
-        return Ready(plan, configuration.problem(), target)
+        return Ready(plan, configuration.problem(), target, plan.workspace_bytes)
     properties = torch.cuda.get_device_properties(device)
     limits = (
         properties.shared_memory_per_block_optin,
@@ -212,19 +216,51 @@ def _prepare(
     for kernel in wanted:
         native.load(device.index, kernel.instance, kernel.symbol, found[kernel])
         names.append(kernel.instance)
-    return Ready(plan, configuration.problem(), native.Target(device.index, names))
+    target = native.Target(device.index, names)
+    return Ready(plan, configuration.problem(), target, plan.workspace_bytes)
+
+
+_known: dict[Hashable, Ready] = {}
 
 
 def _ready(
-    x: Tensor,
-    others: tuple[Tensor, ...],
+    tokens: Sequence[Tensor],
     params: Params,
+    formats: Sequence[int],
     seed: Tensor | None,
     call: Call,
     needs: tuple[bool, bool] | None,
 ) -> Ready:
-    dropout = 0.0 if seed is None else call.dropout
-    return _prepare(configuration_of(x, others, params, call, dropout), x.device, needs)
+    """Return the plan for x, which is the first of ``tokens``, and the other token tensors."""
+    x, addresses, given = tokens[0], 0, params.values()
+    for t in tokens:
+        addresses |= t.data_ptr()
+    # All that the configuration is made of, where making it takes longer than a launch.
+    kind = (
+        needs,
+        call,
+        seed is None,
+        addresses % _ALIGNMENT,
+        x.dtype,
+        x.shape,
+        *formats,
+        *[t.stride() for t in tokens],
+        *[t.get_device() for t in tokens],
+        *[p.get_device() for p in given],
+        *[p.shape for p in given],
+    )
+    found = _known.get(kind)
+    if found is None:
+        for name, p in params.items():
+            if p.device != x.device:
+                raise ValueError(f"{name} is on {p.device}, and x on {x.device}")
+        dropout = 0.0 if seed is None else call.dropout
+        configuration = configuration_of(x, tuple(tokens[1:]), params, call, dropout)
+        found = _prepare(configuration, x.device, needs)
+        if len(_known) >= 1024:
+            _known.clear()
+        _known[kind] = found
+    return found
 
 
 def configuration_of(
@@ -285,7 +321,9 @@ def check_sizes(
 
 def _is_aligned(t: Tensor) -> bool:
     size = t.element_size()
-    return t.data_ptr() % 16 == 0 and all(t.stride(i) * size % 16 == 0 for i in (0, 1))
+    return t.data_ptr() % _ALIGNMENT == 0 and all(
+        t.stride(i) * size % _ALIGNMENT == 0 for i in (0, 1)
+    )
 
 
 def _stream(x: Tensor) -> int:
@@ -301,15 +339,17 @@ def _writable(t: Tensor) -> Tensor:
     return t if t.stride(2) == 1 else torch.empty(t.shape, dtype=t.dtype, device=t.device)
 
 
-def _plain(params: Params) -> Params:
-    """Return the parameters as they are, or all of them in dtypes that the kernels read."""
-    if all(p.dtype in _FORMATS for p in params.values()):
-        return params
-    return {name: p if p.dtype in _FORMATS else p.float() for name, p in params.items()}
+def _plain(params: Params) -> tuple[Params, Sequence[int]]:
+    """Return the parameters, all of them in dtypes that the kernels read, and these by number."""
+    formats = [_FORMATS.get(p.dtype) for p in params.values()]
+    if None in formats:
+        params = {name: p if p.dtype in _FORMATS else p.float() for name, p in params.items()}
+        formats = [_FORMATS[p.dtype] for p in params.values()]
+    return params, formats  # type: ignore[return-value]
 
 
-def _arrays(tensors: Params) -> list[tuple[int, int]]:
-    return [(t.data_ptr(), _FORMATS[t.dtype]) for t in tensors.values()]
+def _arrays(tensors: Params, formats: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip([t.data_ptr() for t in tensors.values()], formats, strict=True))
 
 
 def _tokens(t: Tensor) -> tuple[int, int, int]:

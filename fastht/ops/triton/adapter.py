@@ -23,6 +23,7 @@ from fastht.ops.triton.gate_backward import gate_backward_kernel
 from fastht.ops.triton.launch import FEW, Folded, Launcher, Params
 from fastht.ops.triton.mix_backward import mix_backward_kernel
 from fastht.ops.triton.point_backward import point_backward_kernel
+from fastht.ops.triton.replay import Recording
 from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
 
@@ -57,7 +58,12 @@ def _allocate_saved(run: Launcher, save: bool) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def forward(
-    x: Tensor, params: Params, seed: Tensor | None, call: Call, save: bool
+    x: Tensor,
+    params: Params,
+    seed: Tensor | None,
+    call: Call,
+    save: bool,
+    recording: Recording | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return ``out`` and what :func:`backward` needs: u, u_norm, stats, sums of u and gate.
 
@@ -67,9 +73,10 @@ def forward(
         seed: ``[1]`` int64 on x's device, where there is dropout.
         call: the options of the call.
         save: whether a backward pass may follow; otherwise the last tensors stay empty.
+        recording: takes notice of the launches.
     """
     given, x = x, addressable(x)
-    run = Launcher(x, params, call)
+    run = Launcher(x, params, call, recording)
     out = torch.empty_like(x)
     saved = u, u_norm, stats, sums, gate = _allocate_saved(run, save)
     if x.numel() == 0:
@@ -78,7 +85,7 @@ def forward(
         folded = run.fold(backward=False)
         pooled = run.new(run.pool_tiles, run.pool_span, run.padded)
         options = run.options("down")
-        down_kernel[(run.pool_tiles,)](
+        run.launch(down_kernel, run.pool_tiles)(
             x,
             folded.w_skip,
             folded.w_norm,
@@ -106,7 +113,7 @@ def forward(
         options = run.options("up")
         threshold, inverse = run.dropout()
         tiles = run.tiles(options["BM"])
-        up_kernel[(run.batch * tiles,)](
+        run.launch(up_kernel, run.batch * tiles)(
             x,
             u,
             run.filtered(u),
@@ -147,10 +154,11 @@ def backward(
     call: Call,
     need_input: bool,
     need_weights: bool,
+    recording: Recording | None = None,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Return ``dx`` and the parameters' gradients by name, as far as they are needed."""
     given, x, dout = x, addressable(x), addressable(dout)
-    run = Launcher(x, params, call)
+    run = Launcher(x, params, call, recording)
     u, u_norm, stats, sums, gate = saved
     dx = torch.empty_like(x) if need_input else None
     # The kernels write every gradient; without tokens none of them runs.
@@ -180,6 +188,7 @@ def backward(
             of_rows = du_sums[-run.batch * run.height :]
             run.synthesise(scratch, du, (dv, u_norm, folded.sums, folded.scale, row_means, of_rows))
             if d_filter is not None:
+                run.not_by_launches_alone()
                 grads["spectral_filter"] = d_filter.sum(dim=0).to(run.filter.dtype)
         partial = _expand(run, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
         if need_weights:
@@ -191,7 +200,7 @@ def _contract(run: Launcher, dout: Tensor, folded: Folded) -> Tensor:
     options = run.options("contract")
     total = run.batch * run.tokens
     dz = run.map()
-    contract_kernel[(triton.cdiv(total, options["BM"]),)](
+    run.launch(contract_kernel, triton.cdiv(total, options["BM"]))(
         dout,
         folded.w_up,
         dz,
@@ -226,7 +235,7 @@ def _point_backward(
     sums = weights or run.call.has_gate
     d_point_bias = run.new(run.batch * tiles if sums else 0, run.padded)
     threshold, inverse = run.dropout()
-    point_backward_kernel[(run.batch * tiles,)](
+    run.launch(point_backward_kernel, run.batch * tiles)(
         dz,
         u,
         f,
@@ -264,7 +273,7 @@ def _correlate(run: Launcher, dv: Tensor, f: Tensor) -> Tensor:
     pixels = max(CHUNK, triton.cdiv(grid, wanted))
     chunks = triton.cdiv(grid, pixels)
     correlation = run.new(run.batch, chunks, 50, run.padded)
-    correlate_kernel[(run.batch * chunks * 7,)](
+    run.launch(correlate_kernel, run.batch * chunks * 7)(
         dv,
         f,
         correlation,
@@ -291,7 +300,7 @@ def _gate_backward(
     taps = run.new(run.batch, 50, run.padded)
     constant = run.new(run.batch, run.padded)
     records = run.new(run.batch, 4 + 2 * run.padded_hidden + 2 * run.padded)
-    gate_backward_kernel[(run.batch,)](
+    run.launch(gate_backward_kernel, run.batch)(
         correlation,
         dy_sums,
         gate,
@@ -328,7 +337,7 @@ def _mix_backward(
     full = run.filter_kind == "full"
     # With a full filter, the rows of patches are finished by the filter's own kernel.
     du_sums = run.new(run.batch * (tiles + full * run.height), run.padded)
-    mix_backward_kernel[(run.batch * tiles,)](
+    run.launch(mix_backward_kernel, run.batch * tiles)(
         dv,
         u_norm,
         kernels,
@@ -378,7 +387,7 @@ def _expand(
         run.new(kept, run.padded),
     )
     target = run.x if dx is None else dx
-    expand_kernel[(slices * groups,)](
+    run.launch(expand_kernel, slices * groups)(
         run.x,
         dout,
         du,
@@ -424,7 +433,7 @@ def _finish(
     partial: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     p, unused = run.params, grads["gamma"]
-    finish_kernel[(52 + run.padded + triton.cdiv(run.dim, FINISH_WIDTH),)](
+    run.launch(finish_kernel, 52 + run.padded + triton.cdiv(run.dim, FINISH_WIDTH))(
         taps,
         d_point,
         d_point_bias,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastht.ops.call import Call
 from fastht.ops.triton import configs
 from fastht.ops.triton.fold import fold_kernel
 from fastht.ops.triton.gate import gate_kernel
+from fastht.ops.triton.replay import Recording
 from fastht.ops.triton.spectral import analyse_kernel, synthesise_kernel
 
 FOLD_TILE = 4096  # weights a program of the fold kernel
@@ -48,8 +49,11 @@ class Folded:
 class Launcher:
     """Sizes, padding and configurations that all launches of one call share."""
 
-    def __init__(self, x: Tensor, params: Params, call: Call) -> None:
+    def __init__(
+        self, x: Tensor, params: Params, call: Call, recording: Recording | None = None
+    ) -> None:
         self.x, self.params, self.call = x, params, call
+        self._recording = recording
         self.batch, self.tokens = x.shape[:2]
         # The parameters' sizes are numbers even where a graph is traced for any batch size.
         self.dim = int(params["gamma"].shape[0])
@@ -95,7 +99,19 @@ class Launcher:
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Allocate on the tensor's device; every kernel writes all that a later one reads."""
-        return torch.empty(shape, dtype=dtype, device=self.x.device)
+        made = torch.empty(shape, dtype=dtype, device=self.x.device)
+        return made if self._recording is None else self._recording.made(made)
+
+    def launch(self, kernel: Any, *grid: int) -> Callable[..., Any]:
+        """Return what starts ``kernel`` on ``grid``, given the kernel's arguments."""
+        if self._recording is None:
+            return kernel[grid]  # type: ignore[no-any-return]
+        return self._recording.launching(kernel, grid)
+
+    def not_by_launches_alone(self) -> None:
+        """Say that PyTorch computes something here, so that launches do not repeat the call."""
+        if self._recording is not None:
+            self._recording.whole = False
 
     def map(self) -> Tensor:
         """Allocate a bottleneck map of all tokens, ``[B, N, BC]``."""
@@ -131,7 +147,7 @@ class Launcher:
             bank=self.new(3, 50, self.padded),
         )
         p = self.params
-        fold_kernel[(slices + 4,)](
+        self.launch(fold_kernel, slices + 4)(
             p["norm.weight"],
             p["norm.bias"],
             p["gamma"],
@@ -173,7 +189,7 @@ class Launcher:
         The forward pass fills ``sums`` and ``gate`` on the way, which the backward pass reads.
         """
         kernels = self.new(self.batch, 50, self.padded)
-        gate_kernel[(self.batch,)](
+        self.launch(gate_kernel, self.batch)(
             pooled,
             folded.bank,
             self.filter,
@@ -213,7 +229,7 @@ class Launcher:
         gradient = None
         if other is not None:
             gradient = self.new(groups, self.channels, self.height, half)
-        analyse_kernel[(half, self.padded // options["BB"], groups)](
+        self.launch(analyse_kernel, half, self.padded // options["BB"], groups)(
             source,
             source if other is None else other,
             self.filter,
@@ -240,7 +256,7 @@ class Launcher:
     ) -> Tensor:
         """Run the second half of the full filter, into the patches of ``target``."""
         dv, u_norm, sums, scale, row_means, du_sums = backward or (scratch,) * 6
-        synthesise_kernel[(self.batch * self.height,)](
+        self.launch(synthesise_kernel, self.batch * self.height)(
             scratch,
             target,
             dv,
