@@ -15,8 +15,8 @@ TABLE = Path(__file__).with_name("configs.json")
 KERNELS = ("sweep", "product", "merge")
 NUMBERS = ("16", "tf32", "32", "64")
 FORMS = ("plain", "keys", "soft")
-# How the products of features are made. Three TensorFloat-32 products add up to float32's digits.
-PRECISIONS = {"16": "tf32x3", "tf32": "tf32", "32": "tf32x3", "64": "ieee"}
+# How the products of features are made, see fastht.losses.triton.tiles.dot.
+PRECISIONS = {"16": "whole", "tf32": "tf32", "32": "split", "64": "whole"}
 # Multiply and add in one instruction: said here, as Triton's own default is about to change.
 FUSED_ARITHMETIC = {"enable_fp_fusion": True}
 

@@ -58,9 +58,7 @@ def forward_kernel(
     in_r, in_c = r < R, c < C
     # Rows past the last are the last again: loads need no mask, and no sum has them.
     r, c = tl.minimum(r, R - 1), tl.minimum(c, C - 1)
-    similarity = similarities(
-        rows, columns, r, c, E, E, E, BM, BN, BK, EVEN, ACC, PRECISION
-    )
+    similarity = similarities(rows, columns, r, c, E, E, E, BM, BN, BK, EVEN, ACC, PRECISION)
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
     row_plane, column_plane = R.to(tl.int64) * column_tiles, C.to(tl.int64) * row_tiles
     at_row = row_parts + tile_c.to(tl.int64) * R + r
@@ -137,9 +135,7 @@ def _along(values, AXIS: tl.constexpr):
 
 
 @triton.jit
-def _softmax_parts(
-    z, positive, inside, at, plane, stored, KEYS: tl.constexpr, AXIS: tl.constexpr
-):
+def _softmax_parts(z, positive, inside, at, plane, stored, KEYS: tl.constexpr, AXIS: tl.constexpr):
     """Write shift and sum of the exponentials along an axis; without keys, of the others'."""
     z = tl.where(_along(inside, 1 - AXIS), z, float("-inf"))
     shift = tl.max(z, axis=AXIS)

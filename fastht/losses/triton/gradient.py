@@ -68,9 +68,7 @@ def gradient_kernel(
     in_r, in_c = first + i < last, c < C
     at_strip = strip + i.to(tl.int64)[:, None] * stride_s + c[None, :]
     r, c = tl.minimum(first + i, R - 1), tl.minimum(c, C - 1)
-    similarity = similarities(
-        rows, columns, r, c, E, E, E, BM, BN, BK, EVEN, ACC, PRECISION
-    )
+    similarity = similarities(rows, columns, r, c, E, E, E, BM, BN, BK, EVEN, ACC, PRECISION)
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
     inside = in_r[:, None] & in_c[None, :]
     dz = tl.zeros((BM, BN), ACC)

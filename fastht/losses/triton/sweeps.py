@@ -71,7 +71,7 @@ class Launcher:
             "ACC": tl.float64 if double else tl.float32,
             "PRECISION": configs.PRECISIONS[self.numbers],
             # Factors are float32 where features are half as wide.
-            "SOFT_PRECISION": "ieee" if double else "tf32x3",
+            "SOFT_PRECISION": "whole" if double else "split",
             "EVEN": self.E % self.options("sweep")["BK"] == 0,
         }
 

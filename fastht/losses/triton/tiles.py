@@ -21,15 +21,30 @@ def tile_of(pid, row_tiles, column_tiles, GROUP: tl.constexpr):
 
 @triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
-    """Return ``acc + a @ b``, with operands that are rounded where the products take fewer digits.
+    """Return ``acc + a @ b`` to the digits of the operands, or of TensorFloat-32 for ``"tf32"``.
 
-    The tensor cores cut float32 down to TensorFloat-32, which is twice as far off as rounding. A
-    NaN, whose bits may all be set, must not be rounded into a zero.
+    Tensor cores cut float32 down to TensorFloat-32, which is twice as far off as rounding, and all
+    to the same side. So operands are rounded before. ``"split"`` is float32's precision: what
+    rounding leaves over goes into products of its own. (Triton's tf32x3 cuts, and with features of
+    unit length is off by up to three times as much as float32 arithmetic.)
     """
-    if PRECISION == "tf32":
-        a = tl.where(a == a, _nearest_tf32(a), a)
-        b = tl.where(b == b, _nearest_tf32(b), b)
-    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    if PRECISION == "split":
+        a_high, b_high = _nearest_tf32(a), _nearest_tf32(b)
+        a_low, b_low = _rounded(a - a_high), _rounded(b - b_high)
+        acc = tl.dot(a_low, b_high, acc, input_precision="tf32")
+        acc = tl.dot(a_high, b_low, acc, input_precision="tf32")
+        acc = tl.dot(a_high, b_high, acc, input_precision="tf32")
+    elif PRECISION == "tf32":
+        acc = tl.dot(_rounded(a), _rounded(b), acc, input_precision="tf32")
+    else:
+        acc = tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
+    return acc
+
+
+@triton.jit
+def _rounded(a):
+    """Return the nearest TensorFloat-32; a NaN, whose bits may all be set, must not become 0."""
+    return tl.where(a == a, _nearest_tf32(a), a)
 
 
 @triton.jit
