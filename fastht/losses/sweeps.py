@@ -229,7 +229,7 @@ def forward(form: Form, operands: Operands) -> Statistics:
             softmax[1 - dim] = _softmax_statistics(c, operands.scale, positive, form.keys, dim)
     if form.sigmoid:
         z = operands.scale * c + (0 if operands.bias is None else operands.bias)
-        sigmoid = F.softplus(torch.where(positive, -z, z)).sum(1)
+        sigmoid = -F.logsigmoid(torch.where(positive, z, -z)).sum(1)
     if form.soft:
         t = targets(form, operands, positive)
         if form.mse:
