@@ -47,9 +47,9 @@ def batch_sizes(images: Tensor, description: list[int]) -> Tensor:
     processes, by number. A process with a problem raises it itself, after this.
     """
     own = torch.tensor([len(images), *description], dtype=torch.int64, device=images.device)
-    every = own.new_empty(dist.get_world_size(), len(own))
+    every = own.new_empty(dist.get_world_size() * len(own))
     dist.all_gather_into_tensor(every, own)
-    every = every.cpu()
+    every = every.view(-1, len(own)).cpu()
     if description[0]:
         return every[:, 0].contiguous()
     if bool(every[:, 1].any()):
