@@ -220,16 +220,14 @@ def forward(form: Form, operands: Operands) -> Statistics:
     dtype = sum_dtype(operands.rows.dtype)
     c = operands.rows.to(dtype) @ operands.columns.to(dtype).T
     positive = positives(form, operands)
-    none = c.new_zeros(0)
-    softmax = [none.view(4, 0), none.view(4, 0)]
-    kl = [none.view(5, 0), none.view(5, 0)]
-    sigmoid, mse = none, none
+    softmax, kl = [c.new_zeros(4, 0) for _ in range(2)], [c.new_zeros(5, 0) for _ in range(2)]
+    sigmoid, mse = c.new_zeros(0), c.new_zeros(0)
     for direction, dim in ((ROWS, 1), (COLUMNS, 0)):
         if form.softmax & direction:
             softmax[1 - dim] = _softmax_statistics(c, operands.scale, positive, form.keys, dim)
     if form.sigmoid:
         z = operands.scale * c + (0 if operands.bias is None else operands.bias)
-        sigmoid = F.softplus(torch.where(positive, -z, z)).sum(1)
+        sigmoid = -F.logsigmoid(torch.where(positive, z, -z)).sum(1)
     if form.soft:
         t = targets(form, operands, positive)
         if form.mse:
