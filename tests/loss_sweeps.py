@@ -116,9 +116,9 @@ def plain_backward(form: Form, operands: Operands, given: Coefficients) -> Gradi
 
 def plain_product(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a @ b`` in their own dtype: with TensorFloat-32 where PyTorch may and can."""
-    if a.device.type == "cpu" and a.dtype == torch.float32:
-        if torch.backends.cuda.matmul.allow_tf32:  # what a GPU would do
-            a, b = (_nearest_tf32(t) for t in (a, b))
+    tf32 = torch.backends.cuda.matmul.allow_tf32 and a.dtype == torch.float32
+    if tf32 and a.device.type == "cpu":  # what a GPU would do
+        a, b = (_nearest_tf32(t) for t in (a, b))
     return a @ b
 
 

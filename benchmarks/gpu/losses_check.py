@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from benchmarks.gpu.common import DRY, ROOT, mend_interpreter, write_json
 from fastht.bench.meter import Contestant, Limits, alternate
+from fastht.losses import clip_loss, siglip_loss
 from fastht.losses import triton as fused
 from fastht.losses.sweeps import BOTH, Coefficients, Form, Operands
 from fastht.losses.triton import configs, sweeps
@@ -131,33 +132,52 @@ def clip_step(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Tensor, ...
             -(others * weight).sum(0), empty, empty, empty, empty,
         ),
     )  # fmt: skip
-    assert made.rows is not None and made.columns is not None and made.scale is not None
-    return loss, made.rows.to(rows.dtype), made.columns.to(rows.dtype), made.scale.sum()
+    return loss, *(g.to(rows.dtype) for g in made if g is not None)
 
 
-def dense_step(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
-    """Return the same by autograd, of a loss as open_clip writes it."""
-    leaves = [t.detach().requires_grad_() for t in (rows, columns, scale)]
-    logits = leaves[2].to(rows.dtype) * leaves[0] @ leaves[1].T
-    labels = torch.arange(len(rows), device=rows.device)
-    loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-    return loss, *torch.autograd.grad(loss, leaves)
-
-
-def open_clip_step() -> Callable[..., tuple[Tensor, ...]] | None:
-    """Return the same by open_clip's module, if it is installed."""
-    try:
-        from open_clip import ClipLoss
-    except ImportError:
-        return None
-    module = ClipLoss()
+def by_autograd(loss_of: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a step that takes a loss's gradients by autograd."""
 
     def step(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         leaves = [t.detach().requires_grad_() for t in (rows, columns, scale)]
-        loss = module(leaves[0], leaves[1], leaves[2].to(rows.dtype))
+        loss = loss_of(*leaves)
         return loss, *torch.autograd.grad(loss, leaves)
 
     return step
+
+
+def dense_clip(rows: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
+    """Return the symmetric InfoNCE loss as open_clip writes it."""
+    logits = scale.to(rows.dtype) * rows @ columns.T
+    labels = torch.arange(len(rows), device=rows.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def dense_siglip(rows: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
+    """Return the sigmoid loss as open_clip writes it."""
+    logits = scale.to(rows.dtype) * rows @ columns.T - 10
+    labels = 2 * torch.eye(len(rows), device=rows.device, dtype=rows.dtype) - 1
+    return -F.logsigmoid(labels * logits).sum() / len(rows)
+
+
+def steps(loss: str) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
+    """Return who takes turns."""
+    if loss == "siglip":
+        return {
+            "fused": by_autograd(lambda *x: siglip_loss(*x, -10.0, backend="triton")),
+            "dense": by_autograd(dense_siglip),
+        }
+    found = {
+        "fused": by_autograd(lambda *x: clip_loss(*x, backend="triton")),
+        "its sweeps": clip_step,
+        "dense": by_autograd(dense_clip),
+    }
+    with contextlib.suppress(ImportError):
+        from open_clip import ClipLoss
+
+        module = ClipLoss()
+        found["open_clip"] = by_autograd(lambda a, b, s: module(a, b, s.to(a.dtype)))
+    return found
 
 
 def inputs(batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,15 +189,12 @@ def inputs(batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return a, b, torch.tensor(50.0, device=DEVICE)
 
 
-def compare(batch: int, numbers: str) -> dict[str, Any]:
+def compare(loss: str, batch: int, numbers: str) -> dict[str, Any]:
     """Return milliseconds and peak bytes of each contestant's forward and backward."""
     dtype, torch.backends.cuda.matmul.allow_tf32 = DTYPES[numbers]
     given = inputs(batch, dtype)
-    steps = {"fused": clip_step, "dense": dense_step, "open_clip": open_clip_step()}
     contestants, peaks, losses = {}, {}, {}
-    for name, step in steps.items():
-        if step is None:
-            continue
+    for name, step in steps(loss).items():
         contestants[name] = Contestant(lambda _, step=step: step(*given))
         losses[name] = step(*given)[0].item()
         if not DRY:
@@ -188,7 +205,10 @@ def compare(batch: int, numbers: str) -> dict[str, Any]:
             peaks[name] = torch.cuda.max_memory_allocated() - before
     times = alternate(contestants, device=DEVICE, limits=LIMITS)
     milliseconds = {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
-    return {"batch": batch, "numbers": numbers, "ms": milliseconds, "peak": peaks, "loss": losses}
+    return {
+        "loss": loss, "batch": batch, "numbers": numbers,
+        "ms": milliseconds, "peak": peaks, "value": losses,
+    }  # fmt: skip
 
 
 def kernels(batch: int, numbers: str, calls: int = 3) -> dict[str, float]:
@@ -294,15 +314,21 @@ def measure(out: Path | None, seconds: float) -> int:
             print(f"{words[1]:16} FAILED {found}")
         failed |= wrong
         content["cases"].append(found if good else {"case": words[1], "error": found})
-    for numbers, batch in itertools.product(("bf16", "fp32"), BATCHES):
+    compared = [
+        *itertools.product(("clip",), BATCHES, ("bf16", "fp32")),
+        ("siglip", BATCHES[0], "bf16"),
+    ]
+    for loss, batch, numbers in compared:
         if time.monotonic() > end - 3:
             print(f"no time left for batch {batch} in {numbers}")
             continue
-        row = compare(batch, numbers)
+        row = compare(loss, batch, numbers)
         content["times"].append(row)
         ms = "  ".join(f"{name} {t:.3f} ms" for name, t in row["ms"].items())
         peak = "  ".join(f"{name} {b / 2**20:.0f}" for name, b in row["peak"].items())
-        print(f"B {batch:6} {numbers}: {ms}  peak MiB: {peak}  loss: {row['loss']}", flush=True)
+        values = "  ".join(f"{name} {value:.5f}" for name, value in row["value"].items())
+        print(f"{loss:6} B {batch:6} {numbers}: {ms}", flush=True)
+        print(f"   peak MiB above the inputs: {peak}  loss: {values}", flush=True)
     for numbers in ("bf16", "fp32"):
         content["kernels"][numbers] = kernels(BATCHES[0], numbers)
         print(numbers, "µs:", {k: round(t) for k, t in content["kernels"][numbers].items()})
