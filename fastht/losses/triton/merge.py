@@ -30,6 +30,7 @@ def merge_kernel(
     """Merge ``BLOCK`` rows or columns; sums move to the largest shift of all tiles."""
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     stored = n < N
+    n = tl.minimum(n, N - 1)
     plane = tiles.to(tl.int64) * N
     if SOFTMAX:
         shift, total = _merged(parts, parts + plane, n, N, tiles, ACC, BLOCK, STEP)
@@ -66,8 +67,7 @@ def merge_kernel(
 @triton.jit
 def _at(n, N, start, tiles, STEP: tl.constexpr):
     tile = start + tl.arange(0, STEP)
-    at = tile.to(tl.int64)[:, None] * N + n[None, :]
-    return at, (tile < tiles)[:, None] & (n < N)[None, :]
+    return tile.to(tl.int64)[:, None] * N + n[None, :], (tile < tiles)[:, None]
 
 
 @triton.jit
