@@ -45,7 +45,7 @@ struct Contract {
     dy = v + kTileQuads;
     dv_map = reinterpret_cast<Cell*>(work);
     sums = reinterpret_cast<float*>(work);
-    map = carver.take<Cell>(map_height(kRows, p.grid) * map_width(p.grid.width) * kPass);
+    map = carver.take<Cell>(map_height(p.rows, p.grid) * map_width(p.grid.width) * kPass);
   }
 
   FASTHT_DEVICE void run() {
@@ -53,7 +53,7 @@ struct Contract {
       const int index = block_index() * p.each + i;
       if (index >= p.total) return;
       if (i > 0) sync_block();  // all have done with the shared memory of the tile before
-      run(Tile(p.grid, p.tiles, kRows, index), index, i == 0);
+      run(Tile(p.grid, p.tiles, p.rows, index), index, i == 0);
     }
   }
 
@@ -78,7 +78,7 @@ struct Contract {
     float grad[kBlocks][4] = {};  // of z, y, v in turn
     project(tile, grad);
     sync_block();  // all have done with the slices: dy lies there
-    const bool busy = tile.first + me.warp * 16 < p.grid.tokens;
+    const bool busy = tile.first + me.warp * 16 < tile.end;
     if (busy) {
       activate(tile, image, u, grad);
     } else {
@@ -108,12 +108,12 @@ struct Contract {
   // grad = dout W2 for this warp's 16 tokens.
   FASTHT_DEVICE void project(const Tile& tile, float (&grad)[kBlocks][4]) {
     const Place me;
-    const bool busy = tile.first + me.warp * 16 < p.grid.tokens;
+    const bool busy = tile.first + me.warp * 16 < tile.end;
     const typename X::Unit* rows[2];
     bool real[2];
     FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
       const int token = tile.first + me.row0 + half * 8;
-      real[half] = token < p.grid.tokens;
+      real[half] = token < tile.end;
       rows[half] = units<X>(p.dout.data) + tile.image * p.dout.batch + token * p.dout.token;
     }
     // The loads of the next kAhead x 32 features are on their way while these are multiplied.
@@ -195,7 +195,7 @@ struct Contract {
       const Floats bias = load_four<Float32>(p.point_bias + channel);
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const int row = me.row0 + half * 8, token = tile.first + row;
-        const bool patch = token >= p.grid.prefix, real = token < p.grid.tokens;
+        const bool patch = token >= p.grid.prefix, real = token < tile.end;
         Floats s = load_four<F>(row_at<F, kChannels>(v, row, channel));
         if (!patch) s = load_four<F>(u + token * kChannels + channel);
         float factors[4];
@@ -228,7 +228,7 @@ struct Contract {
           const int at = half * 2 + e % 2;
           sum.v[e] = grad[2 * q + e / 2][at] + through[e / 2][at];
         }
-        if (token < p.grid.tokens)
+        if (token < tile.end)
           store_four<F>(dv + token * kChannels + q * 16 + me.lane % 4 * 4, sum);
       }
     });
@@ -320,7 +320,7 @@ struct Contract {
     }
     FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
       const int token = tile.first + me.row0 + half * 8, patch = token - p.grid.prefix;
-      if (patch < 0 || token >= p.grid.tokens) continue;
+      if (patch < 0 || token >= tile.end) continue;
       const int cell = (patch / p.grid.width - tile.top) * width + patch % p.grid.width;
       const Cell* const dv = units<F>(p.dv) + (image + token) * kChannels + channel;
       FASTHT_UNROLL for (int q = 0; q < kPass / 16; ++q) {
