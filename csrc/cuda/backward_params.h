@@ -62,23 +62,27 @@ FASTHT_BOTH constexpr int correlation_cells(int rows, const Grid& grid) {
 }
 FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
 
-// Bytes of shared memory of contract: map, bank, then a place for, one after the other, v with dy
+// Bytes of shared memory of contract: map, bank, ring, then a place for, one after the other, v with dy
 // or with slices of W2, the map of dv, and the correlation's parts. `pass`: channels at a time.
 FASTHT_BOTH constexpr int contract_slices_bytes(int padded, int bytes) {
   return 2 * slice_width(padded, bytes) * padded * bytes;
 }
 FASTHT_BOTH constexpr int contract_work(int warps, const Grid& grid, int padded, int pass, int bytes) {
-  const int rows = tile_rows(warps, grid), v = 16 * warps * padded * bytes;
+  const int rows = tile_rows(warps, grid), v = rows * padded * bytes;
   const int products = v + largest(v, contract_slices_bytes(padded, bytes));
   const int cells = correlation_cells(rows, grid) * (pass * bytes + 32);
   const int sums = correlation_splits(pass, warps) * kBankRows * pass * 4;
   const int gate = gate_back_floats(padded, warps) * 4;
   return largest(largest(products, cells), largest(sums, gate));
 }
+// Steps of 32 features of dout that are on their way: 256 bytes of a token.
+FASTHT_BOTH constexpr int contract_ring(int x_bytes) { return 8 / x_bytes; }
+FASTHT_BOTH constexpr int contract_ring_bytes(int rows) { return rows * 256; }
 FASTHT_BOTH constexpr int contract_shared(int warps, const Grid& grid, int padded, int pass,
                                           int bytes) {
   return map_bytes(tile_rows(warps, grid), grid, pass, bytes) + kBankRows * pass * 4 +
-         contract_work(warps, grid, padded, pass, bytes) + 16;
+         contract_work(warps, grid, padded, pass, bytes) +
+         contract_ring_bytes(tile_rows(warps, grid)) + 16;
 }
 
 struct MixBackParams {

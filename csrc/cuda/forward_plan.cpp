@@ -42,14 +42,14 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device, const Tun
   const bool strict = bytes == 4 && !problem.tf32, most = padded == 128 || strict;
   // down: no warp without tokens; bytes on their way before blocks that share a multiprocessor.
   const int even = largest(tile_rows(8, grid) / 16, 4);
-  for (const int wanted : {2, 1})
+  for (const int wanted : {tuned(tuning, "down_blocks", 2), 1})
     for (const int warps : {tuned(tuning, "down_warps", even), 4})
       for (const int stages : {tuned(tuning, "down_stages", 3), 2})
         if (down_warps_ == 0 && fits(wanted, down_shared(warps, padded, bytes, x_bytes, stages)))
           down_warps_ = warps, down_stages_ = stages;
   const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
   // mix_up: the most warps, the least work twice: the first choice of which two fit, or one.
-  for (const int wanted : {2, 1})
+  for (const int wanted : {tuned(tuning, "mix_up_blocks", 2), 1})
     for (const int warps : {tuned(tuning, "mix_up_warps", 8), 4}) {
       if (warps == 8 && grid.tokens <= 64) continue;
       for (int pass = widest; pass >= 32; pass /= 2)
