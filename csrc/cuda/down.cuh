@@ -198,7 +198,6 @@ FASTHT_DEVICE void down(const DownParams& p) {
   const int thread = thread_index(), lane = thread & 31, warp = thread >> 5, t = lane & 3;
   const int image = block_index() / p.tiles, first = block_index() % p.tiles * p.rows;
   const int end = smaller(first + p.rows, p.grid.tokens);
-  const int row0 = first + warp * 16 + lane / 4;
   const bool busy = first + warp * 16 < end;
   Carver carver;
   Quad* const stages = carver.take<Quad>(kStages * kStageQuads);
@@ -209,33 +208,33 @@ FASTHT_DEVICE void down(const DownParams& p) {
   int* const place = carver.take<int>(4);
   Word* const flag = carver.take<Word>(4);
 
-  const typename X::Unit* const x =
-      units<X>(p.x.data) + image * p.x.batch + row0 * p.x.token + t * 8;
-  const bool real[2] = {row0 < end, row0 + 8 < end};
   const int count = ceil_div(p.dim, kSlice);
   const auto own = [&](Quad* stage, int part, int half) {
-    return stage + 2 * kMatrixQuads + (part * 2 + half) * (Eight<X>::kQuads * kThreads) + thread;
+    constexpr int kEach = Eight<X>::kQuads * kThreads;
+    return stage + 2 * kMatrixQuads + (part * 2 + half) * kEach + reread_thread_index();
   };
   // Slices come kStages - 1 ahead: the matrices for all, x into shared memory that each lane has for
   // itself. So many bytes are on their way that memory's latency does not show.
-  const auto fetch = [&](int slice) {
+  const auto fetch = [&](int slice, int image, int first, int end) {
     if (slice < count) {
+      const int me = reread_thread_index(), row = first + me / kLanes * 16 + me % kLanes / 4;
       Quad* const stage = stages + slice % kStages * kStageQuads;
       const long long from = static_cast<long long>(slice) * kMatrixQuads;
-      copy_quads<kMatrixQuads, kThreads>(stage, static_cast<const Quad*>(p.skip) + from, thread);
+      copy_quads<kMatrixQuads, kThreads>(stage, static_cast<const Quad*>(p.skip) + from, me);
       copy_quads<kMatrixQuads, kThreads>(stage + kMatrixQuads,
-                                         static_cast<const Quad*>(p.norm) + from, thread);
+                                         static_cast<const Quad*>(p.norm) + from, me);
+      const typename X::Unit* const x = units<X>(p.x.data) + image * p.x.batch + row * p.x.token;
       FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
-        const int feature = slice * kSlice + part * 32;
+        const int feature = slice * kSlice + part * 32 + me % 4 * 8;
         FASTHT_UNROLL for (int half = 0; half < 2; ++half)
           fetch_eight<X, kAligned>(own(stage, part, half), kThreads,
                                    x + half * 8 * p.x.token + feature,
-                                   real[half] ? p.dim - feature - t * 8 : 0);
+                                   row + half * 8 < end ? p.dim - feature : 0);
       }
     }
     end_group();
   };
-  FASTHT_UNROLL for (int slice = 0; slice < kStages - 1; ++slice) fetch(slice);
+  FASTHT_UNROLL for (int slice = 0; slice < kStages - 1; ++slice) fetch(slice, image, first, end);
   for (int i = thread; i < 2 * kChannels; i += kThreads) sums[i] = p.sums[i];
   if (thread == 0) place[0] = image, place[1] = first, place[2] = end;
 
@@ -251,7 +250,7 @@ FASTHT_DEVICE void down(const DownParams& p) {
   FASTHT_ROLLED for (int slice = 0; slice < count; ++slice) {
     wait_groups<kStages - 2>();
     sync_block();  // the slice has arrived, and all have done with the one before
-    fetch(slice + kStages - 1);
+    fetch(slice + kStages - 1, place[0], place[1], place[2]);
     if (!busy) continue;
     Quad* const stage = stages + slice % kStages * kStageQuads;
     FASTHT_ROLLED for (int part = 0; part < kParts; ++part) {
