@@ -43,6 +43,7 @@ CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (
     ("expand", {"expand_warps": 8, "expand_tokens": 32, "expand_blocks": 2}),
     ("expand", {"expand_warps": 4, "expand_tokens": 64, "expand_blocks": 2}),
     ("expand", {"expand_warps": 4, "expand_tokens": 32, "expand_blocks": 2}),
+    ("expand", {"expand_warps": 4, "expand_tokens": 32, "expand_blocks": 3}),
 )
 FORWARD = ("down", "mix_up")
 OWN_PLAN = adapter.plan_of

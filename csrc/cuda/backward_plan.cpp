@@ -77,7 +77,10 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   const int expand_blocks = tuned(tuning, "expand_blocks", (bytes == 4 ? 8 : 16) / expand_warps_);
   const int slices = ceil_div(problem.dim, expand_width(bytes));
   const int tiles = ceil_div(problem.batch * grid.tokens, expand_tokens_);
-  const int groups = largest(2 * device.multiprocessors / slices, 1);
+  const int expand_bytes = expand_shared(expand_tokens_, padded, bytes, x_bytes);
+  const int sharing = device.shared_per_multiprocessor / (expand_bytes + kReserved);
+  const int at_work = device.multiprocessors * (sharing < expand_blocks ? sharing : expand_blocks);
+  const int groups = largest(at_work / slices, 1);
   expand_each_ = ceil_div(tiles, groups);
 
   const std::string numbers = numbers_of(problem);
