@@ -148,7 +148,8 @@ def test_kinds_are_told_apart():
     x, dout, params, seed, call = make(0)
     assert is_same((x, dout, params, seed, call))
     wide = torch.stack([x, x], dim=2)[:, :, 0]
-    assert wide.stride() != x.stride() and is_same((wide, dout, params, seed, call))
+    assert wide.stride() != x.stride()
+    assert is_same((wide, dout, params, seed, call))
     expanded = torch.full((1, 1, 1), 0.5, device=DEVICE).expand_as(dout)
     assert is_same((x, expanded, params, seed, call))
     half = {name: p.bfloat16() if name == "up.weight" else p for name, p in params.items()}
