@@ -105,10 +105,11 @@ class Nothing(torch.autograd.Function):
         return ready[0], None, *ready[1:]
 
 
-def autograd_alone() -> tuple[Forward, Backward]:
+def autograd_alone(device: str = "cpu") -> tuple[Forward, Backward]:
     """Return both passes of a function that computes nothing."""
-    adapter = HTAdapter(SHAPE.dim, HTConfig(bottleneck_dim=SHAPE.channels), backend="reference")
-    x = torch.randn(SHAPE.tokens, dtype=torch.bfloat16, requires_grad=True)
+    config = HTConfig(bottleneck_dim=SHAPE.channels)
+    adapter = HTAdapter(SHAPE.dim, config, backend="reference", device=device)
+    x = torch.randn(SHAPE.tokens, dtype=torch.bfloat16, device=device, requires_grad=True)
     wanted, upstream = (x, *adapter.parameters()), torch.randn_like(x)
     ready = [torch.empty_like(t) for t in wanted]
     return (

@@ -5,7 +5,9 @@
 At the smallest and the main shape: the microseconds that forward and backward keep the host, in
 rows of calls that nothing waits for; the backward pass once as PyTorch runs it, in the device's
 thread, and once in the calling one; and a replay of both as a CUDA graph, which is the device's
-part. Then the functions that take the most time of their own in 200 calls at the smallest shape.
+part. Before them, what PyTorch alone takes: for a function of as many inputs, saved tensors and
+gradients that computes nothing, and for the small things that a call consists of. Then the
+functions that take the most time of their own in 200 calls at the smallest shape.
 :mod:`benchmarks.host_time` times the same without a GPU.
 """
 
@@ -16,11 +18,12 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
-from benchmarks import host_time, operators
+from benchmarks import cases, host_time, operators
 from benchmarks.cases import Shape
 from benchmarks.gpu import launches
 from benchmarks.gpu.common import DRY, mend_interpreter
@@ -69,17 +72,49 @@ def times(forward: host_time.Forward, backward: host_time.Backward) -> Iterator[
         yield name, statistics.median(micros)
 
 
-def show(shape: Shape, backend: str) -> None:
-    """Print the times of a backend at a shape."""
-    forward, backward = make_passes(shape, backend)
+def small_things() -> Iterator[tuple[str, float]]:
+    """Yield what a call consists of and the microseconds of each."""
+    number, flat = torch.empty(1, device=cases.DEVICE), torch.empty(64, 16, device=cases.DEVICE)
+    things: dict[str, Callable[[], Any]] = {
+        "randint": lambda: torch.randint(2**63 - 1, (1,), device=cases.DEVICE),
+        "empty_strided": lambda: torch.empty_strided((64, 16), (16, 1), device=cases.DEVICE),
+        "empty_like": lambda: torch.empty_like(flat),
+        "an addition in place": lambda: number.add_(1),
+    }
+    if not DRY:
+        things["current_stream"] = torch.cuda.current_stream
+        things["current_device"] = torch.cuda.current_device
+    for name, thing in things.items():
+        launches.synchronize()
+        start = time.perf_counter()
+        for _ in range(500):
+            thing()
+        yield name, 1e6 * (time.perf_counter() - start) / 500
+
+
+def both_threads(
+    forward: host_time.Forward, backward: host_time.Backward
+) -> list[tuple[str, float]]:
+    """Return the times of both passes, and of the backward pass in the calling thread."""
     parts = list(times(forward, backward))
     with torch.autograd.set_multithreading_enabled(False):
-        parts.append(("backward in the calling thread", dict(times(forward, backward))["backward"]))
+        alone = dict(times(forward, backward))["backward"]
+    return [*parts, ("backward in the calling thread", alone)]
+
+
+def line(title: str, parts: Iterable[tuple[str, float]]) -> None:
+    """Print some times."""
+    print(f"{title}: " + ", ".join(f"{name} {micros:.1f} µs" for name, micros in parts), flush=True)
+
+
+def show(shape: Shape, backend: str) -> None:
+    """Print the times of a backend at a shape."""
+    parts = both_threads(*make_passes(shape, backend))
     if not DRY:
         replays = launches.graph(shape, backend)
         parts.append(("calls in a row", replays["calls"]))
         parts.append(("replay of a CUDA graph", replays["replays"]))
-    print(f"{backend} {shape}: " + ", ".join(f"{name} {micros:.0f} µs" for name, micros in parts))
+    line(f"{backend} {shape}", parts)
 
 
 def main() -> int:
@@ -94,10 +129,11 @@ def main() -> int:
     print(
         f"torch {torch.__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} processors"
     )
+    line("PyTorch", small_things())
+    line("autograd alone", both_threads(*host_time.autograd_alone(cases.DEVICE)))
     for shape in dict.fromkeys((launches.SMALL, launches.MAIN)):
         for backend in backends:
             show(shape, backend)
-            sys.stdout.flush()
     for backend in backends:
         # A profile sees the thread that it was started in.
         with torch.autograd.set_multithreading_enabled(False):
