@@ -2,15 +2,16 @@
 
 Activations are the tensors with a row for each token. A tensor counts once a launch, since the
 halo of a convolution and the slices of one group of programs come from the cache. Parameters and
-partial sums are left out. Some of the partial sums grow with the batch too: ``contract`` leaves
-``4 * (1 + C) * C`` bytes a tile of tokens, all of which ``finish`` reads; ``correlate`` and
+partial sums are left out. Some of the partial sums grow with the batch too: ``point_backward``
+leaves ``4 * (1 + C) * C`` bytes a tile of tokens, all of which ``finish`` reads; ``correlate`` and
 ``gate_backward`` ``200 * C`` bytes an image each. That the correlation reads two maps again, as a
 launch of its own, is made up for by its partial sums: inside of ``contract`` they were four times
 as large at 197 tokens, and read by every tile.
 
 Verified by :mod:`benchmarks.byte_meter`, which counts the same from what the kernels do in Triton's
 interpreter (``tests/test_byte_meter.py``). :mod:`benchmarks.gpu.dram` holds it against the counters
-of a GPU's memory, partial sums and all; that has not yet run on a GPU.
+of a GPU's memory, partial sums and all. On an H100 (2026-11-26) they counted 1.01 to 1.21 times
+these bytes for the kernels that read or write whole tokens.
 
 Sources: sections 2 and 6 of the design. "Wide" is a row of D features, "narrow" one of C.
 """
@@ -56,18 +57,25 @@ def backward_floor(shape: Shape) -> int:
     return 3 * shape.wide
 
 
-def forward(shape: Shape) -> dict[str, int]:
+def forward(shape: Shape, backend: str = "triton") -> dict[str, int]:
     """Bytes of activations that each forward launch moves, by kernel (any channel filter)."""
     return {
         "down": shape.wide + 2 * shape.narrow + shape.pair,  # x | u, u_norm | stats
-        "up": 2 * shape.wide + shape.narrow,  # x, out | u
+        "mix_up" if backend == "cuda" else "up": 2 * shape.wide + shape.narrow,  # x, out | u
     }
 
 
-def backward(shape: Shape) -> dict[str, int]:
+def backward(shape: Shape, backend: str = "triton") -> dict[str, int]:
     """Bytes of activations that each backward launch moves, by kernel (any channel filter)."""
+    if backend == "cuda":
+        return {
+            "contract": shape.wide + 3 * shape.narrow,  # dout | u, z, dv
+            "mix_back": 3 * shape.narrow + shape.pair,  # dv, u_norm, du | row means
+            "expand": 3 * shape.wide + 2 * shape.narrow + 2 * shape.pair,
+        }
     return {
-        "contract": shape.wide + 3 * shape.narrow,  # dout | u, z, dv
+        "contract": shape.wide + shape.narrow,  # dout | dz
+        "point_backward": 4 * shape.narrow,  # dz, u | z, dv
         "correlate": 2 * shape.narrow,  # dv, u
         "mix_backward": 3 * shape.narrow + shape.pair,  # dv, u_norm, du | row means
         "expand": 3 * shape.wide + 2 * shape.narrow + 2 * shape.pair,  # x, dout, dx | du, z

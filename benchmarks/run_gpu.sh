@@ -8,12 +8,13 @@
 #   benchmarks/run_gpu.sh OUT launches memcheck # each kernel's time and bytes; compute-sanitizer
 #   benchmarks/run_gpu.sh OUT tune              # tile sizes for one shape, into OUT/configs.json
 #   benchmarks/run_gpu.sh OUT cuda              # the native CUDA kernels: bits, tools, times
+#   benchmarks/run_gpu.sh OUT losses            # the contrastive losses: right, how fast, how large
 #   benchmarks/run_gpu.sh OUT adapter machine   # against plain PyTorch and the machine's limits
 #
 # Usage: benchmarks/run_gpu.sh [--dry] OUT [PHASE...]
 #
 # Phases, in this order, all of them unless some are named: compile tests more-tests launches
-# memcheck tune cuda benchmarks sanitizer. `benchmarks` stands for one phase for each suite,
+# memcheck tune cuda losses benchmarks sanitizer. `benchmarks` stands for one phase for each suite,
 # benchmarks/test_*.py, which can be named too; `sanitizer` is all three tools on all small cases. A
 # phase that fails, hangs or lacks a tool stops no other; each has a time limit, a share of what is
 # left, so that time that one does not need goes to those after it. FASTHT_SECONDS (560) bounds the
@@ -40,7 +41,7 @@ out=$(mkdir -p "$1" && cd "$1" && pwd) || fail "cannot make the folder $1"
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
-declare -A share=([compile]=60 [tests]=110 [more-tests]=90 [launches]=60 [memcheck]=50 [tune]=60 [cuda]=60 [sanitizer]=90)
+declare -A share=([compile]=60 [tests]=110 [more-tests]=90 [launches]=60 [memcheck]=50 [tune]=60 [cuda]=60 [losses]=50 [sanitizer]=90)
 declare -A suite_share=([machine]=40 [adapter]=120 [memory]=40 [training]=60) # others: 20
 suites=
 for name in machine adapter memory training $(basename -s .py benchmarks/test_*.py | cut -c 6-); do
@@ -50,11 +51,11 @@ for name in machine adapter memory training $(basename -s .py benchmarks/test_*.
     suites+="${suites:+ }$name"
 done
 [ $FASTHT_DRY = 1 ] && suites="machine adapter" # two show the way
-phases="compile tests more-tests launches memcheck tune cuda $suites sanitizer"
-selected=${*:-compile tests more-tests launches memcheck tune cuda benchmarks sanitizer}
+phases="compile tests more-tests launches memcheck tune cuda losses $suites sanitizer"
+selected=${*:-compile tests more-tests launches memcheck tune cuda losses benchmarks sanitizer}
 selected=${selected/benchmarks/$suites}
 for name in $selected; do
-    [ -n "${share[$name]:-}" ] || fail "no phase '$name'; there are: ${phases/cuda/cuda benchmarks}"
+    [ -n "${share[$name]:-}" ] || fail "no phase '$name'; there are: ${phases/losses/losses benchmarks}"
 done
 
 PYTHON=${PYTHON:-python3}
@@ -184,8 +185,10 @@ run_tune() {
 }
 
 run_cuda() { "$PYTHON" -m benchmarks.gpu.cuda_check --out "$out/cuda.json" --seconds "$1"; }
+
+run_losses() { "$PYTHON" -m benchmarks.gpu.losses_check --out "$out/losses.json" --seconds "$1"; }
 export -f run_compile run_tests run_more_tests gpu_tests run_pytest run_memcheck run_sanitizer \
-    run_tools run_suite run_launches run_tune run_cuda
+    run_tools run_suite run_launches run_tune run_cuda run_losses
 
 # phase NAME LOG SIGNAL FUNCTION...: runs FUNCTION, whose last argument its seconds become, into LOG;
 # at its limit it gets SIGNAL. pytest takes INT as a wish to end and still writes what it has.
@@ -223,6 +226,7 @@ phase launches launches TERM run_launches
 phase memcheck memcheck TERM run_memcheck
 phase tune tune TERM run_tune
 phase cuda cuda TERM run_cuda
+phase losses losses TERM run_losses
 for name in $suites; do phase "$name" benchmarks INT run_suite "$name"; done
 phase sanitizer sanitizer TERM run_sanitizer
 cat "$out/summary.md"

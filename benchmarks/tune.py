@@ -17,10 +17,12 @@ import contextlib
 import datetime
 import itertools
 import json
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,19 +41,28 @@ from fastht.ops.triton import adapter, configs
 from fastht.ops.triton import launch as launcher
 
 Options = dict[str, int]
+# maxnreg 0: no limit. More programs on a multiprocessor hide more, until registers spill.
 SPACE: dict[str, dict[str, tuple[int, ...]]] = {
-    "down": {"BM": (32, 64, 128), "BK": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
-    "up": {"BM": (32, 64, 128), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
-    "contract": {"BM": (32, 64, 128), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3)},
-    "correlate": {"BP": (8, 16, 32), "num_warps": (4, 8)},
-    "mix_backward": {"BM": (16, 32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)},
-    "expand": {"BM": (16, 32, 64), "BD": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
+    "down": {
+        "BM": (32, 64, 128), "BK": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3),
+    },
+    "up": {
+        "BM": (32, 64), "BD": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
+        "maxnreg": (0, 128),
+    },
+    "contract": {
+        "BM": (32, 64, 128), "BD": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
+    },
+    "point_backward": {"BM": (32, 64), "num_warps": (4, 8), "maxnreg": (0, 128, 168)},
+    "correlate": {"BP": (8, 16), "num_warps": (2, 4), "maxnreg": (128, 168)},
+    "mix_backward": {"BM": (16, 32, 64), "num_warps": (2, 4, 8), "maxnreg": (0, 96)},
+    "expand": {"BM": (32, 64), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3, 4)},
     "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
-}
+}  # fmt: skip
 # The tiles of these decide how much a later launch reads, which therefore counts as well.
 FOLLOWERS = {
     "down": "gate",
-    "contract": "finish",
+    "point_backward": "finish",
     "correlate": "gate_backward",
     "expand": "finish",
 }
@@ -146,17 +157,16 @@ def replaced(chosen: dict[str, Options]) -> Iterator[None]:
 def candidates(kernel: str, default: Options) -> list[Options]:
     """Return the default, then the rest of the kernel's space: what differs least comes first.
 
-    Options outside of the space stay as they are, except a limit on registers, which was meant
-    for the default alone.
+    Options outside of the space stay as they are.
     """
     space = SPACE[kernel]
-    fixed = {key: value for key, value in default.items() if key != "maxnreg"}
     every = [
-        fixed | dict(zip(space, values, strict=True))
+        {key: value for key, value in {**default, **dict(zip(space, values, strict=True))}.items()
+         if key != "maxnreg" or value}
         for values in itertools.product(*space.values())
-    ]
+    ]  # fmt: skip
     others = [options for options in every if options != default]
-    others.sort(key=lambda options: sum(options[key] != default.get(key) for key in space))
+    others.sort(key=lambda options: sum(options.get(key) != default.get(key) for key in space))
     return [default, *others]
 
 
@@ -189,6 +199,29 @@ def measure(problem: Problem, kernel: str, chosen: dict[str, Options], dry: bool
 def show(options: Options) -> str:
     """Return options on one line."""
     return " ".join(f"{key}={value}" for key, value in options.items())
+
+
+def compile_candidates(arguments: argparse.Namespace, best: dict[str, Options]) -> None:
+    """Compile all candidates in processes of their own: what they make stays in Triton's cache."""
+    todo = [
+        (kernel, options)
+        for kernel in arguments.kernels
+        for options in candidates(kernel, best[kernel])
+    ]
+    small = argparse.Namespace(**{**vars(arguments), "batch": 2})
+    shares = [(small, todo[i :: arguments.jobs]) for i in range(arguments.jobs)]
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_compile_share, shares))
+
+
+def _compile_share(share: tuple[argparse.Namespace, list[tuple[str, Options]]]) -> None:
+    arguments, todo = share
+    problems = {kind: Problem.make(arguments, "cuda", kind) for kind in ("channel", "full")}
+    for kernel, options in todo:
+        problem = problems["full" if kernel == "analyse" else "channel"]
+        # One that does not compile is told of when its time is asked for.
+        with contextlib.suppress(Exception), replaced({kernel: options}):
+            problem.run()
 
 
 def tune(
@@ -247,6 +280,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--grid", type=int, default=14, help="patches along each side")
     parser.add_argument("--kernels", nargs="+", choices=configs.KERNELS, default=configs.KERNELS)
     parser.add_argument("--budget-s", type=float, default=600, help="seconds for everything")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that compile"
+    )
     parser.add_argument("--write", action="store_true", help="put the winners into the table")
     parser.add_argument("--table", type=Path, default=configs.TABLE)
     parser.add_argument("--dry", action="store_true", help="tiny, interpreted, without a GPU")
@@ -287,6 +323,10 @@ def main() -> int:
     best = {kernel: configs.options(kernel, *case) for kernel in configs.KERNELS}
     written = 0
     start = time.monotonic()
+    if not arguments.dry:
+        compile_candidates(arguments, best)
+        print(f"compiled in {time.monotonic() - start:.0f} s", flush=True)
+        start = time.monotonic()
     for number, kernel in enumerate(arguments.kernels, start=1):
         problem = problems["full" if kernel == "analyse" else "channel"]
         deadline = start + arguments.budget_s * number / len(arguments.kernels)

@@ -45,7 +45,7 @@ def test_traffic_is_that_of_the_model_and_near_the_floor():
 
     for launches, model, floor, goal in (
         (forward, byte_model.forward(shape), byte_model.forward_floor(shape), 1.75),
-        (backward, byte_model.backward(shape), byte_model.backward_floor(shape), 1.6),
+        (backward, byte_model.backward(shape), byte_model.backward_floor(shape), 1.62),
     ):
         moved = counted(launches, model, "distinct")
         assert moved.keys() == model.keys()

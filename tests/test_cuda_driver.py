@@ -125,7 +125,9 @@ def test_what_cannot_be_started_is_refused_before_the_driver_sees_it(run):
 )
 def test_a_kernel_that_the_driver_refuses_is_named_and_not_kept(run, function):
     said, calls = run(
-        "attempt(cuda.load, 1, 'mix_up', 'fastht_mix_up', b'code')\nprint(cuda.is_loaded(1, 'mix_up'))", function
+        "attempt(cuda.load, 1, 'mix_up', 'fastht_mix_up', b'code')\n"
+        "print(cuda.is_loaded(1, 'mix_up'))",
+        function,
     )
     assert said.splitlines() == [
         "kernel mix_up on CUDA device 1: CUDA_ERROR_ILLEGAL_ADDRESS "
@@ -175,7 +177,8 @@ def test_without_a_driver_the_reason_is_named(run, tmp_path):
 def test_two_threads_may_make_the_same_kernel_ready(run):
     _, calls = run(
         "import threading\n"
-        "workers = [threading.Thread(target=cuda.load, args=(1, 'mix_up', 'fastht_mix_up', b'code')) "
+        "made = (1, 'mix_up', 'fastht_mix_up', b'code')\n"
+        "workers = [threading.Thread(target=cuda.load, args=made) "
         "for _ in range(8)]\n"
         "[worker.start() for worker in workers]\n"
         "[worker.join() for worker in workers]\n" + START

@@ -152,6 +152,19 @@ def test_features_beyond_32_bits(backend, monkeypatch):
             assert torch.equal(one, other)
 
 
+def assert_equal_but_for_rounding(found, expected, scale):
+    """Expect what another instance of the same kernel gives.
+
+    Its arithmetic is the same, which the interpreters show to the bit. On a GPU each instance is
+    compiled by itself, and may join other multiplications and additions.
+    """
+    if DEVICE == "cpu":
+        assert torch.equal(found, expected)
+    else:
+        limit = 2.0**-21 * scale.abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=0, atol=limit)
+
+
 @fused
 def test_a_layout_that_has_to_be_copied_is_given_back(backend, monkeypatch):
     if backend == "triton":
@@ -166,8 +179,8 @@ def test_a_layout_that_has_to_be_copied_is_given_back(backend, monkeypatch):
     out = ht_adapter(leaf, params, backend=backend, **options)
     (dx,) = torch.autograd.grad(out, leaf, upstream)
     assert out.stride() == dx.stride() == slowest.stride()
-    torch.testing.assert_close(out.double() - x.double(), expected["update"])
-    torch.testing.assert_close(dx.double() - upstream.double(), expected["dx"])
+    for found, base, name in ((out, x, "update"), (dx, upstream, "dx")):
+        assert_equal_but_for_rounding(found.double() - base.double(), expected[name], found)
 
 
 @fused_or_rounding
@@ -296,7 +309,7 @@ def test_only_wanted_gradients_are_computed(backend, frozen):
             if fixed is None:
                 expected[name] = leaf.grad
             elif leaf.requires_grad:
-                assert torch.equal(leaf.grad, expected[name])
+                assert_equal_but_for_rounding(leaf.grad, expected[name], leaf.grad)
             else:
                 assert leaf.grad is None
 

@@ -51,7 +51,8 @@ def mend():
         return original_cast(self, src, dst_type)
 
     def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
-        a, b = (self.cast_impl(operand, tl.float32) for operand in (a, b))
+        if a.dtype.scalar != tl.float64:
+            a, b = (self.cast_impl(operand, tl.float32) for operand in (a, b))
         products = [(a, b)]
         if input_precision.name in ("TF32", "TF32x3"):
             with np.errstate(invalid="ignore"):  # an infinity less itself

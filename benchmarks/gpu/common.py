@@ -27,6 +27,11 @@ def mend_interpreter() -> None:
         triton_interpreter.mend()
 
 
+def kernel_name(symbol: str) -> str:
+    """Return what fastht calls the kernel that a profiler shows; others keep their names, cut."""
+    return symbol.removeprefix("fastht_").removesuffix("_kernel")[:80]
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a result file, marked if nothing in it was measured."""
     if DRY:

@@ -5,8 +5,6 @@ as in :mod:`benchmarks.byte_model`. Of what it stores, much may still be in the 
 ends, and is then not counted as written; so what the multiprocessors store is counted on its way
 into that cache as well, and stands for the writes in the ratio. Unlike the model, the counters see
 parameters and partial sums.
-
-Not yet run on a GPU; the format of ncu's table is that of published examples.
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from benchmarks.gpu.common import kernel_name
 
 METRICS = {
     "read_bytes": "dram__bytes_read.sum",
@@ -84,7 +84,7 @@ def command_line(ncu: str, program: Sequence[str], seconds: float) -> list[str]:
 
 
 def parse(output: str) -> dict[str, Counters]:
-    """Return the sums over all launches of each kernel, by name without ``_kernel``.
+    """Return the sums over all launches of each kernel, by the name that fastht has for it.
 
     ncu prints its table among lines that begin with ``==`` and what the program prints; below the
     header stands a row of units. A metric that it cannot count has no number and is left out.
@@ -103,7 +103,7 @@ def parse(output: str) -> dict[str, Counters]:
         if not cells["Kernel Name"]:
             units = cells
             continue
-        counters = kernels.setdefault(cells["Kernel Name"].removesuffix("_kernel"), {"launches": 0})
+        counters = kernels.setdefault(kernel_name(cells["Kernel Name"]), {"launches": 0})
         counters["launches"] += 1
         for name, metric in METRICS.items():
             value = number(cells.get(metric, ""))

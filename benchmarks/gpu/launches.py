@@ -30,7 +30,7 @@ import torch
 from benchmarks import byte_model, cases, operators
 from benchmarks.cases import DEVICE, Shape
 from benchmarks.gpu import dram
-from benchmarks.gpu.common import DRY, ROOT, mend_interpreter, write_json
+from benchmarks.gpu.common import DRY, ROOT, kernel_name, mend_interpreter, write_json
 from fastht.bench import gate
 from fastht.bench.machine import cache_bytes
 from fastht.bench.meter import Contestant, Limits, Rotation, alternate
@@ -56,10 +56,10 @@ def make_call(shape: Shape, backend: str) -> Call:
     return call
 
 
-def model(shape: Shape) -> dict[str, int]:
+def model(shape: Shape, backend: str) -> dict[str, int]:
     """Return the bytes of the byte model, by kernel of both passes."""
     sizes = byte_model.Shape(shape.rows, shape.dim, shape.channels)
-    return byte_model.forward(sizes) | byte_model.backward(sizes)
+    return byte_model.forward(sizes, backend) | byte_model.backward(sizes, backend)
 
 
 def synchronize() -> None:
@@ -81,10 +81,10 @@ def copy_bandwidth() -> float:
 def profile(shape: Shape, backend: str) -> dict[str, Any]:
     """Return launches, microseconds and model bytes of each kernel of a call."""
     call, copy = make_call(shape, backend), copy_bandwidth()
-    sizes = model(shape)
+    sizes = model(shape, backend)
     rows = []
     for name, launches, micros in kernels(call):
-        kernel = name.removeprefix("fastht_").removesuffix("_kernel")
+        kernel = kernel_name(name)
         size = sizes.get(kernel)
         rate = size and size * launches / micros * 1e6
         rows.append(
@@ -164,7 +164,7 @@ def counters(shape: Shape, backend: str, seconds: float) -> dict[str, Any]:
     if DRY:
         subprocess.run(program, cwd=ROOT, check=True)
         return {"error": "ncu is not run"}
-    return dram.measure(program, model(shape), seconds)
+    return dram.measure(program, model(shape, backend), seconds)
 
 
 def one_call(shape: Shape, backend: str) -> None:

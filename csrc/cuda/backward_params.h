@@ -42,7 +42,7 @@ struct ContractParams {
   float* correlation;       // [B, tiles, 50, C], the image's sum in the first tile; null: not needed
   unsigned int* counters;   // [B], zero
   Grid grid;
-  int dim, tiles;  // of an image
+  int dim, tiles, rows;  // tiles of an image, of `rows` tokens
   int total, each;  // tiles of all images, of a block
   int work;  // contract_work
   Dropout dropout;
@@ -62,23 +62,27 @@ FASTHT_BOTH constexpr int correlation_cells(int rows, const Grid& grid) {
 }
 FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
 
-// Bytes of shared memory of contract: map, bank, then a place for, one after the other, v with dy
+// Bytes of shared memory of contract: map, bank, ring, then a place for, one after the other, v with dy
 // or with slices of W2, the map of dv, and the correlation's parts. `pass`: channels at a time.
 FASTHT_BOTH constexpr int contract_slices_bytes(int padded, int bytes) {
   return 2 * slice_width(padded, bytes) * padded * bytes;
 }
 FASTHT_BOTH constexpr int contract_work(int warps, const Grid& grid, int padded, int pass, int bytes) {
-  const int rows = 16 * warps, v = rows * padded * bytes;
+  const int rows = tile_rows(warps, grid), v = rows * padded * bytes;
   const int products = v + largest(v, contract_slices_bytes(padded, bytes));
   const int cells = correlation_cells(rows, grid) * (pass * bytes + 32);
   const int sums = correlation_splits(pass, warps) * kBankRows * pass * 4;
   const int gate = gate_back_floats(padded, warps) * 4;
   return largest(largest(products, cells), largest(sums, gate));
 }
+// Steps of 32 features of dout that are on their way: 256 bytes of a token.
+FASTHT_BOTH constexpr int contract_ring(int x_bytes) { return 8 / x_bytes; }
+FASTHT_BOTH constexpr int contract_ring_bytes(int rows) { return rows * 256; }
 FASTHT_BOTH constexpr int contract_shared(int warps, const Grid& grid, int padded, int pass,
                                           int bytes) {
-  return map_bytes(16 * warps, grid, pass, bytes) + kBankRows * pass * 4 +
-         contract_work(warps, grid, padded, pass, bytes) + 16;
+  return map_bytes(tile_rows(warps, grid), grid, pass, bytes) + kBankRows * pass * 4 +
+         contract_work(warps, grid, padded, pass, bytes) +
+         contract_ring_bytes(tile_rows(warps, grid)) + 16;
 }
 
 struct MixBackParams {
@@ -91,15 +95,15 @@ struct MixBackParams {
   void* du;              // [B, N, C]: with a full filter of f for patches, else of u
   float* row_means;      // [B, N, 2]
   Grid grid;
-  int dim, tiles, record_size;
+  int dim, tiles, rows, record_size;
   bool skip;  // whether v's skip around the convolutions is added here: not with a full filter
 };
 
 // Bytes of shared memory of mix_back: du, bank, map. `pass`: channels at a time.
 FASTHT_BOTH constexpr int mix_back_shared(int warps, const Grid& grid, int padded, int pass,
                                           int bytes) {
-  return 16 * warps * padded * bytes + kBankRows * pass * 4 +
-         map_bytes(16 * warps, grid, pass, bytes);
+  return tile_rows(warps, grid) * padded * bytes + kBankRows * pass * 4 +
+         map_bytes(tile_rows(warps, grid), grid, pass, bytes);
 }
 
 // Division by a number that the host knows, of numbers below 2^31.
@@ -132,15 +136,16 @@ struct ExpandParams {
 };
 // Features of a block of expand: fewer where an operand of its products takes more registers.
 FASTHT_BOTH constexpr int expand_width(int bytes) { return bytes == 4 ? 32 : 64; }
+// 128 registers a thread, or 255 where that does not do.
 FASTHT_BOTH constexpr int expand_warps(int padded, int bytes) {
-  return padded == 128 || (padded == 64 && bytes == 4) ? 8 : 4;
+  return bytes == 4 ? (padded == 32 ? 4 : 8) : padded / 8;
 }
 
-// Bytes of shared memory of expand: two stages of du, z, x and dout; x_hat, and x and dout again
-// where the products have another format; the slice of W1 and its two vectors.
+// Bytes of shared memory of expand: two stages of du, z, x, dout and the tokens' statistics; x_hat,
+// and x and dout again where the products have another format; the slice of W1 and its two vectors.
 FASTHT_BOTH constexpr int expand_shared(int tokens, int padded, int bytes, int x_bytes) {
   const int tiles = bytes == x_bytes ? 1 : 3, width = expand_width(bytes);
-  return 4 * tokens * padded * bytes + 4 * tokens * width * x_bytes +
+  return 4 * tokens * padded * bytes + 4 * tokens * width * x_bytes + 2 * tokens * 16 +
          tiles * tokens * width * bytes + width * padded * bytes + 2 * width * 4;
 }
 

@@ -49,7 +49,7 @@ BackwardPlan::Tiling BackwardPlan::tiling(const Device& device, Shared shared) c
 }
 
 BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool need_input,
-                           bool need_params)
+                           bool need_params, const Tuning& tuning)
     : problem_(problem),
       need_input_(need_input),
       need_params_(need_params),
@@ -65,17 +65,22 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   });
   const int resident = device.shared_per_multiprocessor / (contract_.shared + kReserved);
   const int at_once = device.multiprocessors * (resident < contract_.blocks ? resident : contract_.blocks);
-  each_ = ceil_div(problem.batch * ceil_div(grid.tokens, 16 * contract_.warps), at_once);
+  each_ = ceil_div(problem.batch * ceil_div(grid.tokens, tile_rows(contract_.warps, grid)), at_once);
   for (const int wanted : {2, 1})
-    for (const int tokens : {64, 32, 16}) {
+    for (const int tokens : {tuned(tuning, "expand_tokens", 64), 32, 16}) {
       const int shared = expand_shared(tokens, padded, bytes, x_bytes);
       if (expand_tokens_ == 0 && shared <= device.shared_per_block &&
           wanted * (shared + kReserved) <= device.shared_per_multiprocessor)
         expand_tokens_ = tokens;
     }
+  expand_warps_ = tuned(tuning, "expand_warps", expand_warps(padded, bytes));
+  const int expand_blocks = tuned(tuning, "expand_blocks", (bytes == 4 ? 8 : 16) / expand_warps_);
   const int slices = ceil_div(problem.dim, expand_width(bytes));
   const int tiles = ceil_div(problem.batch * grid.tokens, expand_tokens_);
-  const int groups = largest(2 * device.multiprocessors / slices, 1);
+  const int expand_bytes = expand_shared(expand_tokens_, padded, bytes, x_bytes);
+  const int sharing = device.shared_per_multiprocessor / (expand_bytes + kReserved);
+  const int at_work = device.multiprocessors * (sharing < expand_blocks ? sharing : expand_blocks);
+  const int groups = largest(at_work / slices, 1);
   expand_each_ = ceil_div(tiles, groups);
 
   const std::string numbers = numbers_of(problem);
@@ -89,8 +94,8 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
                       "mix_back<" + without_x(numbers) + tiled(mix_back_) + ">",
                       mix_back_.warps * 32, mix_back_.blocks});
   kernels_.push_back({"expand.cuh", "ExpandParams",
-                      "expand<" + numbers + number(expand_tokens_) + aligned,
-                      expand_warps(padded, bytes) * 32, 8 / expand_warps(padded, bytes)});
+                      "expand<" + numbers + number(expand_tokens_) + number(expand_warps_) + aligned,
+                      expand_warps_ * 32, expand_blocks});
   kernels_.push_back({"finish.cuh", "FinishParams", "finish<" + std::to_string(padded) + ">",
                       kFinishThreads, 1});
   if (problem.filter == Filter::kFull) {
@@ -144,7 +149,8 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   contract.counters = a.fold.counters;
   contract.grid = p.grid;
   contract.dim = p.dim;
-  contract.tiles = ceil_div(p.grid.tokens, 16 * contract_.warps);
+  contract.rows = tile_rows(contract_.warps, p.grid);
+  contract.tiles = ceil_div(p.grid.tokens, contract.rows);
   contract.total = p.batch * contract.tiles;
   contract.each = each_;
   contract.work = contract_work(contract_.warps, p.grid, padded, contract_.pass, bytes);
@@ -173,7 +179,8 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   mix_back.row_means = workspace.floats(tokens * 2);
   mix_back.grid = p.grid;
   mix_back.dim = p.dim;
-  mix_back.tiles = ceil_div(p.grid.tokens, 16 * mix_back_.warps);
+  mix_back.rows = tile_rows(mix_back_.warps, p.grid);
+  mix_back.tiles = ceil_div(p.grid.tokens, mix_back.rows);
   mix_back.record_size = record_size(padded, p.hidden);
   mix_back.skip = !full;
   if (full) {

@@ -21,16 +21,18 @@ struct Contract {
   using Cell = typename F::Unit;
   using Transposed = typename TransposedOf<P>::Type;
   using Correlate = Correlation<F, kPass, kWarps>;
-  static constexpr int kRows = 16 * kWarps, kThreads = kWarps * kLanes, kGroups = kChannels / 32;
+  static constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
   static constexpr int kBlocks = kChannels / 8, kFours = kChannels / 16;
   static constexpr int kSlice = slice_width(kChannels, F::kBytes);
   static constexpr int kSliceQuads = kSlice * kChannels * F::kBytes / 16;
-  static constexpr int kTileQuads = kRows * kChannels * F::kBytes / 16;
+  // dout comes kRing steps of 32 features ahead, into shared memory that each lane has for itself.
+  static constexpr int kSteps = kSlice / 32, kRing = contract_ring(X::kBytes);
 
   const ContractParams& p;
   Cell* map;
   float* bank;
-  Quad *v, *dy;  // [kRows][C]; slices of W2 lie over dy
+  Quad *v, *dy;  // [rows][C]; slices of W2 lie over dy
+  Quad* ring;
   Cell* dv_map;  // over v and dy
   float* sums;   // over v and dy
   Word* flag;
@@ -42,10 +44,11 @@ struct Contract {
     bank = carver.take<float>(kBankRows * kPass);
     unsigned char* const work = carver.take<unsigned char>(p.work);
     v = reinterpret_cast<Quad*>(work);
-    dy = v + kTileQuads;
+    dy = v + p.rows * (kChannels * F::kBytes / 16);
     dv_map = reinterpret_cast<Cell*>(work);
     sums = reinterpret_cast<float*>(work);
-    map = carver.take<Cell>(map_height(kRows, p.grid) * map_width(p.grid.width) * kPass);
+    ring = carver.take<Quad>(contract_ring_bytes(p.rows) / 16);
+    map = carver.take<Cell>(map_height(p.rows, p.grid) * map_width(p.grid.width) * kPass);
   }
 
   FASTHT_DEVICE void run() {
@@ -53,7 +56,7 @@ struct Contract {
       const int index = block_index() * p.each + i;
       if (index >= p.total) return;
       if (i > 0) sync_block();  // all have done with the shared memory of the tile before
-      run(Tile(p.grid, p.tiles, kRows, index), index, i == 0);
+      run(Tile(p.grid, p.tiles, p.rows, index), index, i == 0);
     }
   }
 
@@ -70,21 +73,17 @@ struct Contract {
   FASTHT_DEVICE void run(const Tile& tile, int index, bool first) {
     const Place me;
     const long long image = static_cast<long long>(tile.image) * p.grid.tokens;
+    FASTHT_UNROLL for (int step = 0; step < kRing; ++step) fetch_tokens(tile, step);
     fetch_slice(0);
     const Cell *const u = units<F>(p.u) + image * kChannels, *const f = units<F>(p.f) + image * kChannels;
     make_v<P, kChannels, kPass, kThreads>(
         v, map, bank, u, f, p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels),
-        p.grid, tile, kRows, false);
+        p.grid, tile, p.rows, false);
     float grad[kBlocks][4] = {};  // of z, y, v in turn
     project(tile, grad);
     sync_block();  // all have done with the slices: dy lies there
-    const bool busy = tile.first + me.warp * 16 < p.grid.tokens;
-    if (busy) {
-      activate(tile, image, u, grad);
-    } else {
-      FASTHT_UNROLL for (int q = 0; q < kFours; ++q) FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-        store_four<F>(row_at<F, kChannels>(dy, me.row0 + half * 8, q * 16 + me.lane % 4 * 4), {});
-    }
+    const bool busy = tile.first + me.warp * 16 < tile.end;
+    if (busy) activate(tile, image, u, grad);
     sync_block();
     if (busy) finish_dv(tile, image, grad);
     if (p.d_point != nullptr) point_gradient(tile, first);
@@ -101,51 +100,54 @@ struct Contract {
     const Place me;
     const Quad* const from = static_cast<const Quad*>(p.up) + slice * kSliceQuads;
     Quad* const to = dy + slice % 2 * kSliceQuads;
-    for (int i = me.thread; i < kSliceQuads; i += kThreads) copy_async(to + i, from + i);
+    copy_quads<kSliceQuads, kThreads>(to, from, me.thread);
+    end_group();
+  }
+
+  FASTHT_DEVICE Quad* own(const Place& me, int step, int half) {
+    return ring + (step % kRing * 2 + half) * (Eight<X>::kQuads * 2 * p.rows) + me.thread;
+  }
+  FASTHT_DEVICE void fetch_tokens(const Tile& tile, int step) {
+    const Place me;
+    const int feature = step * 32 + me.lane % 4 * 8;
+    if (tile.first + me.warp * 16 < tile.end && step * 32 < p.dim) {
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        const int token = tile.first + me.row0 + half * 8;
+        const typename X::Unit* const row =
+            units<X>(p.dout.data) + tile.image * p.dout.batch + token * p.dout.token;
+        fetch_eight<X, kAligned>(own(me, step, half), 2 * p.rows, row + feature,
+                                 token < tile.end ? p.dim - feature : 0);
+      }
+    }
     end_group();
   }
 
   // grad = dout W2 for this warp's 16 tokens.
   FASTHT_DEVICE void project(const Tile& tile, float (&grad)[kBlocks][4]) {
     const Place me;
-    const bool busy = tile.first + me.warp * 16 < p.grid.tokens;
-    const typename X::Unit* rows[2];
-    bool real[2];
-    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      const int token = tile.first + me.row0 + half * 8;
-      real[half] = token < p.grid.tokens;
-      rows[half] = units<X>(p.dout.data) + tile.image * p.dout.batch + token * p.dout.token;
-    }
-    // The loads of the next kAhead x 32 features are on their way while these are multiplied.
-    constexpr int kSteps = kSlice / 32, kAhead = X::kBytes == 2 ? kSteps : 1;
-    Eight<X> next[kAhead][2];
-    const auto load = [&](int step) {
-      FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
-        FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-          const int feature = (step + group) * 32 + me.lane % 4 * 8;
-          next[group][half] =
-              load_eight<X, kAligned>(rows[half] + feature, real[half] ? p.dim - feature : 0);
-        }
-    };
-    load(0);
+    const bool busy = tile.first + me.warp * 16 < tile.end;
     const int slices = ceil_div(p.dim, kSlice);
     FASTHT_ROLLED for (int slice = 0; slice < slices; ++slice) {
-      wait_groups<0>();
+      // Groups younger than the slice are its steps' before, than a step those of the ring.
+      wait_groups<(kSteps < kRing ? kSteps : kRing - 1)>();
       sync_block();  // the slice has arrived, and all have done with the other buffer
       if (slice + 1 < slices) fetch_slice(slice + 1);
-      FASTHT_ROLLED for (int step = 0; step < kSteps; step += kAhead) {
-        typename P::Left left[kAhead];
-        FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
-          FASTHT_UNROLL for (int half = 0; half < 2; ++half) left[group].set(half, next[group][half]);
-        load(slice * kSteps + step + kAhead);
-        if (!busy) continue;
+      FASTHT_ROLLED for (int part = 0; part < kSteps; ++part) {
+        const int step = slice * kSteps + part;
+        wait_groups<kRing - 1>();
+        typename P::Left left;
+        if (busy && step * 32 < p.dim) {
+          FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+            left.set(half, own_eight<X>(own(me, step, half), 2 * p.rows));
+        }
+        fetch_tokens(tile, step + kRing);
+        if (!busy || step * 32 >= p.dim) continue;
         const Quad* const weights = dy + slice % 2 * kSliceQuads;
-        FASTHT_UNROLL for (int group = 0; group < kAhead; ++group)
-          FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-            typename P::Right right;
-            right.load(weights, (step + group) * kBlocks + n, me.lane);
-            P::multiply(grad[n], left[group], right);
-          }
+        FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
+          typename P::Right right;
+          right.load(weights, part * kBlocks + n, me.lane);
+          P::multiply(grad[n], left, right);
+        }
       }
     }
   }
@@ -195,7 +197,7 @@ struct Contract {
       const Floats bias = load_four<Float32>(p.point_bias + channel);
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const int row = me.row0 + half * 8, token = tile.first + row;
-        const bool patch = token >= p.grid.prefix, real = token < p.grid.tokens;
+        const bool patch = token >= p.grid.prefix, real = token < tile.end;
         Floats s = load_four<F>(row_at<F, kChannels>(v, row, channel));
         if (!patch) s = load_four<F>(u + token * kChannels + channel);
         float factors[4];
@@ -228,7 +230,7 @@ struct Contract {
           const int at = half * 2 + e % 2;
           sum.v[e] = grad[2 * q + e / 2][at] + through[e / 2][at];
         }
-        if (token < p.grid.tokens)
+        if (token < tile.end)
           store_four<F>(dv + token * kChannels + q * 16 + me.lane % 4 * 4, sum);
       }
     });
@@ -320,7 +322,7 @@ struct Contract {
     }
     FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
       const int token = tile.first + me.row0 + half * 8, patch = token - p.grid.prefix;
-      if (patch < 0 || token >= p.grid.tokens) continue;
+      if (patch < 0 || token >= tile.end) continue;
       const int cell = (patch / p.grid.width - tile.top) * width + patch % p.grid.width;
       const Cell* const dv = units<F>(p.dv) + (image + token) * kChannels + channel;
       FASTHT_UNROLL for (int q = 0; q < kPass / 16; ++q) {

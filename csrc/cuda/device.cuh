@@ -8,11 +8,13 @@
 #define FASTHT_DEVICE __device__ __forceinline__
 #define FASTHT_UNROLL _Pragma("unroll")
 #define FASTHT_ROLLED _Pragma("unroll 1")
+#define FASTHT_UNROLL_EIGHT _Pragma("unroll 8")  // of a long sum: so many loads at once
 #else
 #include "cuda/simulate.h"
 #define FASTHT_DEVICE inline
 #define FASTHT_UNROLL
 #define FASTHT_ROLLED
+#define FASTHT_UNROLL_EIGHT
 #endif
 
 namespace fastht::cuda {
@@ -121,6 +123,12 @@ FASTHT_DEVICE void load_tiles_transposed(Word (&tiles)[4], const void* row) {
 FASTHT_DEVICE void copy_async(void* shared, const void* global, bool real = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                "l"(global), "r"(real ? 16 : 0)
+               : "memory");
+}
+// The same of 8 bytes.
+FASTHT_DEVICE void copy_pair_async(void* shared, const void* global, bool real = true) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(real ? 8 : 0)
                : "memory");
 }
 FASTHT_DEVICE void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -289,7 +297,10 @@ FASTHT_INTERNAL inline void load_tiles_transposed(Word (&tiles)[4], const void* 
   });
 }
 inline void copy_async(void* shared, const void* global, bool real = true) {
-  simulate::start_copy(shared, global, real);
+  simulate::start_copy(shared, global, 16, real);
+}
+inline void copy_pair_async(void* shared, const void* global, bool real = true) {
+  simulate::start_copy(shared, global, 8, real);
 }
 FASTHT_INTERNAL inline void end_group() { ++machine.fiber->groups; }
 template <int kPending>
@@ -317,6 +328,14 @@ struct Carver {
 };
 
 #endif
+
+// Starts to copy kCount quads by kThreads threads, of which this is number `thread`. Ends no group.
+template <int kCount, int kThreads>
+FASTHT_DEVICE void copy_quads(Quad* shared, const Quad* global, int thread) {
+  FASTHT_UNROLL for (int i = 0; i < kCount; i += kThreads)
+    if (kCount % kThreads == 0 || thread + i < kCount)
+      copy_async(shared + thread + i, global + thread + i);
+}
 
 FASTHT_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 FASTHT_DEVICE int larger(int a, int b) { return a > b ? a : b; }

@@ -67,20 +67,22 @@ FASTHT_DEVICE float rough_mean(const Eight<X>& first, int count, int total) {
 
 // Adds the first `count` of eight numbers, less the shift, to the moments of the numbers before;
 // `values` receives these. `each` is 1 / count or 0, `share` count / (before + count), and `weight`
-// before * share: a merge of Moments in which both rows of a lane share the counts.
-template <class X>
+// before * share: a merge of Moments in which both rows of a lane share the counts. kAligned: count
+// is 8 or 0; then the numbers are zeros less the shift, which zeros of the weights are left with.
+template <class X, bool kAligned>
 FASTHT_DEVICE void gather(Moments& moments, float (&values)[8], const Eight<X>& raw, float shift,
                           int count, float each, float share, float weight) {
   float mean = 0.0f, m2 = 0.0f;
   FASTHT_UNROLL for (int i = 0; i < 8; ++i) {
-    values[i] = i < count ? raw[i] - shift : 0.0f;
+    values[i] = kAligned || i < count ? raw[i] - shift : 0.0f;
     mean += values[i];
   }
   mean *= each;
   FASTHT_UNROLL for (int i = 0; i < 8; ++i) {
-    const float deviation = i < count ? values[i] - mean : 0.0f;
+    const float deviation = kAligned || i < count ? values[i] - mean : 0.0f;
     m2 = fused(deviation, deviation, m2);
   }
+  if (kAligned && count == 0) m2 = 0.0f;
   const float delta = mean - moments.mean;
   moments.mean = fused(delta, share, moments.mean);
   moments.m2 += fused(delta * delta, weight, m2);
@@ -146,7 +148,7 @@ FASTHT_DEVICE void finish_tile(const DownParams& p, float (&by_skip)[kChannels /
   constexpr int kBlocks = kChannels / 8;
   const int thread = reread_thread_index(), lane = thread & 31, warp = thread >> 5, t = lane & 3;
   const int image = place[0], row0 = place[1] + warp * 16 + lane / 4;
-  if (place[1] + warp * 16 >= p.grid.tokens) return;
+  if (place[1] + warp * 16 >= place[2]) return;
   const float scale = *p.scale;
   float rstd[2];
   bool real[2], patch[2];
@@ -155,7 +157,7 @@ FASTHT_DEVICE void finish_tile(const DownParams& p, float (&by_skip)[kChannels /
         static_cast<float>(p.dim / 32 * 8 + smaller(larger(p.dim % 32 - t * 8, 0), 8));
     merge_lanes(moments[half], lane);
     rstd[half] = 1.0f / square_root(moments[half].m2 / static_cast<float>(p.dim) + p.eps);
-    real[half] = row0 + half * 8 < p.grid.tokens;
+    real[half] = row0 + half * 8 < place[2];
     patch[half] = real[half] && row0 + half * 8 >= p.grid.prefix;
   }
   FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
@@ -186,96 +188,102 @@ FASTHT_DEVICE void finish_tile(const DownParams& p, float (&by_skip)[kChannels /
   }
 }
 
-template <class X, class P, int kChannels, int kWarps, bool kAligned>
+template <class X, class P, int kChannels, int kWarps, int kStages, bool kAligned>
 FASTHT_DEVICE void down(const DownParams& p) {
   using F = typename P::Format;
-  constexpr int kRows = 16 * kWarps, kThreads = kWarps * kLanes, kBlocks = kChannels / 8;
-  constexpr int kSlice = slice_width(kChannels, F::kBytes);
+  constexpr int kThreads = kWarps * kLanes, kBlocks = kChannels / 8;
+  constexpr int kSlice = slice_width(kChannels, F::kBytes), kParts = kSlice / 32;
   constexpr int kMatrixQuads = kSlice * kChannels * F::kBytes / 16;
+  constexpr int kStageQuads = down_stage_bytes(kWarps, kChannels, F::kBytes, X::kBytes) / 16;
   const int thread = thread_index(), lane = thread & 31, warp = thread >> 5, t = lane & 3;
-  const int image = block_index() / p.tiles, first = block_index() % p.tiles * kRows;
-  const int row0 = first + warp * 16 + lane / 4;
-  const bool busy = first + warp * 16 < p.grid.tokens;
+  const int image = block_index() / p.tiles, first = block_index() % p.tiles * p.rows;
+  const int end = smaller(first + p.rows, p.grid.tokens);
+  const bool busy = first + warp * 16 < end;
   Carver carver;
-  Quad* const slices = carver.take<Quad>(4 * kMatrixQuads);
+  Quad* const stages = carver.take<Quad>(kStages * kStageQuads);
   float* const sums = carver.take<float>(2 * kChannels);
   float* const pools = carver.take<float>(kWarps * kChannels);
   float* const mean = carver.take<float>(kChannels);
   float* const hidden = carver.take<float>(kMostHidden);
   int* const place = carver.take<int>(4);
   Word* const flag = carver.take<Word>(4);
-  const auto fetch = [&](int slice) {
-    Quad* const to = slices + slice % 2 * (2 * kMatrixQuads);
-    const long long from = static_cast<long long>(slice) * kMatrixQuads;
-    FASTHT_ROLLED for (int i = reread_thread_index(); i < kMatrixQuads; i += kThreads) {
-      copy_async(to + i, static_cast<const Quad*>(p.skip) + from + i);
-      copy_async(to + kMatrixQuads + i, static_cast<const Quad*>(p.norm) + from + i);
+
+  const int count = ceil_div(p.dim, kSlice);
+  const auto own = [&](Quad* stage, int part, int half) {
+    constexpr int kEach = Eight<X>::kQuads * kThreads;
+    return stage + 2 * kMatrixQuads + (part * 2 + half) * kEach + reread_thread_index();
+  };
+  // Slices come kStages - 1 ahead: the matrices for all, x into shared memory that each lane has for
+  // itself. So many bytes are on their way that memory's latency does not show.
+  const auto fetch = [&](int slice, int image, int first, int end) {
+    if (slice < count) {
+      const int me = reread_thread_index(), row = first + me / kLanes * 16 + me % kLanes / 4;
+      Quad* const stage = stages + slice % kStages * kStageQuads;
+      const long long from = static_cast<long long>(slice) * kMatrixQuads;
+      copy_quads<kMatrixQuads, kThreads>(stage, static_cast<const Quad*>(p.skip) + from, me);
+      copy_quads<kMatrixQuads, kThreads>(stage + kMatrixQuads,
+                                         static_cast<const Quad*>(p.norm) + from, me);
+      const typename X::Unit* const x = units<X>(p.x.data) + image * p.x.batch + row * p.x.token;
+      FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
+        const int feature = slice * kSlice + part * 32 + me % 4 * 8;
+        FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+          fetch_eight<X, kAligned>(own(stage, part, half), kThreads,
+                                   x + half * 8 * p.x.token + feature,
+                                   row + half * 8 < end ? p.dim - feature : 0);
+      }
     }
     end_group();
   };
-  fetch(0);
+  FASTHT_UNROLL for (int slice = 0; slice < kStages - 1; ++slice) fetch(slice, image, first, end);
   for (int i = thread; i < 2 * kChannels; i += kThreads) sums[i] = p.sums[i];
-  if (thread == 0) place[0] = image, place[1] = first;
+  if (thread == 0) place[0] = image, place[1] = first, place[2] = end;
 
-  const typename X::Unit* const x =
-      units<X>(p.x.data) + image * p.x.batch + row0 * p.x.token + t * 8;
-  const auto load = [&](int half, int feature) {
-    const bool real = row0 + half * 8 < p.grid.tokens;
-    return load_eight<X, kAligned>(x + half * 8 * p.x.token + feature,
-                                   real ? p.dim - feature - t * 8 : 0);
-  };
-  Eight<X> next[2];
   float shift[2] = {};
-  FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-    next[half] = load(half, 0);
-  }
+  wait_groups<kStages - 2>();
   if (busy) {
     FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-      shift[half] = rough_mean(next[half], p.dim - t * 8, smaller(p.dim, 32));
+      shift[half] = rough_mean(own_eight<X>(own(stages, 0, half), kThreads), p.dim - t * 8,
+                               smaller(p.dim, 32));
   }
   Moments moments[2] = {};
   float by_skip[kBlocks][4] = {}, by_norm[kBlocks][4] = {};
-  const int end = ceil_div(p.dim, kSlice) * kSlice;
-  FASTHT_ROLLED for (int feature = 0; feature < end; feature += 32) {
-    const int in_slice = feature & (kSlice - 1);
-    if (in_slice == 0) {
-      wait_groups<0>();
-      sync_block();  // the slice has arrived, and all have done with the other buffer
-      if (feature + kSlice < end) fetch(feature / kSlice + 1);
-    }
+  FASTHT_ROLLED for (int slice = 0; slice < count; ++slice) {
+    wait_groups<kStages - 2>();
+    sync_block();  // the slice has arrived, and all have done with the one before
+    fetch(slice + kStages - 1, place[0], place[1], place[2]);
     if (!busy) continue;
-    const Quad* const skip = slices + (feature & kSlice ? 2 * kMatrixQuads : 0) +
-                             in_slice * (kMatrixQuads / kSlice);
-    const Quad* const norm = skip + kMatrixQuads;
-    Eight<X> raw[2];
-    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      raw[half] = next[half];
-      next[half] = load(half, feature + 32);
-    }
-    {
-      typename P::Left plain;
-      FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
+    Quad* const stage = stages + slice % kStages * kStageQuads;
+    FASTHT_ROLLED for (int part = 0; part < kParts; ++part) {
+      const int feature = slice * kSlice + part * 32;
+      Eight<X> raw[2];
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        raw[half] = own_eight<X>(own(stage, part, half), kThreads);
+      {
+        typename P::Left plain;
+        FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
+        FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
+          typename P::Right right;
+          right.load(stage, part * kBlocks + n, lane);
+          P::multiply(by_skip[n], plain, right);
+        }
+      }
+      typename P::Left centred;
+      const int left = p.dim - feature - t * 8;
+      const int present = kAligned ? (left > 0 ? 8 : 0) : smaller(larger(left, 0), 8);
+      const float before = static_cast<float>(feature / 4), found = static_cast<float>(present);
+      const float share = found / larger_of(before + found, 1.0f), weight = before * share;
+      const float each = kAligned || present == 8 ? 0.125f : 1.0f / larger_of(found, 1.0f);
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        float values[8];
+        gather<X, kAligned>(moments[half], values, raw[half], shift[half], present, each, share,
+                            weight);
+        centred.set(half, values);
+      }
       FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
         typename P::Right right;
-        right.load(skip, n, lane);
-        P::multiply(by_skip[n], plain, right);
+        right.load(stage + kMatrixQuads, part * kBlocks + n, lane);
+        P::multiply(by_norm[n], centred, right);
       }
-    }
-    typename P::Left centred;
-    const int left = p.dim - feature - t * 8;
-    const int present = kAligned ? (left > 0 ? 8 : 0) : smaller(larger(left, 0), 8);
-    const float before = static_cast<float>(feature / 4), count = static_cast<float>(present);
-    const float share = count / larger_of(before + count, 1.0f), weight = before * share;
-    const float each = kAligned || present == 8 ? 0.125f : 1.0f / larger_of(count, 1.0f);
-    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      float values[8];
-      gather(moments[half], values, raw[half], shift[half], present, each, share, weight);
-      centred.set(half, values);
-    }
-    FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-      typename P::Right right;
-      right.load(norm, n, lane);
-      P::multiply(by_norm[n], centred, right);
     }
   }
 
@@ -283,7 +291,7 @@ FASTHT_DEVICE void down(const DownParams& p) {
   sync_block();
   for (int c = reread_thread_index(); c < kChannels; c += kThreads) {
     float sum = 0.0f;
-    for (int w = 0; w < kWarps && place[1] + w * 16 < p.grid.tokens; ++w)
+    for (int w = 0; w < kWarps && place[1] + w * 16 < place[2]; ++w)
       sum += pools[w * kChannels + c];
     p.partials[static_cast<long long>(block_index()) * kChannels + c] = sum;
   }

@@ -16,15 +16,16 @@ FASTHT_DEVICE int quotient(int a, const Divisor& b) {
   return static_cast<int>((high_product(b.factor, static_cast<Word>(a)) + static_cast<Word>(a)) >> b.shift);
 }
 
-template <class X, class P, int kChannels, int kTokens, bool kAligned>
+template <class X, class P, int kChannels, int kTokens, int kWarps, bool kAligned>
 struct Expand {
   using F = typename P::Format;
   using Transposed = typename TransposedOf<P>::Type;
-  static constexpr int kWidth = expand_width(F::kBytes), kWarps = expand_warps(kChannels, F::kBytes);
+  static constexpr int kWidth = expand_width(F::kBytes);
   static constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
   static constexpr int kRowTiles = kChannels / 16;         // of the sums over tokens
   static constexpr int kParts = kWarps / kRowTiles;        // warps that share one, by features
   static constexpr int kBlocks = kWidth / 8 / kParts;      // of 8 features a warp
+  static constexpr int kOwn = ceil_div(kBlocks, kRowTiles);  // of them, whose dout a warp sums up
   static constexpr bool kSame = Same<X, F>::value;
   static constexpr int kWideQuads = kTokens * kWidth * X::kBytes / 16;
   static constexpr int kTileQuads = kTokens * kWidth * F::kBytes / 16;
@@ -34,6 +35,7 @@ struct Expand {
   const ExpandParams& p;
   Quad *narrow, *wide;  // [2 stages][du, z], [2 stages][x, dout]
   Quad *x_hat, *x, *dout, *weights;
+  Floats* rows;    // [2 stages][kTokens]: the LayerNorm's mean and 1 / deviation, the two row means
   float* vectors;  // skip, norm
   const int slice = block_index() % p.slices, group = block_index() / p.slices;
 
@@ -47,6 +49,7 @@ struct Expand {
       dout = carver.take<Quad>(kTileQuads);
     }
     weights = carver.take<Quad>(kWeightQuads);
+    rows = carver.take<Floats>(2 * kTokens);
     vectors = carver.take<float>(2 * kWidth);
   }
 
@@ -55,7 +58,7 @@ struct Expand {
     const int begin = group * p.each, end = smaller(begin + p.each, p.tiles);
     if (p.dx.data != nullptr) {
       const Quad* const from = static_cast<const Quad*>(p.down) + slice * kWeightQuads;
-      for (int i = thread; i < kWeightQuads; i += kThreads) copy_async(weights + i, from + i);
+      copy_quads<kWeightQuads, kThreads>(weights, from, thread);
       for (int i = thread; i < kWidth; i += kThreads) {
         const int d = slice * kWidth + i;
         vectors[i] = d < p.dim ? read(p.gammax, d) : 0.0f;
@@ -64,7 +67,7 @@ struct Expand {
     }
     fetch(begin, 0);
     float by_x[kBlocks][4] = {}, by_hat[kBlocks][4] = {}, by_out[kBlocks][4] = {};
-    float sum_out[2][4] = {}, sum_du[4] = {};
+    float sum_out[kOwn][4] = {}, sum_du[4] = {};
     FASTHT_ROLLED for (int tile = begin; tile < end; ++tile) {
       const int stage = (tile - begin) % 2;
       wait_groups<0>();
@@ -79,50 +82,77 @@ struct Expand {
   }
 
  private:
-  // A row of x or its like in memory; the tokens of all images are counted through.
-  template <class All>
-  FASTHT_DEVICE auto row_of(const All& all, int token) const {
-    const int image = quotient(token, p.tokens);
-    const int within = token - image * static_cast<int>(p.tokens.number);
-    return units<X>(all.data) + image * all.batch + within * all.token;
-  }
-
-  FASTHT_DEVICE void fetch(int tile, int stage) {
-    const int thread = thread_index(), first = tile * kTokens;
-    constexpr int kNarrowChunks = kChannels * F::kBytes / 16, kEach = 16 / X::kBytes;
-    for (int i = thread; i < kNarrowQuads; i += kThreads) {
-      const int row = i / kNarrowChunks, chunk = i % kNarrowChunks;
-      const bool real = first + row < p.total;
-      const long long at = real ? static_cast<long long>(first + row) * kNarrowChunks + chunk : 0;
-      Quad* const to = narrow + stage * (2 * kNarrowQuads) + chunk_at<F, kChannels>(row, chunk);
-      copy_async(to, static_cast<const Quad*>(p.du) + at, real);
-      if (p.z != nullptr) copy_async(to + kNarrowQuads, static_cast<const Quad*>(p.z) + at, real);
+  // A token's row in memory; the tokens of all images are counted through.
+  struct Row {
+    int image, within;
+    FASTHT_DEVICE Row(const Divisor& tokens, int token)
+        : image(quotient(token, tokens)), within(token - image * static_cast<int>(tokens.number)) {}
+    template <class All>
+    FASTHT_DEVICE auto of(const All& all) const {
+      return units<X>(all.data) + image * all.batch + within * all.token;
     }
+  };
+
+  // A thread's places in a tile are whole groups of eight rows apart: chunk_at exchanges their chunks
+  // alike, so that one place is known from the first.
+  FASTHT_DEVICE void fetch(int tile, int stage) {
+    const int thread = reread_thread_index(), first = tile * kTokens;
+    constexpr int kNarrowChunks = kChannels * F::kBytes / 16, kEach = 16 / X::kBytes;
     constexpr int kWideChunks = kWidth / kEach;
-    for (int i = thread; i < kWideQuads; i += kThreads) {
-      const int row = i / kWideChunks, chunk = i % kWideChunks, token = first + row;
-      const int feature = slice * kWidth + chunk * kEach;
-      Quad* const to = wide + stage * (2 * kWideQuads) + chunk_at<X, kWidth>(row, chunk);
-      const bool real = token < p.total && feature < p.dim;
-      const typename X::Unit* const from[2] = {row_of(p.x, real ? token : 0) + (real ? feature : 0),
-                                               row_of(p.dout, real ? token : 0) + (real ? feature : 0)};
-      FASTHT_UNROLL for (int k = 0; k < 2; ++k) {
-        if constexpr (kAligned) {
-          copy_async(to + k * kWideQuads, from[k], real);
-        } else {
-          Quad value = {{0, 0, 0, 0}};
-          FASTHT_UNROLL for (int j = 0; j < kEach; ++j) {
-            if (!real || feature + j >= p.dim) continue;
-            if constexpr (X::kBytes == 4)
-              value.v[j] = as_word(from[k][j]);
-            else
-              value.v[j / 2] |= Word{from[k][j]} << j % 2 * 16;
-          }
-          to[k * kWideQuads] = value;
-        }
+    static_assert(kThreads / kNarrowChunks % 8 == 0 && kThreads / kWideChunks % 8 == 0);
+    {
+      const int row0 = thread / kNarrowChunks, chunk = thread % kNarrowChunks;
+      Quad* const to = narrow + stage * (2 * kNarrowQuads) + chunk_at<F, kChannels>(row0, chunk);
+      FASTHT_UNROLL for (int at = 0; at < kNarrowQuads; at += kThreads) {
+        if (kNarrowQuads % kThreads != 0 && thread + at >= kNarrowQuads) break;
+        const int token = first + row0 + at / kNarrowChunks;
+        const bool real = token < p.total;
+        const long long from = real ? static_cast<long long>(token) * kNarrowChunks + chunk : 0;
+        copy_async(to + at, static_cast<const Quad*>(p.du) + from, real);
+        if (p.z != nullptr)
+          copy_async(to + at + kNarrowQuads, static_cast<const Quad*>(p.z) + from, real);
       }
     }
+    {
+      const int row0 = thread / kWideChunks, chunk = thread % kWideChunks;
+      const int feature = slice * kWidth + chunk * kEach;
+      Quad* const to = wide + stage * (2 * kWideQuads) + chunk_at<X, kWidth>(row0, chunk);
+      FASTHT_UNROLL for (int at = 0; at < kWideQuads; at += kThreads) {
+        if (kWideQuads % kThreads != 0 && thread + at >= kWideQuads) break;
+        const int token = first + row0 + at / kWideChunks;
+        const bool real = token < p.total && feature < p.dim;
+        const Row row(p.tokens, real ? token : 0);
+        const int column = real ? feature : 0;
+        fetch_wide(to + at, row.of(p.x) + column, real, feature);
+        fetch_wide(to + at + kWideQuads, row.of(p.dout) + column, real, feature);
+      }
+    }
+    static_assert(2 * kTokens <= kThreads);
+    if (thread < 2 * kTokens) {
+      const int token = first + thread / 2;
+      const bool real = token < p.total;
+      const float* const from = thread % 2 == 0 ? p.stats : p.row_means;
+      copy_pair_async(&rows[stage * kTokens + thread / 2].v[thread % 2 * 2],
+                      from + (real ? 2ll * token : 0), real);
+    }
     end_group();
+  }
+
+  // Sixteen bytes of x or dout, from feature `feature` on.
+  FASTHT_DEVICE void fetch_wide(Quad* to, const typename X::Unit* from, bool real, int feature) {
+    if constexpr (kAligned) {
+      copy_async(to, from, real);
+    } else {
+      Quad value = {{0, 0, 0, 0}};
+      FASTHT_UNROLL for (int j = 0; j < 16 / X::kBytes; ++j) {
+        if (!real || feature + j >= p.dim) continue;
+        if constexpr (X::kBytes == 4)
+          value.v[j] = as_word(from[j]);
+        else
+          value.v[j / 2] |= Word{from[j]} << j % 2 * 16;
+      }
+      *to = value;
+    }
   }
 
   template <class Format>
@@ -132,7 +162,7 @@ struct Expand {
 
   // dx, and x_hat for the products.
   FASTHT_DEVICE void spread(int tile, int stage) {
-    const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
+    const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
     const Quad* const du = narrow + stage * (2 * kNarrowQuads);
     Quad* const raw = wide + stage * (2 * kWideQuads);
     constexpr int kUnits = kTokens / 16 * (kWidth / 32);
@@ -158,6 +188,7 @@ struct Expand {
         }
       }
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        keep_order();
         const int row = row0 + half * 8, token = tile * kTokens + row;
         Eight<X> in, upstream;
         FASTHT_UNROLL for (int q = 0; q < Eight<X>::kQuads; ++q) {
@@ -165,10 +196,9 @@ struct Expand {
           upstream.quads[q] = *eight_at<X>(raw + kWideQuads, row, eight, q);
         }
         const bool real = token < p.total;
-        Pair stats = {0.0f, 0.0f}, means = {0.0f, 0.0f};
-        if (real) stats = load_pair<Float32>(p.stats + 2 * static_cast<long long>(token));
+        const Floats stats = rows[stage * kTokens + row];
         float normed[8];
-        FASTHT_UNROLL for (int i = 0; i < 8; ++i) normed[i] = (in[i] - stats.x) * stats.y;
+        FASTHT_UNROLL for (int i = 0; i < 8; ++i) normed[i] = (in[i] - stats.v[0]) * stats.v[1];
         if (p.z != nullptr) {
           put(x_hat, row, eight, normed);
           if constexpr (!kSame) {
@@ -180,20 +210,19 @@ struct Expand {
           }
         }
         if (p.dx.data == nullptr || !real) continue;
-        means = load_pair<Float32>(p.row_means + 2 * static_cast<long long>(token));
         float values[8];
         FASTHT_UNROLL for (int i = 0; i < 8; i += 4) {
           const Floats skip = load_four<Float32>(vectors + eight * 8 + i);
           const Floats norm = load_four<Float32>(vectors + kWidth + eight * 8 + i);
           FASTHT_UNROLL for (int j = 0; j < 4; ++j) {
             const float grad = dh[(i + j) / 2][half * 2 + j % 2];
-            const float inner = fused(grad, norm.v[j], -means.x) - normed[i + j] * means.y;
-            values[i + j] = fused(stats.y, inner, fused(grad, skip.v[j], upstream[i + j]));
+            const float inner = fused(grad, norm.v[j], -stats.v[2]) - normed[i + j] * stats.v[3];
+            values[i + j] = fused(stats.v[1], inner, fused(grad, skip.v[j], upstream[i + j]));
           }
         }
         Eight<X> result;
         result.set(values);
-        store_eight<X, kAligned>(row_of(p.dx, token) + feature, result, p.dim - feature);
+        store_eight<X, kAligned>(Row(p.tokens, token).of(p.dx) + feature, result, p.dim - feature);
       }
     }
   }
@@ -207,9 +236,9 @@ struct Expand {
 
   // The sums over the tile's tokens: 16 channels a warp, and all features, or a part of them.
   FASTHT_DEVICE void gather(int stage, float (&by_x)[kBlocks][4], float (&by_hat)[kBlocks][4],
-                            float (&by_out)[kBlocks][4], float (&sum_out)[2][4],
+                            float (&by_out)[kBlocks][4], float (&sum_out)[kOwn][4],
                             float (&sum_du)[4]) {
-    const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
+    const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
     const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
     const Quad* const du = narrow + stage * (2 * kNarrowQuads);
     const Quad* const raw = wide + stage * (2 * kWideQuads);
@@ -229,19 +258,27 @@ struct Expand {
         }
       }
       Transposed::add(sum_du, grad);
-      if (row_tile * 2 < kBlocks) {  // each warp sums up dout for 16 of the features
+      if (row_tile * kOwn < kBlocks) {
         typename Transposed::Right right[2];
         Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step,
-                                           first + row_tile * 16, lane);
-        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::add(sum_out[i], right[i]);
+                                           first + row_tile * kOwn / 2 * 16, lane);
+        if constexpr (kOwn == 2) {
+          FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::add(sum_out[i], right[i]);
+        } else {
+          // By member: a choice between structs would be one between addresses, in local memory.
+          typename Transposed::Right own;
+          FASTHT_UNROLL for (int i = 0; i < Transposed::kWords; ++i)
+            own.v[i] = row_tile % 2 == 0 ? right[0].v[i] : right[1].v[i];
+          Transposed::add(sum_out[0], own);
+        }
       }
     }
   }
 
   FASTHT_DEVICE void store(const float (&by_x)[kBlocks][4], const float (&by_hat)[kBlocks][4],
-                           const float (&by_out)[kBlocks][4], const float (&sum_out)[2][4],
+                           const float (&by_out)[kBlocks][4], const float (&sum_out)[kOwn][4],
                            const float (&sum_du)[4]) {
-    const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
+    const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
     const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
     const long long padded = p.slices * kWidth;
     const int column = slice * kWidth + first + lane % 4 * 2;
@@ -253,11 +290,10 @@ struct Expand {
       store_pair<Float32>(to + kChannels * padded, by_hat[n][2 * half], by_hat[n][2 * half + 1]);
       store_pair<Float32>(to + 2 * kChannels * padded, by_out[n][2 * half], by_out[n][2 * half + 1]);
     }
-    if (lane < 4) {
-      FASTHT_UNROLL for (int n = 0; n < 2; ++n)
-        if (row_tile * 2 < kBlocks)
-          store_pair<Float32>(p.d_up_bias + group * padded + column + (row_tile * 2 + n) * 8,
-                              sum_out[n][0], sum_out[n][1]);
+    if (lane < 4 && row_tile * kOwn < kBlocks) {
+      FASTHT_UNROLL for (int n = 0; n < kOwn; ++n)
+        store_pair<Float32>(p.d_up_bias + group * padded + column + (row_tile * kOwn + n) * 8,
+                            sum_out[n][0], sum_out[n][1]);
     }
     if (slice == 0 && first == 0 && lane % 4 == 0) {
       p.d_down_bias[group * kChannels + row] = sum_du[0];
@@ -266,9 +302,9 @@ struct Expand {
   }
 };
 
-template <class X, class P, int kChannels, int kTokens, bool kAligned>
+template <class X, class P, int kChannels, int kTokens, int kWarps, bool kAligned>
 FASTHT_DEVICE void expand(const ExpandParams& p) {
-  Expand<X, P, kChannels, kTokens, kAligned>(p).run();
+  Expand<X, P, kChannels, kTokens, kWarps, kAligned>(p).run();
 }
 
 }  // namespace fastht::cuda

@@ -41,7 +41,7 @@ struct Finish {
   FASTHT_DEVICE void finish_features(int block) {
     for (int c = thread; c < kChannels; c += kThreads) {
       float sum = 0.0f;
-      for (int group = 0; group < p.groups; ++group) sum += p.d_down_bias[group * kChannels + c];
+      FASTHT_UNROLL_EIGHT for (int group = 0; group < p.groups; ++group) sum += p.d_down_bias[group * kChannels + c];
       total[c] = sum;
       if (block == 0 && c < p.channels) write(p.d_down_bias_out, c, sum);
     }
@@ -59,7 +59,7 @@ struct Finish {
     for (int c = row; c < kChannels; c += kRows) {
       float by_x = 0.0f, by_hat = 0.0f, by_out = 0.0f;
       const float* from = p.d_weights + static_cast<long long>(c) * p.padded_dim + d;
-      for (int group = 0; group < p.groups; ++group, from += 3 * size) {
+      FASTHT_UNROLL_EIGHT for (int group = 0; group < p.groups; ++group, from += 3 * size) {
         by_x += from[0];
         by_hat += from[size];
         by_out += from[2 * size];
@@ -82,7 +82,7 @@ struct Finish {
     float sums[3] = {}, up_bias = 0.0f;
     for (int i = 0; i < kRows; ++i)
       FASTHT_UNROLL for (int k = 0; k < 3; ++k) sums[k] += shared[k * kThreads + i * kFinishWidth + thread];
-    for (int group = 0; group < p.groups; ++group)
+    FASTHT_UNROLL_EIGHT for (int group = 0; group < p.groups; ++group)
       up_bias += p.d_up_bias[static_cast<long long>(group) * p.padded_dim + d];
     write(p.d_gammax, d, sums[0]);
     write(p.d_norm_weight, d, gamma * sums[1]);
@@ -105,7 +105,7 @@ struct Finish {
   FASTHT_DEVICE void finish_bank(int row) {
     const int c = thread % kChannels;
     float sums[3] = {};
-    for (int b = thread / kChannels; b < p.batch; b += kLanesOf) {
+    FASTHT_UNROLL_EIGHT for (int b = thread / kChannels; b < p.batch; b += kLanesOf) {
       const float value = p.correlation[static_cast<long long>(b) * p.tiles * kRow + row * kChannels + c];
       FASTHT_UNROLL for (int k = 0; k < 3; ++k) sums[k] += p.gate[b * 4 + k] * value;
     }
@@ -127,7 +127,7 @@ struct Finish {
   FASTHT_DEVICE void finish_point(int row) {
     float sums[1] = {};
     const float* const from = p.d_point + row * kChannels + thread % kChannels;
-    for (int block = thread / kChannels; block < p.point_blocks; block += kLanesOf)
+    FASTHT_UNROLL_EIGHT for (int block = thread / kChannels; block < p.point_blocks; block += kLanesOf)
       sums[0] += from[static_cast<long long>(block) * ((kChannels + 1) * kChannels)];
     add_lanes(sums);
     if (thread >= p.channels) return;
@@ -172,17 +172,21 @@ struct Finish {
   }
 
   FASTHT_DEVICE void finish_filter(int block) {
-    const int i = block * kThreads + thread;
-    if (i >= p.filter_size) return;
-    float sum = 0.0f;
-    if (p.filter == Filter::kFull)
+    if (p.filter == Filter::kFull) {
+      const int i = block * kThreads + thread;
+      if (i >= p.filter_size) return;
+      float sum = 0.0f;
       for (int group = 0; group < p.filter_groups; ++group)
         sum += p.d_filter[static_cast<long long>(group) * p.filter_size + i];
-    else
-      for (int b = 0; b < p.batch; ++b)
-        sum += p.records[static_cast<long long>(b) * record_size(kChannels, p.hidden) +
-                         record_filter(kChannels) + i];
-    write(p.d_spectral_filter, i, sum);
+      write(p.d_spectral_filter, i, sum);
+      return;
+    }
+    float sums[1] = {};
+    const float* const from = p.records + record_filter(kChannels) + thread % kChannels;
+    FASTHT_UNROLL_EIGHT for (int b = thread / kChannels; b < p.batch; b += kLanesOf)
+      sums[0] += from[static_cast<long long>(b) * record_size(kChannels, p.hidden)];
+    add_lanes(sums);
+    if (thread < p.channels) write(p.d_spectral_filter, thread, sums[0]);
   }
 };
 

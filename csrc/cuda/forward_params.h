@@ -18,6 +18,10 @@ struct FoldMatrix {
 constexpr int kFoldThreads = 128;
 constexpr int kFoldBlocks = 4;  // of a matrix, for one block of threads
 constexpr int kFoldMatrices = 4;
+constexpr int kFoldImages = 16;  // whose kernels a block makes a part of
+FASTHT_BOTH constexpr int fold_kernel_parts(int padded) {
+  return ceil_div(kBankRows * padded, kFoldThreads);
+}
 constexpr int kLanesPerChannel = 32;  // that add up a row of the down-projection
 
 // Everything that a pass reads of the parameters but the gate's layers.
@@ -57,12 +61,17 @@ struct DownParams {
   Array gate_weight0, gate_bias0, gate_weight2, gate_bias2;
   Grid grid;
   Filter filter;
-  int dim, tiles, channels, hidden, frequencies;
+  int dim, tiles, rows;  // tiles of an image, of `rows` tokens
+  int channels, hidden, frequencies;
   float eps;
 };
 constexpr int kMostHidden = 32;
-FASTHT_BOTH constexpr int down_shared(int warps, int padded, int bytes) {
-  return 4 * slice_width(padded, bytes) * padded * bytes +
+// Bytes of shared memory of down: `stages` slices of both matrices and of x; then the rest.
+FASTHT_BOTH constexpr int down_stage_bytes(int warps, int padded, int bytes, int x_bytes) {
+  return slice_width(padded, bytes) * (2 * padded * bytes + 16 * warps * x_bytes);
+}
+FASTHT_BOTH constexpr int down_shared(int warps, int padded, int bytes, int x_bytes, int stages) {
+  return stages * down_stage_bytes(warps, padded, bytes, x_bytes) +
          ((3 + warps) * padded + kMostHidden + 8) * 4;
 }
 
@@ -77,22 +86,20 @@ struct MixUpParams {
   const void* up;           // up-projection: register order, wide numbers; [D / 8][C / 32]
   const float* up_bias;     // [D] padded to slices
   Grid grid;
-  int dim, tiles;
-  int overlay;  // whether the slices of `up` lie over the map, where memory is short
+  int dim, tiles, rows;  // tiles of an image, of `rows` tokens
   Dropout dropout;
 };
 
-// Bytes of shared memory of mix_up, in the order in which it carves them: map and slices (apart or
-// one over the other), bank, v. `pass`: channels that are convolved at a time.
-FASTHT_BOTH constexpr int mix_up_slices_bytes(int padded, int bytes) {
-  return 2 * slice_width(padded, bytes) * padded * bytes;
+// Bytes of shared memory of mix_up: first map and bank, then in their place `stages` slices of the
+// up-projection with its bias and of x; and v. `pass`: channels that are convolved at a time.
+FASTHT_BOTH constexpr int mix_up_stage_bytes(int warps, int padded, int bytes, int x_bytes) {
+  return slice_width(padded, bytes) * (padded * bytes + 4 + 16 * warps * x_bytes);
 }
 FASTHT_BOTH constexpr int mix_up_shared(int warps, const Grid& grid, int padded, int pass, int bytes,
-                                        bool overlay) {
-  const int map = map_bytes(16 * warps, grid, pass, bytes);
-  const int slices = mix_up_slices_bytes(padded, bytes);
-  const int both = !overlay ? map + slices : map > slices ? map : slices;
-  return both + kBankRows * pass * 4 + 16 * warps * padded * bytes;
+                                        int x_bytes, int stages) {
+  const int first = map_bytes(tile_rows(warps, grid), grid, pass, bytes) + kBankRows * pass * 4;
+  const int then = stages * mix_up_stage_bytes(warps, padded, bytes, x_bytes);
+  return (first > then ? first : then) + tile_rows(warps, grid) * padded * bytes;
 }
 
 }  // namespace fastht::cuda

@@ -25,49 +25,56 @@ struct ForwardPlan::Arrays {
   MixUpParams mix_up{};
 };
 
-ForwardPlan::ForwardPlan(const Problem& problem, const Device& device) : problem_(problem) {
+ForwardPlan::ForwardPlan(const Problem& problem, const Device& device, const Tuning& tuning)
+    : problem_(problem) {
   const int padded = padded_channels(problem.channels), bytes = bytes_of(problem.products);
+  const int x_bytes = bytes_of(problem.x);
   const Grid& grid = problem.grid;
   if (problem.hidden > kMostHidden)
     throw std::invalid_argument("the noise gate's hidden layer has " +
                                 std::to_string(problem.hidden) + " units; the CUDA kernels take " +
                                 std::to_string(kMostHidden));
-  down_warps_ = grid.tokens > 64 ? 6 : 4;
+  const auto fits = [&](int blocks, int shared) {
+    return shared <= device.shared_per_block &&
+           blocks * (shared + kReserved) <= device.shared_per_multiprocessor;
+  };
+  // By the registers that they need: 128 for 64 channels, 255 for 128 or strict float32.
+  const bool strict = bytes == 4 && !problem.tf32, most = padded == 128 || strict;
+  // down: no warp without tokens; bytes on their way before blocks that share a multiprocessor.
+  const int even = largest(tile_rows(8, grid) / 16, 4);
+  for (const int wanted : {tuned(tuning, "down_blocks", 2), 1})
+    for (const int warps : {tuned(tuning, "down_warps", even), 4})
+      for (const int stages : {tuned(tuning, "down_stages", 3), 2})
+        if (down_warps_ == 0 && fits(wanted, down_shared(warps, padded, bytes, x_bytes, stages)))
+          down_warps_ = warps, down_stages_ = stages;
   const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
-  // The most warps, the least work twice: the first choice of which two fit a multiprocessor, or
-  // one.
-  for (const int wanted : {2, 1}) {
-    for (const int warps : {8, 4}) {
+  // mix_up: the most warps, the least work twice: the first choice of which two fit, or one.
+  for (const int wanted : {tuned(tuning, "mix_up_blocks", 2), 1})
+    for (const int warps : {tuned(tuning, "mix_up_warps", 8), 4}) {
       if (warps == 8 && grid.tokens <= 64) continue;
-      for (int pass = widest; pass >= 32; pass /= 2) {
-        for (const bool overlay : {false, true}) {
-          const int shared = mix_up_shared(warps, grid, padded, pass, bytes, overlay);
-          if (warps_ != 0 || shared > device.shared_per_block ||
-              wanted * (shared + kReserved) > device.shared_per_multiprocessor)
-            continue;
-          warps_ = warps, pass_ = pass, overlay_ = overlay;
-        }
-      }
+      for (int pass = widest; pass >= 32; pass /= 2)
+        for (const int stages : {tuned(tuning, "mix_up_stages", 3), 2})
+          if (warps_ == 0 &&
+              fits(wanted, mix_up_shared(warps, grid, padded, pass, bytes, x_bytes, stages)))
+            warps_ = warps, pass_ = pass, stages_ = stages;
     }
-  }
-  if (warps_ == 0)
+  if (warps_ == 0 || down_warps_ == 0)
     throw std::invalid_argument(
         "a grid of " + std::to_string(grid.height) + "x" + std::to_string(grid.width) +
         " patches needs more shared memory than this GPU's blocks have (" +
         std::to_string(device.shared_per_block) + " bytes)");
   const std::string numbers = numbers_of(problem);
-  const auto warps = [](int count) { return ", " + std::to_string(count); };
-  // By the registers that they need: 168 in down for 64 channels, 255 for 128 or strict float32.
-  const bool strict = bytes == 4 && !problem.tf32;
-  const bool most = padded == 128 || strict;
-  const int down_blocks = down_warps_ == 6 ? (most ? 1 : 2) : (most ? 2 : 3);
-  const int mix_up_blocks = (most ? 1 : 2) * (warps_ == 8 ? 1 : 2);
+  const auto number = [](int count) { return ", " + std::to_string(count); };
+  const int down_blocks =
+      tuned(tuning, "down_blocks", (most ? 1 : 2) * (down_warps_ <= 4 ? 2 : 1));
+  const int mix_up_blocks = tuned(tuning, "mix_up_blocks", (most ? 1 : 2) * (warps_ == 8 ? 1 : 2));
   kernels_.push_back(fold_kernel(problem));
   kernels_.push_back({"down.cuh", "DownParams",
-                      "down<" + numbers + warps(down_warps_) + ", " + text(problem.aligned) + ">",
+                      "down<" + numbers + number(down_warps_) + number(down_stages_) + ", " +
+                          text(problem.aligned) + ">",
                       down_warps_ * 32, down_blocks});
   kernels_.push_back({"mix_up.cuh", "MixUpParams",
-                      "mix_up<" + numbers + warps(warps_) + ", " + std::to_string(pass_) + ", " +
+                      "mix_up<" + numbers + number(warps_) + number(pass_) + number(stages_) + ", " +
                           text(problem.aligned) + ">",
                       warps_ * 32, mix_up_blocks});
   if (problem.filter == Filter::kFull) {
@@ -105,7 +112,8 @@ void ForwardPlan::arrange(Arrays& a, const ForwardCall& call, Workspace& workspa
   down.sums = a.fold.sums;
   down.scale = a.fold.scale;
   down.bank = a.fold.bank;
-  down.tiles = ceil_div(p.grid.tokens, 16 * down_warps_);
+  down.rows = tile_rows(down_warps_, p.grid);
+  down.tiles = ceil_div(p.grid.tokens, down.rows);
   // Taken also where the caller keeps them: the size of the workspace does not depend on that.
   void* const u = workspace.take(map);
   float* const gate = workspace.floats(p.batch * 4ll);
@@ -147,8 +155,8 @@ void ForwardPlan::arrange(Arrays& a, const ForwardCall& call, Workspace& workspa
   up.up_bias = a.fold.up_bias_out;
   up.grid = p.grid;
   up.dim = p.dim;
-  up.tiles = ceil_div(p.grid.tokens, 16 * warps_);
-  up.overlay = overlay_;
+  up.rows = tile_rows(warps_, p.grid);
+  up.tiles = ceil_div(p.grid.tokens, up.rows);
   up.dropout = dropout_of(p, call.seed);
 }
 
@@ -157,12 +165,14 @@ void ForwardPlan::run(const ForwardCall& call, const Launch& launch) const {
   Workspace workspace(call.workspace);
   arrange(a, call, workspace);
   const int padded = padded_channels(problem_.channels), bytes = bytes_of(problem_.products);
+  const int x_bytes = bytes_of(problem_.x);
   launch(0, fold_blocks(a.fold), kFoldThreads * 4, &a.fold);
-  launch(1, problem_.batch * a.down.tiles, down_shared(down_warps_, padded, bytes), &a.down);
+  launch(1, problem_.batch * a.down.tiles, 
+         down_shared(down_warps_, padded, bytes, x_bytes, down_stages_), &a.down);
   if (problem_.filter == Filter::kFull)
     launch(3, spectral_.blocks(a.spectral), spectral_.shared(), &a.spectral);
   launch(2, problem_.batch * a.mix_up.tiles,
-         mix_up_shared(warps_, problem_.grid, padded, pass_, bytes, overlay_), &a.mix_up);
+         mix_up_shared(warps_, problem_.grid, padded, pass_, bytes, x_bytes, stages_), &a.mix_up);
 }
 
 }  // namespace fastht::cuda

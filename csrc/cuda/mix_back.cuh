@@ -14,10 +14,10 @@ template <class P, int kChannels, int kWarps, int kPass>
 FASTHT_DEVICE void mix_back(const MixBackParams& p) {
   using F = typename P::Format;
   using Cell = typename F::Unit;
-  constexpr int kRows = 16 * kWarps, kThreads = kWarps * kLanes;
+  constexpr int kThreads = kWarps * kLanes;
   constexpr int kEights = kChannels / 8, kQuads = Eight<F>::kQuads;
   const Grid grid = p.grid;
-  const Tile tile(grid, p.tiles, kRows, block_index());
+  const Tile tile(grid, p.tiles, p.rows, block_index());
   const long long image = static_cast<long long>(tile.image) * grid.tokens;
   const Cell* const dv = units<F>(p.dv) + image * kChannels;
   const float* const kernels = p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels);
@@ -26,9 +26,9 @@ FASTHT_DEVICE void mix_back(const MixBackParams& p) {
           ? nullptr
           : p.records + static_cast<long long>(tile.image) * p.record_size + record_constant();
   Carver carver;
-  Quad* const du = carver.take<Quad>(kRows * kEights * kQuads);
+  Quad* const du = carver.take<Quad>(p.rows * kEights * kQuads);
   float* const bank = carver.take<float>(kBankRows * kPass);
-  Cell* const map = carver.take<Cell>(map_height(kRows, grid) * map_width(grid.width) * kPass);
+  Cell* const map = carver.take<Cell>(map_height(p.rows, grid) * map_width(grid.width) * kPass);
 
   FASTHT_ROLLED for (int channel = 0; channel < kChannels; channel += kPass) {
     if (channel > 0) sync_block();  // all have done with the channels before
@@ -50,10 +50,10 @@ FASTHT_DEVICE void mix_back(const MixBackParams& p) {
 
   const RowMeans<F, kChannels> means(p.row_sum, p.scale, p.dim);
   const int eight = thread_index() % kEights;
-  FASTHT_ROLLED for (int row = thread_index() / kEights; row < kRows; row += kThreads / kEights) {
+  FASTHT_ROLLED for (int row = thread_index() / kEights; row < p.rows; row += kThreads / kEights) {
     const int token = tile.first + row;
     const long long at = (image + token) * kChannels + eight * 8;
-    const bool real = token < grid.tokens;
+    const bool real = token < tile.end;
     Eight<F> grad = load_eight<F, true>(dv + token * kChannels + eight * 8,
                                         real && token < grid.prefix ? 8 : 0);
     if (real && token >= grid.prefix) {

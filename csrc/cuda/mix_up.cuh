@@ -4,7 +4,8 @@
 // A block has 16 tokens a warp, in the order of the sequence. v goes through shared memory from the
 // layout of the convolution (lanes are channels) to that of the products; from there on a lane
 // keeps its numbers: the results of the 1x1 product are the left operand of the up-projection, and
-// eight features of a token are one access of x and of out, each touched once.
+// eight features of a token are one access of x and of out, each touched once. x comes kStages - 1
+// slices ahead, into shared memory that each lane has for itself: as registers they were too many.
 #pragma once
 
 #include "cuda/activation.cuh"
@@ -13,39 +14,63 @@
 
 namespace fastht::cuda {
 
-template <class X, class P, int kChannels, int kWarps, int kPass, bool kAligned>
+template <class X, class P, int kChannels, int kWarps, int kPass, int kStages, bool kAligned>
 FASTHT_DEVICE void mix_up(const MixUpParams& p) {
   using F = typename P::Format;
-  constexpr int kRows = 16 * kWarps, kThreads = kWarps * kLanes, kGroups = kChannels / 32;
-  constexpr int kSlice = slice_width(kChannels, F::kBytes);
-  constexpr int kSliceQuads = kSlice * kChannels * F::kBytes / 16;
+  constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
+  constexpr int kSlice = slice_width(kChannels, F::kBytes), kParts = kSlice / 32;
+  constexpr int kSliceQuads = kSlice * kChannels * F::kBytes / 16, kBiasQuads = kSlice / 4;
+  constexpr int kStageQuads = mix_up_stage_bytes(kWarps, kChannels, F::kBytes, X::kBytes) / 16;
   const int thread = thread_index(), lane = thread % kLanes, warp = thread / kLanes;
   const Grid grid = p.grid;
-  const Tile tile(grid, p.tiles, kRows, block_index());
+  const Tile tile(grid, p.tiles, p.rows, block_index());
   const long long image = static_cast<long long>(tile.image) * grid.tokens;
   Carver carver;
-  const int map_size = map_height(kRows, grid) * map_width(grid.width) * kPass * F::kBytes / 16;
-  const int over = 2 * kSliceQuads > map_size ? 2 * kSliceQuads : map_size;
-  Quad* const map = carver.take<Quad>(p.overlay ? over : map_size);
-  Quad* const slices = p.overlay ? map : carver.take<Quad>(2 * kSliceQuads);
+  Quad* const v = carver.take<Quad>(p.rows * (kChannels * F::kBytes / 16));
+  Quad* const stages = carver.take<Quad>(0);
   float* const bank = carver.take<float>(kBankRows * kPass);
-  Quad* const v = carver.take<Quad>(kRows * kChannels * F::kBytes / 16);
-  const auto fetch = [&](int slice) {
-    const Quad* const from = static_cast<const Quad*>(p.up) + slice * kSliceQuads;
-    Quad* const to = slices + slice % 2 * kSliceQuads;
-    for (int i = thread; i < kSliceQuads; i += kThreads) copy_async(to + i, from + i);
-    end_group();
-  };
-  if (!p.overlay) fetch(0);
+  Quad* const map =
+      carver.take<Quad>(map_height(p.rows, grid) * map_width(grid.width) * kPass * F::kBytes / 16);
   make_v<P, kChannels, kPass, kThreads>(
       v, units<F>(static_cast<void*>(map)), bank, units<F>(p.u) + image * kChannels,
       units<F>(p.f) + image * kChannels,
-      p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels), grid, tile, kRows);
-  if (p.overlay) fetch(0);
+      p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels), grid, tile, p.rows);
+
+  // Over the map and the bank, which nobody needs any more.
+  const int t = lane % 4, row0 = warp * 16 + lane / 4;
+  const bool busy = tile.first + warp * 16 < tile.end;
+  const typename X::Unit* x[2];
+  bool real[2];
+  FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+    const int token = tile.first + row0 + half * 8;
+    real[half] = token < tile.end;
+    x[half] = units<X>(p.x.data) + tile.image * p.x.batch + token * p.x.token;
+  }
+  const int count = ceil_div(p.dim, kSlice);
+  const auto stage_of = [&](int slice) { return stages + slice % kStages * kStageQuads; };
+  const auto own = [&](Quad* stage, int part, int half) {
+    constexpr int kAfter = kSliceQuads + kBiasQuads;
+    return stage + kAfter + (part * 2 + half) * (Eight<X>::kQuads * kThreads) + thread;
+  };
+  const auto fetch = [&](int slice) {
+    if (slice < count) {
+      Quad* const stage = stage_of(slice);
+      copy_quads<kSliceQuads, kThreads>(stage, static_cast<const Quad*>(p.up) + slice * kSliceQuads,
+                                        thread);
+      copy_quads<kBiasQuads, kThreads>(
+          stage + kSliceQuads, reinterpret_cast<const Quad*>(p.up_bias) + slice * kBiasQuads, thread);
+      FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
+        const int feature = slice * kSlice + part * 32 + t * 8;
+        FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+          fetch_eight<X, kAligned>(own(stage, part, half), kThreads, x[half] + feature,
+                                   real[half] ? p.dim - feature : 0);
+      }
+    }
+    end_group();
+  };
+  FASTHT_UNROLL for (int slice = 0; slice < kStages - 1; ++slice) fetch(slice);
 
   // z = dropout(gelu(v + P1 v + p1)) for the 16 tokens of this warp.
-  const int t = lane % 4, row0 = warp * 16 + lane / 4;
-  const bool busy = tile.first + warp * 16 < grid.tokens;
   typename P::Left z[kGroups] = {};
   if (busy) {
     float y[kChannels / 8][4] = {};
@@ -69,44 +94,33 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
     FASTHT_UNROLL for (int j = 0; j < kGroups; ++j) z[j] = left_of<P>(y + j * 4);
   }
 
-  const typename X::Unit* x[2];
-  typename X::Unit* out[2];
-  bool real[2];
-  FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-    const int token = tile.first + row0 + half * 8;
-    real[half] = token < grid.tokens;
-    x[half] = units<X>(p.x.data) + tile.image * p.x.batch + token * p.x.token;
-    out[half] = units<X>(p.out.data) + tile.image * p.out.batch + token * p.out.token;
-  }
-  const int count = ceil_div(p.dim, kSlice);
+  typename X::Unit* const out =
+      units<X>(p.out.data) + tile.image * p.out.batch + (tile.first + row0) * p.out.token;
   FASTHT_ROLLED for (int slice = 0; slice < count; ++slice) {
-    wait_groups<0>();
-    sync_block();  // the slice has arrived, and all have done with the other buffer
-    if (slice + 1 < count) fetch(slice + 1);
+    wait_groups<kStages - 2>();
+    sync_block();  // the slice has arrived, and all have done with the one before
+    fetch(slice + kStages - 1);
     if (!busy) continue;
-    FASTHT_UNROLL for (int group = 0; group < kSlice / 32; ++group) {
-      const int feature = slice * kSlice + group * 32 + t * 8, left = p.dim - feature;
-      Eight<X> residual[2];
-      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-        residual[half] = load_eight<X, kAligned>(x[half] + feature, real[half] ? left : 0);
+    Quad* const stage = stage_of(slice);
+    FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
+      const int feature = slice * kSlice + part * 32 + t * 8, left = p.dim - feature;
       float sums[4][4] = {};
-      const Quad* const weights = slices + slice % 2 * kSliceQuads;
       FASTHT_UNROLL for (int n = 0; n < 4; ++n) {
         FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
           typename P::Right right;
-          right.load(weights, (group * 4 + n) * kGroups + k, lane);
+          right.load(stage, (part * 4 + n) * kGroups + k, lane);
           P::multiply(sums[n], z[k], right);
         }
       }
-      if (left <= 0) continue;
-      const Eight<Float32> bias = load_eight<Float32, true>(p.up_bias + feature, 8);
+      const Eight<Float32> bias = own_eight<Float32>(stage + kSliceQuads + part * 8 + t * 2, 1);
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        const Eight<X> residual = own_eight<X>(own(stage, part, half), kThreads);
         float values[8];
         FASTHT_UNROLL for (int i = 0; i < 8; ++i)
-          values[i] = residual[half][i] + (sums[i / 2][half * 2 + i % 2] + bias[i]);
+          values[i] = residual[i] + (sums[i / 2][half * 2 + i % 2] + bias[i]);
         Eight<X> result;
         result.set(values);
-        store_eight<X, kAligned>(out[half] + feature, result, real[half] ? left : 0);
+        store_eight<X, kAligned>(out + half * 8 * p.out.token + feature, result, real[half] ? left : 0);
       }
     }
   }

@@ -153,6 +153,24 @@ FASTHT_DEVICE Eight<F> load_eight(const typename F::Unit* from, int count) {
   }
   return result;
 }
+// Starts to bring the same to a place of this thread's own in shared memory, quads `step` apart, where
+// it finds them (`own_eight`) once it has waited: no barrier is needed, and no register holds them.
+template <class F, bool kAligned>
+FASTHT_DEVICE void fetch_eight(Quad* to, int step, const typename F::Unit* from, int count) {
+  if constexpr (kAligned) {
+    FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
+      copy_async(to + q * step, reinterpret_cast<const Quad*>(from) + q, count > 0);
+  } else {
+    const Eight<F> value = load_eight<F, false>(from, count);
+    FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q) to[q * step] = value.quads[q];
+  }
+}
+template <class F>
+FASTHT_DEVICE Eight<F> own_eight(const Quad* from, int step) {
+  Eight<F> result;
+  FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q) result.quads[q] = from[q * step];
+  return result;
+}
 template <class F, bool kAligned>
 FASTHT_DEVICE void store_eight(typename F::Unit* to, const Eight<F>& value, int count) {
   if constexpr (kAligned) {
@@ -176,6 +194,22 @@ FASTHT_DEVICE float read(const Array& array, long long i) {
   if (array.format == Format::kFloat32) return load_one<Float32>(units<Float32>(array.data) + i);
   if (array.format == Format::kFloat16) return load_one<Float16>(units<Float16>(array.data) + i);
   return load_one<Bfloat16>(units<Bfloat16>(array.data) + i);
+}
+// Numbers at[i] of an array, zeros where that is below 0: one look at the format, and all loads on
+// their way at once.
+template <class F, int kCount>
+FASTHT_DEVICE void read_as(float (&values)[kCount], const void* data, const int (&at)[kCount]) {
+  FASTHT_UNROLL for (int i = 0; i < kCount; ++i)
+    values[i] = at[i] < 0 ? 0.0f : load_one<F>(units<F>(data) + at[i]);
+}
+template <int kCount>
+FASTHT_DEVICE void read_all(float (&values)[kCount], const Array& array, const int (&at)[kCount]) {
+  if (array.format == Format::kFloat32)
+    read_as<Float32>(values, array.data, at);
+  else if (array.format == Format::kFloat16)
+    read_as<Float16>(values, array.data, at);
+  else
+    read_as<Bfloat16>(values, array.data, at);
 }
 FASTHT_DEVICE void write(const Array& array, long long i, float value) {
   if (array.format == Format::kFloat32)

@@ -47,6 +47,13 @@ FASTHT_BOTH constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 // numbers of `bytes` bytes. Matrices in fragment order are padded to a multiple of it with zeros.
 FASTHT_BOTH constexpr int slice_width(int padded, int bytes) { return padded * bytes <= 256 ? 64 : 32; }
 
+// Tokens of a tile, of `warps` warps with 16 each: as few as give an image no more tiles, so that its
+// tiles are alike.
+FASTHT_BOTH constexpr int tile_rows(int warps, const Grid& grid) {
+  const int sixteens = ceil_div(grid.tokens, 16);
+  return 16 * ceil_div(sixteens, ceil_div(sixteens, warps));
+}
+
 // The part of the map that a tile of `rows` tokens, in the order of the sequence, needs around it
 // for a 7x7 convolution whose items are runs of kRun outputs in kTall rows.
 constexpr int kRun = 7, kTall = 2, kReach = 3;

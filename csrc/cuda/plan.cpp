@@ -72,8 +72,10 @@ void plan_fold(FoldParams& fold, const Problem& problem, const Parameters& param
     matrix.to = workspace.take(static_cast<long long>(matrix.outputs) * matrix.groups * 256 *
                                bytes_of(problem.products));
   }
-  const int counts[] = {padded * kLanesPerChannel / kFoldThreads, padded / 8, 1,
-                        fold.gate != nullptr ? problem.batch : 0};
+  const int kernels = fold_kernel_parts(padded) * ceil_div(problem.batch, kFoldImages);
+  const int counts[] = {padded * kLanesPerChannel / kFoldThreads,
+                        ceil_div(3 * kBankRows * padded, kFoldThreads), 1,
+                        fold.gate != nullptr ? kernels : 0};
   for (int i = 0; i < 4; ++i) {
     fold.first[fold.matrix_count + i] = next;
     next += counts[i];

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,12 @@ struct Problem {
 struct Device {
   int shared_per_block, shared_per_multiprocessor, multiprocessors;
 };
+
+using Tuning = std::map<std::string, int>;
+inline int tuned(const Tuning& t, const char* name, int otherwise) {
+  const auto found = t.find(name);
+  return found == t.end() ? otherwise : found->second;
+}
 
 // One instantiation of a kernel.
 struct Kernel {
@@ -130,7 +137,7 @@ inline int frequencies_of(const Problem& problem) {
 class ForwardPlan {
  public:
   // Throws std::invalid_argument where the device has too little shared memory for the grid.
-  ForwardPlan(const Problem& problem, const Device& device);
+  ForwardPlan(const Problem& problem, const Device& device, const Tuning& tuning = {});
   const std::vector<Kernel>& kernels() const { return kernels_; }
   // Of one call, 256-byte aligned; the call needs no part of it afterwards.
   size_t workspace_bytes() const { return workspace_bytes_; }
@@ -140,8 +147,8 @@ class ForwardPlan {
   Problem problem_;
   std::vector<Kernel> kernels_;
   size_t workspace_bytes_ = 0;
-  int warps_ = 0, down_warps_ = 0, pass_ = 0;
-  bool overlay_ = false;
+  int warps_ = 0, pass_ = 0, stages_ = 0;  // of mix_up
+  int down_warps_ = 0, down_stages_ = 0;
   SpectralPlan spectral_;
 
   struct Arrays;
@@ -151,7 +158,8 @@ class ForwardPlan {
 class BackwardPlan {
  public:
   // `need_input`, `need_params`: whether dx and the parameters' gradients are wanted.
-  BackwardPlan(const Problem& problem, const Device& device, bool need_input, bool need_params);
+  BackwardPlan(const Problem& problem, const Device& device, bool need_input, bool need_params,
+               const Tuning& tuning = {});
   const std::vector<Kernel>& kernels() const { return kernels_; }
   size_t workspace_bytes() const { return workspace_bytes_; }
   void run(const BackwardCall& call, const Launch& launch) const;
@@ -172,7 +180,7 @@ class BackwardPlan {
   Tiling contract_, mix_back_;
   SpectralPlan spectral_;
   int each_ = 1;  // tiles of a block of contract
-  int expand_tokens_ = 0, expand_each_ = 1;
+  int expand_tokens_ = 0, expand_warps_ = 0, expand_each_ = 1;
 
   struct Arrays;
   void arrange(Arrays& arrays, const BackwardCall& call, Workspace& workspace) const;

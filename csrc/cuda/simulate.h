@@ -42,6 +42,7 @@ enum class State { kReady, kAtBarrier, kInWarp, kDone };
 struct Copy {
   void* to;
   const void* from;
+  size_t bytes;
   int group;
 };
 struct Block;
@@ -345,14 +346,14 @@ FASTHT_INTERNAL inline void pause() {
   if (machine.shuffled) yield();
 }
 
-FASTHT_INTERNAL inline void start_copy(void* to, const void* from, bool real) {
+FASTHT_INTERNAL inline void start_copy(void* to, const void* from, size_t bytes, bool real) {
   Fiber& fiber = *machine.fiber;
-  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
-    fail("an asynchronous copy is not aligned to its 16 bytes", fiber.line);
-  race_access(to, 16, true, __builtin_return_address(0));
-  std::memset(to, 0xff, 16);  // NaN: nobody may read it before it has arrived
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
+    fail("an asynchronous copy is not aligned to its size", fiber.line);
+  race_access(to, bytes, true, __builtin_return_address(0));
+  std::memset(to, 0xff, bytes);  // NaN: nobody may read it before it has arrived
   machine.muted = true;
-  fiber.copies.push_back({to, real ? from : nullptr, fiber.groups});
+  fiber.copies.push_back({to, real ? from : nullptr, bytes, fiber.groups});
   machine.muted = false;
 }
 
@@ -366,12 +367,12 @@ FASTHT_INTERNAL inline void finish_copies(int pending_groups) {
       all[kept++] = copy;
       continue;
     }
-    race_access(copy.to, 16, true, __builtin_return_address(0));
+    race_access(copy.to, copy.bytes, true, __builtin_return_address(0));
     if (copy.from != nullptr) {
-      race_access(copy.from, 16, false, __builtin_return_address(0));
-      std::memcpy(copy.to, copy.from, 16);
+      race_access(copy.from, copy.bytes, false, __builtin_return_address(0));
+      std::memcpy(copy.to, copy.from, copy.bytes);
     } else {
-      std::memset(copy.to, 0, 16);
+      std::memset(copy.to, 0, copy.bytes);
     }
   }
   machine.muted = true;

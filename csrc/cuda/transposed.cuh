@@ -12,8 +12,9 @@ struct HalfTransposed {
   struct Left {
     Word v[4];
   };
+  static constexpr int kWords = 2;
   struct Right {
-    Word v[2];
+    Word v[kWords];
   };
   template <int kWidth>
   FASTHT_DEVICE static Left left(const Quad* tile, int row, int column, int lane) {
@@ -59,8 +60,9 @@ struct FloatTransposed {
   struct Left {
     float v[2][4];
   };
+  static constexpr int kWords = 4;
   struct Right {
-    float v[4];
+    float v[kWords];
   };
   template <int kWidth>
   FASTHT_DEVICE static float at(const Quad* tile, int row, int column) {

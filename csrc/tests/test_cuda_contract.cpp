@@ -35,7 +35,7 @@ void check(const Case& c, double limit, double sum_limit, const std::vector<How>
     buffer.normal(random, deviation, mean);
     return buffer;
   };
-  const int N = c.prefix + c.height * c.width, B = c.batch, D = c.dim, rows = 16 * kWarps;
+  const int N = c.prefix + c.height * c.width, B = c.batch, D = c.dim, rows = tile_rows(kWarps, {N, c.prefix, c.height, c.width});
   const int tiles = ceil_div(N, rows), row = D + c.slack, pixels = c.height * c.width;
   const int padded_dim = ceil_div(D, 64) * 64, Q = c.gated ? c.hidden : 0, record = record_size(C, Q);
   const int total = B * tiles, blocks = ceil_div(total, c.each);
@@ -180,7 +180,7 @@ void check(const Case& c, double limit, double sum_limit, const std::vector<How>
     if (c.weights) p.z = found_z.data(), p.d_point = found_point.floats();
     p.correlation = found_correlation.floats(), p.counters = counters.data();
     p.grid = {N, c.prefix, c.height, c.width};
-    p.dim = D, p.tiles = tiles, p.total = total, p.each = c.each;
+    p.dim = D, p.tiles = tiles, p.rows = rows, p.total = total, p.each = c.each;
     p.work = contract_work(kWarps, p.grid, C, kPass, F::kBytes);
     p.dropout = {c.dropout > 0 ? &seed : nullptr, threshold, scale, quads};
     p.gate = {gate.floats(), bank.floats(), pooled.floats(), filter.array(), weight0.array(),

@@ -16,9 +16,10 @@ template <class P, int C, int kWarps, int kPass>
 void check(const Case& c, double bound) {
   using F = typename P::Format;
   constexpr Format kNarrow = format_of<F>(), kFloat = Format::kFloat32;
-  constexpr int kRows = 16 * kWarps, kRecord = record_size(C, 8), kDim = 96;
-  const int B = c.batch, N = c.prefix + c.height * c.width, tiles = ceil_div(N, kRows);
+  constexpr int kRecord = record_size(C, 8), kDim = 96;
+  const int B = c.batch, N = c.prefix + c.height * c.width;
   const Grid grid{N, c.prefix, c.height, c.width};
+  const int rows = tile_rows(kWarps, grid), tiles = ceil_div(N, rows);
   std::mt19937 random(1);
   Buffer dv(B * N * C, kNarrow), u_norm(B * N * C, kNarrow), kernels(B * 50 * C, kFloat),
       records(B * kRecord, kFloat), row_sum(C, kFloat), scale(1, kFloat);
@@ -45,7 +46,7 @@ void check(const Case& c, double bound) {
     Buffer du(B * N * C, kNarrow), means(B * N * 2, kFloat);
     const MixBackParams p{dv.data(), u_norm.data(), kernels.floats(), c.gate ? records.floats() : nullptr,
                           row_sum.floats(), scale.floats(), du.data(), means.floats(), grid, kDim,
-                          tiles, kRecord, c.skip};
+                          tiles, rows, kRecord, c.skip};
     run<MixBackParams>(mix_back<P, C, kWarps, kPass>, p, B * tiles, kWarps * kLanes,
                        mix_back_shared(kWarps, grid, C, kPass, F::kBytes), order);
     Error error, mean_error;

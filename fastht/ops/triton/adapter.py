@@ -1,4 +1,4 @@
-"""The whole adapter as Triton launches: four forward, eight backward (two and five more for a
+"""The whole adapter as Triton launches: four forward, nine backward (two and five more for a
 full spectral filter).
 
 The functions here allocate, pick configurations and launch; the arithmetic is in the modules that
@@ -22,6 +22,7 @@ from fastht.ops.triton.finish import finish_kernel
 from fastht.ops.triton.gate_backward import gate_backward_kernel
 from fastht.ops.triton.launch import FEW, Folded, Launcher, Params
 from fastht.ops.triton.mix_backward import mix_backward_kernel
+from fastht.ops.triton.point_backward import point_backward_kernel
 from fastht.ops.triton.replay import Recording
 from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
@@ -137,7 +138,7 @@ def forward(
             BC=run.padded,
             EVEN_D=run.even(options["BD"]),
             DROPOUT=seed is not None,
-            PREFETCH=3,
+            PREFETCH=options["num_stages"],
             PRECISION=run.precision,
             **options,
         )
@@ -171,8 +172,9 @@ def backward(
         folded = run.fold(backward=True)
         kernels = run.gate(sums, sums, gate, folded, backward=True)
         f = run.filtered(u)
-        dv, z, d_point, d_point_bias = _contract(
-            run, dout, u, f, kernels, folded, seed, need_weights
+        dz = _contract(run, dout, folded)
+        dv, z, d_point, d_point_bias = _point_backward(
+            run, dz, u, f, kernels, folded, seed, need_weights
         )
         constant, taps, records = folded.scale, folded.bank, folded.bank
         if need_weights or call.has_gate:
@@ -194,9 +196,29 @@ def backward(
     return None if dx is None else in_layout_of(given, dx), grads
 
 
-def _contract(
+def _contract(run: Launcher, dout: Tensor, folded: Folded) -> Tensor:
+    options = run.options("contract")
+    total = run.batch * run.tokens
+    dz = run.map()
+    run.launch(contract_kernel, triton.cdiv(total, options["BM"]))(
+        dout,
+        folded.w_up,
+        dz,
+        run.tokens,
+        run.dim,
+        total,
+        *dout.stride(),
+        BC=run.padded,
+        EVEN_D=run.even(options["BD"]),
+        PRECISION=run.precision,
+        **options,
+    )
+    return dz
+
+
+def _point_backward(
     run: Launcher,
-    dout: Tensor,
+    dz: Tensor,
     u: Tensor,
     f: Tensor,
     kernels: Tensor,
@@ -204,7 +226,7 @@ def _contract(
     seed: Tensor | None,
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    options = run.options("contract")
+    options = run.options("point_backward")
     tiles = run.tiles(options["BM"])
     programs = run.batch * tiles if weights else 0
     dv = run.map()
@@ -213,11 +235,10 @@ def _contract(
     sums = weights or run.call.has_gate
     d_point_bias = run.new(run.batch * tiles if sums else 0, run.padded)
     threshold, inverse = run.dropout()
-    run.launch(contract_kernel, run.batch * tiles)(
-        dout,
+    run.launch(point_backward_kernel, run.batch * tiles)(
+        dz,
         u,
         f,
-        folded.w_up,
         kernels,
         folded.w_point,
         run.params["pointwise.bias"],
@@ -230,14 +251,11 @@ def _contract(
         run.prefix,
         run.height,
         run.width,
-        run.dim,
         tiles,
-        *dout.stride(),
         threshold,
         inverse,
         C=run.channels,
         BC=run.padded,
-        EVEN_D=run.even(options["BD"]),
         DROPOUT=seed is not None,
         WEIGHTS=weights,
         SUMS=sums,
@@ -397,6 +415,7 @@ def _expand(
         FLAT=run.flat(run.x, dout, target),
         INPUT=dx is not None,
         WEIGHTS=weights,
+        PREFETCH=options["num_stages"],
         PRECISION=run.strict,
         **options,
     )

@@ -11,7 +11,9 @@ import torch
 import triton
 
 TABLE = Path(__file__).with_name("configs.json")
-KERNELS = ("down", "up", "contract", "correlate", "mix_backward", "expand", "analyse")
+KERNELS = (
+    "down", "up", "contract", "point_backward", "correlate", "mix_backward", "expand", "analyse",
+)  # fmt: skip
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 CHANNELS = (16, 32, 64, 128)
 NUMBERS = ("16", "32>16", "tf32", "32")

@@ -71,11 +71,13 @@ def down_kernel(
     first_count = tl.minimum(D, BK).to(tl.float32)
     shift = tl.sum(first, axis=1) / first_count
     spread = tl.where(in_first, first - shift[:, None], 0.0)
-    apart = shift * shift * first_count > 4 * tl.sum(spread * spread, axis=1)
+    apart = shift * shift * first_count > tl.sum(spread * spread, axis=1)
     shift = tl.where(apart, shift, 0.0).to(x.dtype.element_ty).to(tl.float32)
 
-    mean = tl.zeros((BM,), tl.float32)  # of x - shift, as is m2
-    m2 = tl.zeros((BM,), tl.float32)
+    # Sums of x - shift and of its square, which keep their digits as the shift is near the mean;
+    # eight features at a time, so that neighbours in a thread are added and no lanes talk.
+    total = tl.zeros((BM, BK // 8), tl.float32)
+    squares = tl.zeros((BM, BK // 8), tl.float32)
     acc_skip = tl.zeros((BM, BC), tl.float32)
     acc_norm = tl.zeros((BM, BC), tl.float32)
     for start in range(0, D, BK):
@@ -88,18 +90,9 @@ def down_kernel(
         centred = raw.to(tl.float32) - shift[:, None]
         if not EVEN_D:
             centred = tl.where(inside, centred, 0.0)
-
-        # Statistics of this tile around its own mean, merged into those of the tiles before it
-        # (Chan et al.): E[x^2] - mean^2 would lose everything where |mean| >> sigma.
-        count = tl.minimum(D - start, BK).to(tl.float32)
-        tile_mean = tl.sum(centred, axis=1) / count
-        deviation = centred - tile_mean[:, None]
-        if not EVEN_D:
-            deviation = tl.where(inside, deviation, 0.0)
-        delta = tile_mean - mean
-        share = count / (start + count)
-        mean += delta * share
-        m2 += tl.sum(deviation * deviation, axis=1) + delta * delta * (start * share)
+        eights = tl.reshape(centred, (BM, BK // 8, 8))
+        total += tl.sum(eights, axis=2)
+        squares += tl.sum(eights * eights, axis=2)
 
         if EVEN_D:
             skip = tl.load(w_skip + c[:, None] * D + d[None, :])
@@ -110,7 +103,10 @@ def down_kernel(
         acc_skip = tl.dot(raw.to(dtype), tl.trans(skip), acc_skip, input_precision=PRECISION)
         acc_norm = tl.dot(centred.to(dtype), tl.trans(norm), acc_norm, input_precision=PRECISION)
 
-    rstd = 1.0 / tl.sqrt(m2 / D + eps)
+    row_total = tl.sum(total, axis=1)
+    mean = row_total / D  # of x - shift
+    m2 = tl.sum(squares, axis=1) - row_total * mean
+    rstd = 1.0 / tl.sqrt(tl.where(m2 < 0.0, 0.0, m2) / D + eps)
     row_sum = folded_sum(sums, 0, SLICES, BC)
     constant = folded_sum(sums, 1, SLICES, BC)
     normed = rstd[:, None] * (acc_norm - mean[:, None] * row_sum[None, :])

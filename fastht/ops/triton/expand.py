@@ -47,6 +47,7 @@ def expand_kernel(
     FLAT: tl.constexpr,
     INPUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Write dx, and the sums from which all gradients of width D follow (identity 6).
@@ -75,7 +76,8 @@ def expand_kernel(
     sum_out = tl.zeros((BM, BD), tl.float32)
 
     last = tl.minimum((group + 1) * tiles_per_group, tl.cdiv(total_tokens, BM))
-    for index in range(group * tiles_per_group, last):
+    # Told, Triton prefetches what feeds no product as well: the rows' numbers.
+    for index in tl.range(group * tiles_per_group, last, num_stages=PREFETCH):
         token = index * BM + tl.arange(0, BM)
         row_inside = token < total_tokens
         inside = row_inside[:, None]

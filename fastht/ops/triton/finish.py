@@ -253,7 +253,8 @@ def _finish_point(
     c = tl.arange(0, BC)
     lane = tl.arange(0, 4096 // BC)
     total = tl.zeros((4096 // BC, BC), tl.float32)
-    for start in range(0, tiles, 4096 // BC):
+    # Four rounds of loads at once: one would be a latency each.
+    for start in tl.range(0, tiles, 4096 // BC, loop_unroll_factor=4):
         tile = (start + lane).to(tl.int64)
         inside = (tile < tiles)[:, None]
         if row < BC:

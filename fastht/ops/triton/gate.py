@@ -5,8 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.planes import plane_position
-
 
 @triton.jit
 def channel_filter(filter_ptr, filter_stride, C: tl.constexpr, BC: tl.constexpr, HAS: tl.constexpr):
@@ -122,6 +120,11 @@ def gate_kernel(
     """
     b = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BC)
+    # All of the bank at once and before the gate, which is a chain of loads and sums: then one
+    # latency covers the other.
+    tap = tl.arange(0, 64)
+    small, middle, large = _bank(bank, tap, BC)
+    scale = channel_filter(filter_ptr, filter_stride, C, BC, FILTER == "channel")
     if BACKWARD:
         weights = tl.load(gate + b * 4 + tl.arange(0, 4))
     else:
@@ -134,15 +137,28 @@ def gate_kernel(
         else:
             weights = tl.full((4,), 1.0 / 3.0, tl.float32)
         tl.store(gate + b * 4 + tl.arange(0, 4), weights)
-    g3, g5, g7 = pick(weights, 0), pick(weights, 1), pick(weights, 2)
-    scale = channel_filter(filter_ptr, filter_stride, C, BC, FILTER == "channel")
-    for start in range(0, 50, 16):
-        row = start + tl.arange(0, 16)
-        at = row[:, None] * BC + c[None, :]
-        inside = (row < 50)[:, None]
-        tile = g3 * tl.load(bank + at, mask=inside, other=0.0)
-        tile += g5 * tl.load(bank + 50 * BC + at, mask=inside, other=0.0)
-        tile += g7 * tl.load(bank + 100 * BC + at, mask=inside, other=0.0)
-        tile = tl.where((row < 49)[:, None], tile * scale[None, :], tile)
-        to = row[:, None] * BC + plane_position(c, BC, PAIRED)[None, :]
-        tl.store(kernels + b * 50 * BC + to, tile, mask=inside)
+    kernel = pick(weights, 0) * small + pick(weights, 1) * middle + pick(weights, 2) * large
+    kernel = tl.where((tap < 49)[:, None], kernel * scale[None, :], kernel)
+    to = kernels + b * 50 * BC + tap[:, None] * BC
+    inside = (tap < 50)[:, None]
+    if PAIRED:  # plane after plane, each in whole sectors
+        even, odd = tl.split(tl.reshape(kernel, (64, BC // 2, 2)))
+        half = tl.arange(0, BC // 2)[None, :]
+        tl.store(to + half, even, mask=inside)
+        tl.store(to + BC // 2 + half, odd, mask=inside)
+    else:
+        tl.store(to + c[None, :], kernel, mask=inside)
+
+
+@triton.jit
+def _bank(bank, tap, BC: tl.constexpr):
+    """Load the three kernels and their biases, each ``[64, BC]``; zeros are not loaded."""
+    at = bank + tap[:, None] * BC + tl.arange(0, BC)[None, :]
+    ring = tl.maximum(tl.abs(tap // 7 - 3), tl.abs(tap % 7 - 3))
+    small = (tap == 49) | (ring <= 1)
+    middle = (tap == 49) | (ring <= 2)
+    return (
+        tl.load(at, mask=(small & (tap < 50))[:, None], other=0.0),
+        tl.load(at + 50 * BC, mask=(middle & (tap < 50))[:, None], other=0.0),
+        tl.load(at + 100 * BC, mask=(tap < 50)[:, None], other=0.0),
+    )

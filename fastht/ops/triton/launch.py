@@ -210,7 +210,7 @@ class Launcher:
             GATED=self.call.has_gate,
             PAIRED=self.dtype.itemsize == 2,
             BACKWARD=backward,
-            **SMALL,
+            **SMALL | {"num_warps": max(4, self.padded // 8)},
         )
         return kernels
 

@@ -56,9 +56,3 @@ def merge_planes(low, high, map_ptr, BC: tl.constexpr):
 def within(index, size):
     """Tell where ``0 <= index < size``, in one comparison: a negative number is a large one."""
     return index.to(tl.uint32, bitcast=True) < size.to(tl.uint32, bitcast=True)
-
-
-@triton.jit
-def plane_position(c, BC: tl.constexpr, PAIRED: tl.constexpr):
-    """Return where channel ``c`` stands in a row of numbers that lies plane after plane."""
-    return (c % 2) * (BC // 2) + c // 2 if PAIRED else c

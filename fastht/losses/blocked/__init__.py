@@ -1,0 +1,6 @@
+"""The sweeps in plain PyTorch, block by block: any device, no more than a few blocks of memory."""
+
+from fastht.losses.blocked.backward_sweep import backward
+from fastht.losses.blocked.forward_sweep import forward
+
+__all__ = ["backward", "forward"]

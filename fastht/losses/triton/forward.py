@@ -1,0 +1,163 @@
+"""Forward: each program has a tile of pairs and sums up its rows and its columns."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tile_of
+
+
+@triton.jit(do_not_specialize=["R", "C", "V", "K", "offset"])
+def forward_kernel(
+    rows,  # [R, E]
+    columns,  # [C, E]
+    scale,  # [1]
+    bias,  # [1]
+    row_keys,  # [R]
+    column_keys,  # [C]
+    row_factors,  # [R, V]
+    column_factors,  # [C, V]
+    row_shares,  # [R, K]
+    column_shares,  # [C, K]
+    inverse_temperature,  # [1]
+    row_parts,  # [statistics, tiles of columns, R]
+    column_parts,  # [statistics, tiles of rows, C]
+    row_dot,  # [R] without keys: the similarity of each row's own pair
+    column_dot,  # [C]
+    R,
+    C,
+    E,
+    V,
+    K,
+    offset,
+    SOFTMAX: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    KL: tl.constexpr,
+    MSE: tl.constexpr,
+    KEYS: tl.constexpr,
+    SHARES: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SOFT_PRECISION: tl.constexpr,
+):
+    """Write the partial statistics of a tile; :mod:`fastht.losses.triton.merge` adds them up.
+
+    A tile is one program's for the whole of E. Every number that is written has a place of its
+    own, so nothing is added up in an order that changes.
+    """
+    row_tiles, column_tiles = tl.cdiv(R, BM), tl.cdiv(C, BN)
+    tile_r, tile_c = tile_of(tl.program_id(0), row_tiles, column_tiles, GROUP)
+    r, c = tile_r * BM + tl.arange(0, BM), tile_c * BN + tl.arange(0, BN)
+    in_r, in_c = r < R, c < C
+    # Rows past the last are the last again: loads need no mask, and no sum has them.
+    r, c = tl.minimum(r, R - 1), tl.minimum(c, C - 1)
+    similarity = similarities(rows, columns, r, c, E, E, E, BM, BN, BK, EVEN, ACC, PRECISION)
+    positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
+    row_plane, column_plane = R.to(tl.int64) * column_tiles, C.to(tl.int64) * row_tiles
+    at_row = row_parts + tile_c.to(tl.int64) * R + r
+    at_column = column_parts + tile_r.to(tl.int64) * C + c
+    if SOFTMAX > 0:
+        # Before the logits: of a tile of similarities and one of logits, one is enough registers.
+        if SOFTMAX % 2 == 1:
+            dot = tl.sum(tl.where(positive & in_c[None, :], similarity, 0.0), axis=1)
+            if KEYS:
+                tl.store(at_row + 2 * row_plane, dot, mask=in_r)
+            else:
+                tl.store(row_dot + r, dot, mask=in_r & _meets(r + offset, tile_c * BN, BN, C))
+        if SOFTMAX >= 2:
+            dot = tl.sum(tl.where(positive & in_r[:, None], similarity, 0.0), axis=0)
+            if KEYS:
+                tl.store(at_column + 2 * column_plane, dot, mask=in_c)
+            else:
+                tl.store(column_dot + c, dot, mask=in_c & _meets(c - offset, tile_r * BM, BM, R))
+        z = tl.load(scale) * similarity
+        if SOFTMAX % 2 == 1:
+            _softmax_parts(z, positive, in_c, at_row, row_plane, in_r, KEYS, 1)
+            at_row += (3 if KEYS else 2) * row_plane
+        if SOFTMAX >= 2:
+            _softmax_parts(z, positive, in_r, at_column, column_plane, in_c, KEYS, 0)
+            at_column += (3 if KEYS else 2) * column_plane
+    if SIGMOID:
+        z = tl.load(scale) * similarity + tl.load(bias)
+        loss = softplus(tl.where(positive, -z, z))
+        tl.store(at_row, tl.sum(tl.where(in_c[None, :], loss, 0.0), axis=1), mask=in_r)
+        at_row += row_plane
+    if KL > 0 or MSE:
+        target = soft_targets(
+            row_factors, column_factors, row_shares, column_shares, r, c, positive, V, K,
+            BM, BN, BV, SHARES, ACC, SOFT_PRECISION,
+        )  # fmt: skip
+        if MSE:
+            apart = similarity - target
+            apart = tl.where(in_c[None, :], apart * apart, 0.0)
+            tl.store(at_row, tl.sum(apart, axis=1), mask=in_r)
+            at_row += row_plane
+        if KL > 0:
+            inverse = tl.load(inverse_temperature)
+            logits, wanted = similarity * inverse, target * inverse
+            if KL % 2 == 1:
+                _kl_parts(logits, wanted, in_c, at_row, row_plane, in_r, 1)
+            if KL >= 2:
+                _kl_parts(logits, wanted, in_r, at_column, column_plane, in_c, 0)
+
+
+@triton.jit
+def softplus(x):
+    """Return ``log(1 + exp(x))``."""
+    return tl.maximum(x, 0.0) + log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def log1p(x):
+    """Return ``log(1 + x)`` for x from 0 to 1, of which no digit is lost."""
+    # The rounding of 1 + x is undone by the quotient (Kahan); 1 itself is its limit.
+    u = 1.0 + x
+    gap = u - 1.0
+    return tl.where(gap == 0.0, x, tl.log(u) * (x / tl.where(gap == 0.0, 1.0, gap)))
+
+
+@triton.jit
+def _meets(partner, start, BLOCK: tl.constexpr, end):
+    """Return which partners are in this tile."""
+    return (partner >= start) & (partner < start + BLOCK) & (partner < end)
+
+
+@triton.jit
+def _along(values, AXIS: tl.constexpr):
+    return tl.expand_dims(values, AXIS)
+
+
+@triton.jit
+def _softmax_parts(z, positive, inside, at, plane, stored, KEYS: tl.constexpr, AXIS: tl.constexpr):
+    """Write shift and sum of the exponentials along an axis; without keys, of the others'."""
+    z = tl.where(_along(inside, 1 - AXIS), z, float("-inf"))
+    shift = tl.max(z, axis=AXIS)
+    e = tl.exp(z - _along(shift, AXIS))
+    if not KEYS:
+        e = tl.where(positive, 0.0, e)
+    tl.store(at, shift, mask=stored)
+    tl.store(at + plane, tl.sum(e, axis=AXIS), mask=stored)
+
+
+@triton.jit
+def _kl_parts(logits, wanted, inside, at, plane, stored, AXIS: tl.constexpr):
+    """Write shift and sum of logits and targets along an axis, and the gap between the two."""
+    summed = _along(inside, 1 - AXIS)
+    gap = wanted - logits
+    logits = tl.where(summed, logits, float("-inf"))
+    wanted = tl.where(summed, wanted, float("-inf"))
+    logit_shift, target_shift = tl.max(logits, axis=AXIS), tl.max(wanted, axis=AXIS)
+    logit_sum = tl.sum(tl.exp(logits - _along(logit_shift, AXIS)), axis=AXIS)
+    w = tl.exp(wanted - _along(target_shift, AXIS))
+    tl.store(at, logit_shift, mask=stored)
+    tl.store(at + plane, logit_sum, mask=stored)
+    tl.store(at + 2 * plane, target_shift, mask=stored)
+    tl.store(at + 3 * plane, tl.sum(w, axis=AXIS), mask=stored)
+    tl.store(at + 4 * plane, tl.sum(w * tl.where(summed, gap, 0.0), axis=AXIS), mask=stored)

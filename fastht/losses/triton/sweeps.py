@@ -1,0 +1,281 @@
+"""Both sweeps as Triton launches: two forward and, for each strip of rows, up to three backward.
+
+The functions here have the signatures of :mod:`fastht.losses.sweeps`; they allocate, pick
+configurations and launch. Nothing waits for the device, so a CUDA graph can capture all of it.
+
+Forward, each program has a tile of pairs for the whole of E and writes what it sums over its rows
+and columns to places of its own, ``[tiles, R]`` and ``[tiles, C]`` (under 1/20 of the rectangle),
+which a small launch adds up. Backward, the derivative by the similarities is made once for a strip
+of rows, kept in the features' dtype, and multiplied with either side's features. With R = C = B
+that is ``6 B^2 E`` multiply-adds and additions, where a pass for each side that keeps nothing makes
+the similarities twice, ``8 B^2 E``, with accumulators of the whole of E that leave no registers;
+the strip costs ``3 B^2`` elements of traffic in exchange, and ``STRIP_BYTES`` of memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastht.losses.sweeps import COLUMNS, ROWS, Coefficients, Form, Gradients, Operands, Statistics
+from fastht.losses.triton import configs
+from fastht.losses.triton.forward import forward_kernel
+from fastht.losses.triton.gradient import gradient_kernel
+from fastht.losses.triton.merge import merge_kernel
+from fastht.losses.triton.product import product_kernel
+
+STRIP_BYTES = 2**27
+STRIP_ROWS = 2048  # at least: a multiple of every tile, and enough of them for a whole device
+EDGE = 128  # of the largest tile: strips are allocated to a multiple of it
+
+
+class Launcher:
+    """Sizes and configurations that all launches of one call share."""
+
+    def __init__(self, form: Form, operands: Operands) -> None:
+        self.form, self.operands = form, operands
+        self.rows, self.columns = operands.rows, operands.columns
+        self.device = self.rows.device
+        self.R, self.E = self.rows.shape
+        self.C = self.columns.shape[0]
+        self.sums = torch.float64 if self.rows.dtype == torch.float64 else torch.float32
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        self.numbers = configs.number_class(self.rows.dtype, tf32)
+
+    def options(self, kernel: str) -> dict[str, Any]:
+        """Return the configuration of one kernel for this call."""
+        form = "soft" if self.form.soft else "keys" if self.form.keys else "plain"
+        return configs.options(kernel, self.device, self.numbers, form)
+
+    def terms(self) -> dict[str, Any]:
+        """Return what kernels know of the form when they are compiled."""
+        form = self.form
+        return {
+            "SOFTMAX": form.softmax,
+            "SIGMOID": form.sigmoid,
+            "KL": form.kl,
+            "MSE": form.mse,
+            "KEYS": form.keys,
+            "SHARES": form.shares,
+        }
+
+    def precisions(self) -> dict[str, Any]:
+        """Return the dtype of sums, how products are made, and whether E fills its tiles."""
+        double = self.sums == torch.float64
+        return {
+            "ACC": tl.float64 if double else tl.float32,
+            "PRECISION": configs.PRECISIONS[self.numbers],
+            # Factors are float32 where features are half as wide.
+            "SOFT_PRECISION": "whole" if double else "split",
+            "EVEN": self.E % self.options("sweep")["BK"] == 0,
+        }
+
+    def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Allocate on the features' device; kernels write all that is read."""
+        return torch.empty(shape, dtype=dtype or self.sums, device=self.device)
+
+    def on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Make the features' device the one that is launched on."""
+        if self.device.type == "cuda":
+            return torch.cuda.device(self.device)
+        return contextlib.nullcontext()
+
+    def pointers(self) -> tuple[Tensor, ...]:
+        """Return the operands that kernels take; what a form lacks is never read."""
+        named = self.operands
+        inverse = None
+        if self.form.kl:
+            inverse = torch.full((1,), 1 / named.temperature, dtype=self.sums, device=self.device)
+        return tuple(
+            self.rows if tensor is None else tensor
+            for tensor in (
+                *(self.rows, self.columns, named.scale, named.bias, named.row_keys),
+                *(named.column_keys, named.row_factors, named.column_factors, named.row_shares),
+                *(named.column_shares, inverse),
+            )
+        )
+
+    def sizes(self) -> tuple[int | float, ...]:
+        """Return the sizes of both sweeps: R, C, E, V and K; and the offset."""
+        named = self.operands
+        factors, shares = named.row_factors, named.row_shares
+        return (
+            *(self.R, self.C, self.E),
+            1 if factors is None else factors.shape[1],
+            1 if shares is None else shares.shape[1],
+            named.offset,
+        )
+
+    def product(
+        self, strip: Tensor, features: Tensor, gain: Tensor, out: Tensor,
+        first: bool = True, last: bool = True,
+    ) -> None:  # fmt: skip
+        """Write ``gain * strip @ features``, over one strip or over all from first to last."""
+        options = self.options("product")
+        M, E = out.shape
+        grid = (triton.cdiv(M, options["BM"]) * triton.cdiv(E, options["BN"]),)
+        product_kernel[grid](
+            strip,
+            features,
+            gain,
+            out,
+            M,
+            features.shape[0],
+            E,
+            *strip.stride(),
+            FIRST=first,
+            LAST=last,
+            EVEN=E % options["BN"] == 0,
+            ACC=self.precisions()["ACC"],
+            PRECISION=configs.PRECISIONS[self.numbers],
+            **options,
+        )
+
+
+def forward(form: Form, operands: Operands) -> Statistics:
+    """Return the statistics of a rectangle, see :func:`fastht.losses.sweeps.forward`."""
+    run = Launcher(form, operands)
+    R, C = run.R, run.C
+    options = run.options("sweep")
+    row_tiles, column_tiles = triton.cdiv(R, options["BM"]), triton.cdiv(C, options["BN"])
+    found = Statistics(
+        softmax_rows=run.new(4, R if form.softmax & ROWS else 0),
+        softmax_columns=run.new(4, C if form.softmax & COLUMNS else 0),
+        kl_rows=run.new(5, R if form.kl & ROWS else 0),
+        kl_columns=run.new(5, C if form.kl & COLUMNS else 0),
+        sigmoid=run.new(R if form.sigmoid else 0),
+        mse=run.new(R if form.mse else 0),
+    )
+    row_parts = run.new(_parts(form, ROWS), column_tiles, R)
+    column_parts = run.new(_parts(form, COLUMNS), row_tiles, C)
+    with run.on_device():
+        forward_kernel[(row_tiles * column_tiles,)](
+            *run.pointers(),
+            row_parts,
+            column_parts,
+            found.softmax_rows[3],
+            found.softmax_columns[3],
+            *run.sizes(),
+            **run.terms(),
+            **run.precisions(),
+            **options,
+        )
+        # Each direction's own partner is `offset` ahead of a row and behind a column.
+        for direction, parts, partners, offset in (
+            (ROWS, row_parts, C, operands.offset),
+            (COLUMNS, column_parts, R, -operands.offset),
+        ):
+            if not parts.shape[0]:
+                continue
+            by_row = direction == ROWS
+            softmax = found.softmax_rows if by_row else found.softmax_columns
+            kl = found.kl_rows if by_row else found.kl_columns
+            options = run.options("merge")
+            merge_kernel[(triton.cdiv(parts.shape[2], options["BLOCK"]),)](
+                parts,
+                operands.scale,
+                softmax,
+                kl,
+                found.sigmoid,
+                found.mse,
+                parts.shape[2],
+                parts.shape[1],
+                partners,
+                offset,
+                SOFTMAX=bool(form.softmax & direction),
+                SIGMOID=form.sigmoid and by_row,
+                KL=bool(form.kl & direction),
+                MSE=form.mse and by_row,
+                KEYS=form.keys,
+                ACC=run.precisions()["ACC"],
+                **options,
+            )
+    return found
+
+
+def _parts(form: Form, direction: int) -> int:
+    """Return how many numbers a tile leaves of each of its rows or columns."""
+    parts = 0
+    if form.softmax & direction:
+        parts += 3 if form.keys else 2
+    if form.kl & direction:
+        parts += 5
+    if direction == ROWS:
+        parts += form.sigmoid + form.mse
+    return parts
+
+
+def strip_rows(R: int, C: int, itemsize: int) -> int:
+    """Return how many rows of derivatives are kept at a time: a multiple of every tile's."""
+    affordable = STRIP_BYTES // (C * itemsize)
+    return min(_padded(R), max(STRIP_ROWS, affordable // EDGE * EDGE))
+
+
+def _padded(size: int) -> int:
+    return triton.cdiv(size, EDGE) * EDGE
+
+
+def backward(
+    form: Form,
+    operands: Operands,
+    coefficients: Coefficients,
+    need_rows: bool = True,
+    need_columns: bool = True,
+    need_scale: bool = True,
+) -> Gradients:
+    """Return the gradients of a rectangle, see :func:`fastht.losses.sweeps.backward`."""
+    run = Launcher(form, operands)
+    R, C = run.R, run.C
+    need_scale = need_scale and form.logits
+    options = run.options("sweep")
+    column_tiles = triton.cdiv(C, options["BN"])
+    d_rows = run.new(R, run.E) if need_rows else None
+    d_columns = run.new(C, run.E) if need_columns else None
+    by_scale = run.new(column_tiles if need_scale else 0, R)
+    by_bias = run.new(column_tiles if need_scale and form.sigmoid else 0, R)
+    height = strip_rows(R, C, run.rows.element_size())
+    kept = need_rows or need_columns
+    strip = run.new(height if kept else 0, _padded(C), dtype=run.rows.dtype)
+    vectors = coefficients[1:]
+    with run.on_device():
+        for first in range(0, R, height) if kept or need_scale else ():
+            last = min(R, first + height)
+            row_tiles = triton.cdiv(last - first, options["BM"])
+            gradient_kernel[(row_tiles * column_tiles,)](
+                *run.pointers(),
+                *vectors,
+                strip,
+                by_scale,
+                by_bias,
+                first,
+                last,
+                strip.stride(0),
+                *run.sizes(),
+                **run.terms(),
+                STRIP=kept,
+                SCALE=need_scale,
+                **run.precisions(),
+                **options,
+            )
+            if d_rows is not None:
+                run.product(strip, operands.columns, coefficients.gain, d_rows[first:last])
+            if d_columns is not None:
+                run.product(
+                    strip.T,
+                    operands.rows[first:last],
+                    coefficients.gain,
+                    d_columns,
+                    first=first == 0,
+                    last=last == R,
+                )
+    return Gradients(
+        d_rows,
+        d_columns,
+        coefficients.gain * by_scale.sum(0) if need_scale else None,
+        coefficients.gain * by_bias.sum(0) if need_scale and form.sigmoid else None,
+    )
