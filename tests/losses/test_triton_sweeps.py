@@ -7,6 +7,7 @@ import loss_sweeps
 import numerics
 import pytest
 import torch
+import triton_interpreter
 from engines import DEVICE
 
 from fastht.losses import sweeps
@@ -59,9 +60,9 @@ def test_float64_equals_the_dense_form(name, shape):
         assert relative(found[quantity], value) < 1e-12, quantity
 
 
-def draws(form, dtype):
+def draws(form, dtype, columns=70, dim=40):
     def draw(seed):
-        operands = loss_sweeps.make(37, 70, 40, dtype, offset=5, seed=seed, device=DEVICE)
+        operands = loss_sweeps.make(37, columns, dim, dtype, offset=5, seed=seed, device=DEVICE)
         given = loss_sweeps.coefficients(form, operands, seed)
         plain = loss_sweeps.named(
             form,
@@ -100,6 +101,15 @@ def test_errors_are_at_most_twice_those_of_plain_pytorch(name, numbers, tf32):
         assert not numerics.violations(draw, 2, ceilings=False)
     if numbers in ("16", "half"):
         assert not [quantity for quantity in first.exact if above(first, quantity)]
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU's sums are cut as they are")
+@pytest.mark.parametrize("name", ["clip", "siglip", "shares"])
+def test_float32_keeps_to_the_rule_where_tensor_cores_cut_their_sums(name):
+    form = loss_sweeps.FORMS[name]
+    with triton_interpreter.cutting_sums():
+        draw = draws(form, torch.float32, columns=260, dim=512)(0)
+        assert not [quantity for quantity in draw.exact if above(draw, quantity)]
 
 
 @pytest.mark.parametrize("numbers", ["16", "half", "32"])
