@@ -74,10 +74,13 @@ def test_rows_that_one_shift_would_lose_are_found(monkeypatch):
     batch.images[7] = -axis
     batch.images[8] = axis
     calls = []
-    sweep = forward_sweep._forward
-    monkeypatch.setattr(
-        forward_sweep, "_forward", lambda f, o, s: calls.append(s.softmax) or sweep(f, o, s)
-    )
+    sweep = forward_sweep.ForwardSweep
+
+    def spied(pairs, shifts):
+        calls.append(shifts and shifts.softmax)
+        return sweep(pairs, shifts)
+
+    monkeypatch.setattr(forward_sweep, "ForwardSweep", spied)
     found = evaluate("clip image", batch, "blocked")
     assert calls == [pytest.approx(79.0, abs=0.1), None]
     exact = evaluate("clip image", batch.to(torch.float64), "reference")
