@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from benchmarks.compile_table import CHANNELS, KINDS, SHARED_LIMIT, Row, capability
+from benchmarks.compile_table import KINDS, SHARED_LIMIT, Row, capability
 from fastht.ops import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,18 +77,20 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
     yield "and fastht does not run there with it."
     yield ""
     narrow = [row for row in rows if row.promised_for_all()]
-    others = [row for row in rows if not row.promised_for_all()]
+    others = [row for row in rows if row.channels and not row.promised_for_all()]
+    losses = [row for row in rows if not row.channels]
     for title, part in (
         ("bfloat16 and float16 tokens, C up to 64", narrow),
         ("All others: C = 128, and float32 tokens, also under autocast or TensorFloat-32", others),
+        ("The kernels of the losses", losses),
     ):
         if not part:
             continue
-        what = sorted({f"C = {row.channels}, {row.numbers}" for row in part}, key=_order)
+        what = sorted({_what(row) for row in part}, key=_order)
         yield f"## {title}"
         yield ""
         widths = ", ".join(map(str, sorted({width for row in part for width in row.widths})))
-        yield f"Compiled: {'; '.join(what)}, D of {widths}. A cell: how many spill."
+        yield f"Compiled: {'; '.join(what)}, D or E of {widths}. A cell: how many spill."
         yield ""
         yield from _table(
             ("Triton", *chips),
@@ -100,9 +102,13 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
             )
 
 
+def _what(row: Row) -> str:
+    return f"C = {row.channels}, {row.numbers}" if row.channels else row.numbers
+
+
 def _order(what: str) -> tuple[int, int]:
-    channels, numbers = what.removeprefix("C = ").split(", ")
-    return list(CHANNELS).index(int(channels)), list(KINDS).index(numbers)
+    *channels, numbers = what.removeprefix("C = ").split(", ")
+    return int(channels[0]) if channels else 0, list(KINDS).index(numbers)
 
 
 def _count(rows: list[Row], release: str, chip: str) -> str:
@@ -123,7 +129,7 @@ def _spilling(rows: list[Row]) -> list[list[str]]:
     lines: dict[tuple[str, ...], list[str]] = {}
     for (kernel, channels, numbers, options, release), found in stacks.items():
         chips = ", ".join(f"{chip}: {found[chip]}" for chip in SHARED_LIMIT if chip in found)
-        key = (f"`{kernel}` {options}", str(channels), numbers, chips)
+        key = (f"`{kernel}` {options}", str(channels or "-"), numbers, chips)
         lines.setdefault(key, []).append(release)
     return [[*key, ", ".join(lines[key])] for key in sorted(lines)]
 

@@ -1,7 +1,8 @@
 """Compile every Triton kernel that fastht ships, without a GPU, and show what the compiler made.
 
     python -m benchmarks.compile_table                 # the whole table
-    python -m benchmarks.compile_table --arch sm_90 --channels 64 --numbers bf16
+    python -m benchmarks.compile_table --arch sm_90 --channels 64 --numbers bf16 --of adapter
+    python -m benchmarks.compile_table --arch sm_90 --of losses    # benchmarks.compile_losses
 
 The launches are those of a real call: the library's own code runs on tensors without storage, and
 each launch is compiled for the wanted chip instead of started. Registers, stack and the loads and
@@ -55,7 +56,9 @@ SHARED_LIMIT = {
     "sm_100": 232_448,
     "sm_120": 101_376,
 }
-OPTIONS = ("BM", "BK", "BD", "BP", "BB", "UNROLL", "FILTER", "num_warps", "num_stages", "maxnreg")
+OPTIONS = (
+    "BM", "BN", "BK", "BD", "BP", "BB", "UNROLL", "FILTER", "num_warps", "num_stages", "maxnreg",
+)  # fmt: skip
 DTYPES = {
     "16": (torch.bfloat16, torch.bfloat16, False),
     "32>16": (torch.float32, torch.bfloat16, False),
@@ -80,7 +83,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Row:
-    """What the compiler made of one kernel."""
+    """What the compiler made of one kernel; of the losses' kernels, ``channels`` is 0."""
 
     triton: str
     arch: str
@@ -98,8 +101,8 @@ class Row:
     def line(self, remark: str) -> str:
         """Return it as a line of the table."""
         return FORM.format(
-            self.arch, self.channels, self.numbers, self.kernel, self.options, self.registers,
-            self.stack, self.local, self.shared, self.mma, remark,
+            self.arch, self.channels or "-", self.numbers, self.kernel, self.options,
+            self.registers, self.stack, self.local, self.shared, self.mma, remark,
         )  # fmt: skip
 
     def remark(self) -> str:
@@ -117,7 +120,7 @@ class Row:
 
     def promised_for_all(self) -> bool:
         """Whether it may spill with no release on no chip."""
-        return self.channels <= 64 and self.numbers in ("bf16", "fp16")
+        return 0 < self.channels <= 64 and self.numbers in ("bf16", "fp16")
 
 
 class NoDevice:
@@ -215,7 +218,7 @@ def compiled(
         options = " ".join(f"{key}={values[key]}" for key in OPTIONS if key in values)
         yield Row(
             configs.release(), arch, channels, numbers, name, options, registers, stack, local,
-            kernel.metadata.shared, _mma(kernel.asm["ptx"]), tuple(sorted(used)),
+            kernel.metadata.shared, matrix_unit(kernel.asm["ptx"]), tuple(sorted(used)),
         )  # fmt: skip
 
 
@@ -243,15 +246,21 @@ def resources(cubin: bytes) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), len(re.findall(r"\b(?:STL|LDL)\b", text))
 
 
-def _mma(ptx: str) -> str:
+def matrix_unit(ptx: str) -> str:
+    """Return the instruction of a kernel's matrix products."""
     for pattern in (r"wgmma\.mma_async", r"tcgen05\.mma", r"mma\.sync"):
         if re.search(pattern, ptx):
             return pattern.replace("\\", "").split(".mma_async")[0]
     return "-"
 
 
-def _job(arguments: tuple[str, int, str, tuple[int, ...], str]) -> list[Row]:
-    return list(compiled(*arguments))
+def _job(arguments: tuple[str, int | str, str, tuple[int, ...], str]) -> list[Row]:
+    arch, what, *rest = arguments
+    if isinstance(what, int):
+        return list(compiled(arch, what, *rest))
+    from benchmarks import compile_losses
+
+    return list(compile_losses.compiled(arch, what, *rest))
 
 
 def show(rows: list[Row], problems_only: bool = False) -> None:
@@ -263,11 +272,15 @@ def show(rows: list[Row], problems_only: bool = False) -> None:
 
 def main() -> int:
     """Print the table and say what is wrong with it."""
+    from benchmarks import compile_losses  # which takes its tools from here
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", default=list(SHARED_LIMIT), choices=SHARED_LIMIT)
     parser.add_argument("--channels", nargs="+", type=int, default=list(CHANNELS))
     parser.add_argument("--numbers", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--dim", nargs="+", type=int, default=list(WIDTHS))
+    parser.add_argument("--dim", nargs="+", type=int, default=list(WIDTHS), help="the adapter's D")
+    parser.add_argument("--of", nargs="+", default=["adapter", "losses"], help="whose kernels")
+    parser.add_argument("--forms", nargs="+", default=list(compile_losses.FORMS), help="of losses")
     parser.add_argument("--kernel", default="", help="only those with this in their name")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--problems-only", action="store_true")
@@ -284,6 +297,12 @@ def main() -> int:
     jobs = [
         (*job, tuple(arguments.dim), arguments.kernel)
         for job in itertools.product(chips, arguments.channels, arguments.numbers)
+        if "adapter" in arguments.of
+    ]
+    jobs += [
+        (*job, compile_losses.DIMS, arguments.kernel)
+        for job in itertools.product(chips, arguments.forms, arguments.numbers)
+        if "losses" in arguments.of and job[2] in compile_losses.NUMBERS
     ]
     print(FORM.format(*HEADER))
     count = remarks = broken = 0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import triton_interpreter
 
 triton = pytest.importorskip("triton")
 if not triton.knobs.runtime.interpret:
@@ -73,3 +74,14 @@ def test_casts_round_to_nearest():
     out = torch.empty(1, dtype=torch.bfloat16)
     round_kernel[(1,)](torch.tensor([1 + 2**-7 - 2**-10]), out)
     assert out.item() == 1 + 2**-7
+
+
+def test_sums_of_tensor_cores_can_be_cut():
+    a = torch.zeros(16, 16)
+    a[0] = 2.0**-25
+    a[0, 0] = 1.0
+    ones, exact = torch.ones(16, 16), 1 + 15 * 2.0**-25
+    with triton_interpreter.cutting_sums():
+        # The first eight make 1.75 units of the last place, which are cut; then come two.
+        assert product(a, ones, "tf32")[0, 0] == 1 + 3 * 2**-23 < exact
+        assert product(-a, ones, "tf32")[0, 0] == -1 - 3 * 2**-23

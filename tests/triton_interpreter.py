@@ -4,6 +4,8 @@ It multiplies bfloat16 matrices as if their bits were integers, and truncates wh
 and in TensorFloat-32 products, where a GPU's tensor cores cut their operands, it does not.
 """
 
+import contextlib
+
 import numpy as np
 import torch
 import triton.language as tl
@@ -66,3 +68,31 @@ def mend():
 
     builder.cast_impl = cast_impl
     builder.create_dot = create_dot
+
+
+@contextlib.contextmanager
+def cutting_sums():
+    """Let TensorFloat-32 products add up as a GPU's tensor cores do: sums are cut, not rounded.
+
+    Each instruction has eight products of every element and leaves a sum that is cut towards zero,
+    so that the errors of many add up. On an H200, that alone made the sums of 512 products of
+    float32 numbers, split into three of TensorFloat-32, wrong by eight times as much as PyTorch's.
+    """
+    builder = interpreter.InterpreterBuilder
+    original = builder.create_dot
+
+    def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+        if input_precision.name != "TF32" or a.dtype.scalar != tl.float32:
+            return original(self, a, b, d, input_precision, max_num_imprecise_acc)
+        x, y, sums = _cut(a).data, _cut(b).data, d.data
+        for k in range(0, x.shape[1], 8):
+            exact = sums.astype(np.float64) + x[:, k : k + 8].astype(np.float64) @ y[k : k + 8]
+            sums = exact.astype(np.float32)
+            sums = np.where(np.abs(sums) > np.abs(exact), np.nextafter(sums, np.float32(0)), sums)
+        return interpreter.TensorHandle(sums, d.dtype.scalar)
+
+    builder.create_dot = create_dot
+    try:
+        yield
+    finally:
+        builder.create_dot = original

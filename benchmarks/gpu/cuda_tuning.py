@@ -63,7 +63,7 @@ def tune(tuning: dict[str, int]) -> None:
         return plan, [Kernel(function, source) for function, source, _ in plan.kernels]
 
     adapter.plan_of = plan_of
-    adapter._prepare.cache_clear()
+    adapter.forget()
 
 
 def compile_all(given: tuple[Any, ...]) -> None:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fastht.ops.call import Call
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 # Each has allocate_saved, forward and backward of the same signatures.
 _IMPLEMENTATIONS = {
     "triton": "fastht.ops.triton.calls",
@@ -212,7 +212,7 @@ def _(dout: Tensor, x: Tensor, params: Sequence[Tensor], *options: Any) -> list[
 
 def _nobody_between(tensors: Sequence[Tensor]) -> bool:
     """Whether the dispatcher would find no mode and no subclass that wants to see the op."""
-    return not is_in_torch_dispatch_mode() and all(type(t) in _PLAIN for t in tensors)
+    return not is_in_torch_dispatch_mode() and _PLAIN.issuperset(map(type, tensors))
 
 
 def _keep(

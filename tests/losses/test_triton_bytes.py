@@ -34,7 +34,7 @@ def shape(monkeypatch):
     tile = sweeps.configs.options("sweep", torch.device("cpu"), "16", "plain")
     product = sweeps.configs.options("product", torch.device("cpu"), "16", "plain")
     return byte_model.Shape(
-        300, 200, 192, 128,
+        300, 200, 256, 128,
         (tile["BM"], tile["BN"]), (product["BM"], product["BN"], product["BK"]),
     )  # fmt: skip
 

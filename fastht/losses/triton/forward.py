@@ -8,7 +8,7 @@ import triton.language as tl
 from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tile_of
 
 
-@triton.jit(do_not_specialize=["R", "C", "V", "K", "offset"])
+@triton.jit(do_not_specialize=["R", "C", "offset"])
 def forward_kernel(
     rows,  # [R, E]
     columns,  # [C, E]
@@ -42,7 +42,6 @@ def forward_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     SOFT_PRECISION: tl.constexpr,
@@ -58,7 +57,7 @@ def forward_kernel(
     in_r, in_c = r < R, c < C
     # Rows past the last are the last again: loads need no mask, and no sum has them.
     r, c = tl.minimum(r, R - 1), tl.minimum(c, C - 1)
-    similarity = similarities(rows, columns, r, c, E, E, E, BM, BN, BK, EVEN, ACC, PRECISION)
+    similarity = similarities(rows, columns, r, c, E, BM, BN, BK, ACC, PRECISION)
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
     row_plane, column_plane = R.to(tl.int64) * column_tiles, C.to(tl.int64) * row_tiles
     at_row = row_parts + tile_c.to(tl.int64) * R + r

@@ -8,7 +8,7 @@ import triton.language as tl
 from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tile_of
 
 
-@triton.jit(do_not_specialize=["first", "last", "R", "C", "V", "K", "offset"])
+@triton.jit(do_not_specialize=["first", "last", "R", "C", "offset"])
 def gradient_kernel(
     rows,  # [R, E]
     columns,  # [C, E]
@@ -53,7 +53,6 @@ def gradient_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     SOFT_PRECISION: tl.constexpr,
@@ -68,7 +67,7 @@ def gradient_kernel(
     in_r, in_c = first + i < last, c < C
     at_strip = strip + i.to(tl.int64)[:, None] * stride_s + c[None, :]
     r, c = tl.minimum(first + i, R - 1), tl.minimum(c, C - 1)
-    similarity = similarities(rows, columns, r, c, E, E, E, BM, BN, BK, EVEN, ACC, PRECISION)
+    similarity = similarities(rows, columns, r, c, E, BM, BN, BK, ACC, PRECISION)
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
     inside = in_r[:, None] & in_c[None, :]
     dz = tl.zeros((BM, BN), ACC)

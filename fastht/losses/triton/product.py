@@ -25,7 +25,6 @@ def product_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -45,13 +44,9 @@ def product_kernel(
     for start in range(0, K, BK):
         row = tl.minimum(start + k, K - 1).to(tl.int64)
         at_features = features + row[:, None] * E + n[None, :]
-        if EVEN:
-            b = tl.load(at_features)
-        else:
-            b = tl.load(at_features, mask=(n < E)[None, :], other=0.0)
-        acc = dot(tl.load(at_strip), b, acc, PRECISION)
+        acc = dot(tl.load(at_strip), tl.load(at_features), acc, PRECISION)
         at_strip += BK * stride_k
-    inside = (m < M)[:, None] & (n < E)[None, :]
+    inside = (m < M)[:, None]
     at = m.to(tl.int64)[:, None] * E + n[None, :]
     if not FIRST:
         acc += tl.load(out + at, mask=inside, other=0.0)

@@ -21,8 +21,18 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 
-from fastht.losses.sweeps import COLUMNS, ROWS, Coefficients, Form, Gradients, Operands, Statistics
+from fastht.losses.sweeps import (
+    COLUMNS,
+    ROWS,
+    Coefficients,
+    Form,
+    Gradients,
+    Operands,
+    Statistics,
+    sum_dtype,
+)
 from fastht.losses.triton import configs
 from fastht.losses.triton.forward import forward_kernel
 from fastht.losses.triton.gradient import gradient_kernel
@@ -31,21 +41,20 @@ from fastht.losses.triton.product import product_kernel
 
 STRIP_BYTES = 2**27
 STRIP_ROWS = 2048  # at least: a multiple of every tile, and enough of them for a whole device
-EDGE = 128  # of the largest tile: strips are allocated to a multiple of it
+EDGE = 128  # of the largest tile: features and strips are allocated to a multiple of it
+FACTORS, SHARES = 32, 16  # what the widths of factors and shares are filled up to
 
 
 class Launcher:
     """Sizes and configurations that all launches of one call share."""
 
     def __init__(self, form: Form, operands: Operands) -> None:
-        self.form, self.operands = form, operands
-        self.rows, self.columns = operands.rows, operands.columns
-        self.device = self.rows.device
-        self.R, self.E = self.rows.shape
-        self.C = self.columns.shape[0]
-        self.sums = torch.float64 if self.rows.dtype == torch.float64 else torch.float32
+        self.form, self.operands = form, _filled(form, operands)
+        self.device, self.dtype = operands.rows.device, operands.rows.dtype
+        self.R, self.C = len(operands.rows), len(operands.columns)
+        self.sums = sum_dtype(self.dtype)
         tf32 = torch.backends.cuda.matmul.allow_tf32
-        self.numbers = configs.number_class(self.rows.dtype, tf32)
+        self.numbers = configs.number_class(self.dtype, tf32)
 
     def options(self, kernel: str) -> dict[str, Any]:
         """Return the configuration of one kernel for this call."""
@@ -65,14 +74,13 @@ class Launcher:
         }
 
     def precisions(self) -> dict[str, Any]:
-        """Return the dtype of sums, how products are made, and whether E fills its tiles."""
+        """Return the dtype of sums and how products are made."""
         double = self.sums == torch.float64
         return {
             "ACC": tl.float64 if double else tl.float32,
             "PRECISION": configs.PRECISIONS[self.numbers],
             # Factors are float32 where features are half as wide.
             "SOFT_PRECISION": "whole" if double else "split",
-            "EVEN": self.E % self.options("sweep")["BK"] == 0,
         }
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -87,27 +95,26 @@ class Launcher:
 
     def pointers(self) -> tuple[Tensor, ...]:
         """Return the operands that kernels take; what a form lacks is never read."""
-        named = self.operands
-        inverse = None
+        named, inverse = self.operands, None
         if self.form.kl:
             inverse = torch.full((1,), 1 / named.temperature, dtype=self.sums, device=self.device)
         return tuple(
-            self.rows if tensor is None else tensor
+            named.rows if tensor is None else tensor
             for tensor in (
-                *(self.rows, self.columns, named.scale, named.bias, named.row_keys),
+                *(named.rows, named.columns, named.scale, named.bias, named.row_keys),
                 *(named.column_keys, named.row_factors, named.column_factors, named.row_shares),
                 *(named.column_shares, inverse),
             )
         )
 
-    def sizes(self) -> tuple[int | float, ...]:
+    def sizes(self) -> tuple[int, ...]:
         """Return the sizes of both sweeps: R, C, E, V and K; and the offset."""
         named = self.operands
         factors, shares = named.row_factors, named.row_shares
         return (
-            *(self.R, self.C, self.E),
-            1 if factors is None else factors.shape[1],
-            1 if shares is None else shares.shape[1],
+            *(self.R, self.C, named.rows.shape[1]),
+            0 if factors is None else factors.shape[1],
+            0 if shares is None else shares.shape[1],
             named.offset,
         )
 
@@ -130,11 +137,31 @@ class Launcher:
             *strip.stride(),
             FIRST=first,
             LAST=last,
-            EVEN=E % options["BN"] == 0,
             ACC=self.precisions()["ACC"],
             PRECISION=configs.PRECISIONS[self.numbers],
             **options,
         )
+
+
+def _filled(form: Form, operands: Operands) -> Operands:
+    """Return operands whose widths fill the kernels' tiles, with zeros.
+
+    Rows that begin at round addresses and loops without masks are worth a copy; features of the
+    usual widths need none.
+    """
+
+    def filled(tensor: Tensor, multiple: int) -> Tensor:
+        spare = -tensor.shape[1] % multiple
+        return F.pad(tensor, (0, spare)) if spare else tensor
+
+    widths = {"rows": EDGE, "columns": EDGE}
+    if form.soft:
+        widths |= {"row_factors": FACTORS, "column_factors": FACTORS}
+    if form.shares:
+        widths |= {"row_shares": SHARES, "column_shares": SHARES}
+    return operands._replace(
+        **{name: filled(getattr(operands, name), width) for name, width in widths.items()}
+    )
 
 
 def forward(form: Form, operands: Operands) -> Statistics:
@@ -234,13 +261,14 @@ def backward(
     need_scale = need_scale and form.logits
     options = run.options("sweep")
     column_tiles = triton.cdiv(C, options["BN"])
-    d_rows = run.new(R, run.E) if need_rows else None
-    d_columns = run.new(C, run.E) if need_columns else None
+    rows, columns = run.operands.rows, run.operands.columns
+    d_rows = run.new(*rows.shape) if need_rows else None
+    d_columns = run.new(*columns.shape) if need_columns else None
     by_scale = run.new(column_tiles if need_scale else 0, R)
     by_bias = run.new(column_tiles if need_scale and form.sigmoid else 0, R)
-    height = strip_rows(R, C, run.rows.element_size())
+    height = strip_rows(R, C, rows.element_size())
     kept = need_rows or need_columns
-    strip = run.new(height if kept else 0, _padded(C), dtype=run.rows.dtype)
+    strip = run.new(height if kept else 0, _padded(C), dtype=run.dtype)
     vectors = coefficients[1:]
     with run.on_device():
         for first in range(0, R, height) if kept or need_scale else ():
@@ -263,19 +291,20 @@ def backward(
                 **options,
             )
             if d_rows is not None:
-                run.product(strip, operands.columns, coefficients.gain, d_rows[first:last])
+                run.product(strip, columns, coefficients.gain, d_rows[first:last])
             if d_columns is not None:
                 run.product(
                     strip.T,
-                    operands.rows[first:last],
+                    rows[first:last],
                     coefficients.gain,
                     d_columns,
                     first=first == 0,
                     last=last == R,
                 )
+    width = operands.rows.shape[1]
     return Gradients(
-        d_rows,
-        d_columns,
+        None if d_rows is None else d_rows[:, :width].contiguous(),
+        None if d_columns is None else d_columns[:, :width].contiguous(),
         coefficients.gain * by_scale.sum(0) if need_scale else None,
         coefficients.gain * by_bias.sum(0) if need_scale and form.sigmoid else None,
     )

@@ -35,7 +35,11 @@ def allocate_saved(
     maps, number = call.product_dtype, torch.float32
 
     def new(dtype: torch.dtype, *shape: int) -> Tensor:
-        return torch.empty(shape if save else (0,), dtype=dtype, device=x.device)
+        if not save:
+            return torch.empty(0, dtype=dtype, device=x.device)
+        strides = (shape[1] * shape[2], shape[2], 1) if len(shape) == 3 else (shape[1], 1)
+        # Half of what torch.empty takes to read its arguments.
+        return torch.empty_strided(shape, strides, dtype=dtype, device=x.device)
 
     return (
         new(maps, batch, tokens, padded),
@@ -261,6 +265,12 @@ def _ready(
             _known.clear()
         _known[kind] = found
     return found
+
+
+def forget() -> None:
+    """Let every later call make its plan anew, for whoever changes how plans are made."""
+    _known.clear()
+    _prepare.cache_clear()
 
 
 def configuration_of(
