@@ -16,15 +16,15 @@ from fastht.ops import resolve_backend
 from fastht.patch import (
     ADAPTER_NAME,
     ModelT,
+    adapter_of,
     adapter_state_dict,
     adapters,
     attach,
     make_adapters,
     patched_config,
-    refuse_wrapped,
-    unwrap,
 )
 from fastht.saved import CheckpointError, SavedAdapter, read_adapter, write_adapter
+from fastht.wrappers import refuse_wrapped, unwrap
 
 __all__ = ["CheckpointError", "load_adapter", "save_adapter"]
 
@@ -88,9 +88,7 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
     root = unwrap(model)
     backbone = find_backbone(root)
     _require_shape(saved, backbone, path)
-    patched = any(
-        isinstance(getattr(block, ADAPTER_NAME, None), HTAdapter) for block in backbone.blocks
-    )
+    patched = any(adapter_of(block) is not None for block in backbone.blocks)
     if patched:
         targets = _existing_adapters(root, backbone, saved, path)
     else:

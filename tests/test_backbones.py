@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from vits import GRID, PATCH, VITS, Vit, open_clip_tower, openai_tower, timm_hybrid, timm_vit
 
 import fastht
-from fastht.backbones import find_backbone, plain_name
+from fastht.backbones import find_backbone
+from fastht.wrappers import plain_name
 
 
 @pytest.fixture(params=list(VITS))

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fastht.ops.registry import resolve_backend
+from fastht import reference
+from fastht.ops import portable
+from fastht.ops.context import ONNX, composite_reason
+from fastht.ops.registry import BackendUnavailableError, resolve_backend
 
 
 def ht_adapter(
@@ -29,7 +32,9 @@ def ht_adapter(
         num_prefix_tokens: class and register tokens before the patches.
         dropout: probability of zeroing a bottleneck activation; 0 in evaluation.
         eps: the LayerNorm's epsilon.
-        backend: ``"auto"`` or one of :func:`fastht.backends`.
+        backend: ``"auto"`` or one of :func:`fastht.backends`. Inside an export to ONNX, and inside
+            the transforms of ``torch.func``, ``"auto"`` takes PyTorch's own operations, which
+            these can see through.
 
     Returns:
         ``[B, N, D]`` in ``x``'s dtype.
@@ -37,8 +42,8 @@ def ht_adapter(
     Raises:
         TypeError: ``x`` is not of a floating dtype.
         ValueError: a shape does not fit, or there is no such backend.
-        BackendUnavailableError: the backend cannot run here, on such an ``x``, or with as many
-            channels.
+        BackendUnavailableError: the backend cannot run here, on such an ``x``, with as many
+            channels, or in such an export or transform.
     """
     height, width = grid_size
     if x.ndim != 3:
@@ -60,7 +65,16 @@ def ht_adapter(
             f"needs (C, {height}, {width // 2 + 1})"
         )
     channels = params["down.bias"].shape[0]
-    return resolve_backend(backend, x.device, x.dtype, channels).run(
+    run = resolve_backend(backend, x.device, x.dtype, channels).run
+    reason = composite_reason()
+    if reason is not None:
+        if backend not in ("auto", "reference"):
+            raise BackendUnavailableError(
+                f"backend {backend!r} is one operation of fastht's, which {reason} cannot see "
+                "through; make the adapters with backend='auto' or 'reference' for it"
+            )
+        run = portable.ht_adapter if reason == ONNX else reference.ht_adapter
+    return run(
         x,
         params,
         grid_size=(height, width),

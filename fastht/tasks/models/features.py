@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastht.backbones import find_backbone
-from fastht.patch import unwrap
+from fastht.wrappers import unwrap
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:
