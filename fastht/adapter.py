@@ -131,10 +131,11 @@ class HTAdapter(nn.Module):
             grid_size, num_prefix_tokens = self.tower.grid_size, self.tower.num_prefix_tokens
         params = {name: _tensor(self, name) for name in self._names}
         if self.filter_grid_size is not None:
-            if torch.jit.is_tracing():  # the filter is one of this grid's in the trace
-                grid_size = int(grid_size[0]), int(grid_size[1])
+            grid = grid_size
+            if torch.jit.is_tracing():  # a trace holds the filter of one grid
+                grid = int(grid[0]), int(grid[1])
             params["spectral_filter"] = resample_spectral_filter(
-                params["spectral_filter"], self.filter_grid_size, grid_size
+                params["spectral_filter"], self.filter_grid_size, grid
             )
         return ht_adapter(
             x,

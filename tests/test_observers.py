@@ -122,6 +122,29 @@ def test_a_trace_holds_the_adapters(backend: str, grad: bool) -> None:
             assert not torch.allclose(traced(image), model(image), atol=1e-3)
 
 
+@pytest.mark.parametrize("spectral", ["channel", "full"])
+def test_a_trace_takes_the_grid_of_its_images_or_fails(spectral: Any) -> None:
+    vit, model = _patched("openai", spectral=spectral)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(model, vit.image(grid=(3, 5)))
+        turned = vit.image(grid=(5, 3))  # as many patches
+        if spectral == "channel":
+            _close(traced(turned), model(turned))
+        else:
+            with pytest.raises(RuntimeError, match="shape"):
+                traced(turned)
+
+
+def test_a_trace_of_a_backend_by_name_says_that_it_keeps_the_grid() -> None:
+    if not fastht.backends()["cpu"].usable:
+        pytest.skip("needs the native kernels")
+    vit, model = _patched("openai", "cpu")
+    with torch.no_grad(), pytest.warns(torch.jit.TracerWarning, match="patch grid of these images"):
+        traced = torch.jit.trace(model, vit.image())
+    _close(traced(vit.image(seed=8)), model(vit.image(seed=8)).detach())
+
+
 def test_script_is_refused_with_a_remedy() -> None:
     _, model = _patched("registers")
     before = dict(model.named_modules())

@@ -6,17 +6,21 @@ import sys
 
 import torch
 
+ONNX = "an export to ONNX"
+TRACE = "torch.jit.trace"
+TRANSFORM = "a transform of torch.func (vmap, grad, jacrev, ...)"
+
 
 def composite_reason() -> str | None:
-    """Return which observer needs the operator as PyTorch's own operations, or ``None``."""
+    """Return which observer wants the operator as PyTorch's own operations, or ``None``."""
     if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
         return ONNX
+    if torch.jit.is_tracing():
+        return TRACE
     if torch._C._are_functorch_transforms_active():
-        return "a transform of torch.func (vmap, grad, jacrev, ...)"
+        return TRANSFORM
     return None
 
-
-ONNX = "an export to ONNX"
 
 # Known while torch.compile traces, which cannot look into it.
 composite_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from fastht import reference
 from fastht.ops import portable
-from fastht.ops.context import ONNX, composite_reason
+from fastht.ops.context import TRACE, TRANSFORM, composite_reason
 from fastht.ops.registry import BackendUnavailableError, resolve_backend
 
 
@@ -32,9 +34,9 @@ def ht_adapter(
         num_prefix_tokens: class and register tokens before the patches.
         dropout: probability of zeroing a bottleneck activation; 0 in evaluation.
         eps: the LayerNorm's epsilon.
-        backend: ``"auto"`` or one of :func:`fastht.backends`. Inside an export to ONNX, and inside
-            the transforms of ``torch.func``, ``"auto"`` takes PyTorch's own operations, which
-            these can see through.
+        backend: ``"auto"`` or one of :func:`fastht.backends`. Inside an export to ONNX,
+            ``torch.jit.trace`` and the transforms of ``torch.func``, ``"auto"`` takes PyTorch's
+            own operations, which these can see through.
 
     Returns:
         ``[B, N, D]`` in ``x``'s dtype.
@@ -68,12 +70,7 @@ def ht_adapter(
     run = resolve_backend(backend, x.device, x.dtype, channels).run
     reason = composite_reason()
     if reason is not None:
-        if backend not in ("auto", "reference"):
-            raise BackendUnavailableError(
-                f"backend {backend!r} is one operation of fastht's, which {reason} cannot see "
-                "through; make the adapters with backend='auto' or 'reference' for it"
-            )
-        run = portable.ht_adapter if reason == ONNX else reference.ht_adapter
+        run = _observed(reason, backend, run)
     return run(
         x,
         params,
@@ -82,3 +79,21 @@ def ht_adapter(
         dropout=dropout,
         eps=eps,
     )
+
+
+def _observed(reason: str, backend: str, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return what runs while somebody looks on."""
+    if backend in ("auto", "reference"):
+        return reference.ht_adapter if reason == TRANSFORM else portable.ht_adapter
+    if reason != TRACE:
+        raise BackendUnavailableError(
+            f"backend {backend!r} is one operation of fastht's, which {reason} cannot see "
+            "through; make the adapters with backend='auto' or 'reference' for it"
+        )
+    warnings.warn(
+        f"the trace calls backend {backend!r} with the patch grid of these images, whatever size "
+        "others have; backend='auto' or 'reference' makes one for any size",
+        torch.jit.TracerWarning,
+        stacklevel=3,
+    )
+    return run
