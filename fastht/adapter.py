@@ -16,6 +16,10 @@ from fastht.tower import TowerState
 
 _EPS = 1e-5  # of the LayerNorm
 _PLAIN = (Tensor, nn.Parameter)
+_SHARDED = (
+    "{name} of an HT adapter is sharded by itself, and the adapter reads it without a call that "
+    "would gather it: apply fully_shard to blocks or whole adapters, not to parts of an adapter"
+)
 
 
 class HTAdapter(nn.Module):
@@ -186,6 +190,8 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
     for parent in parents:
         module = module._modules[parent]  # type: ignore[assignment]
     if module._forward_pre_hooks and isinstance(module, ReadLayer):
+        if hasattr(module, "unshard"):  # FSDP2 gathers for a call, and again for its backward
+            raise TypeError(_SHARDED.format(name=name))
         module()  # pruning and the like rewrite the parameter now
     value = module._parameters.get(leaf)
     if value is None:
@@ -198,10 +204,7 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
 def _refuse_replaced(name: str, value: Any) -> None:
     """Raise where a parameter is no longer one that the operator can read."""
     if hasattr(value, "full_tensor"):
-        raise TypeError(
-            f"{name} of an HT adapter is sharded and was not gathered for this call: apply "
-            "fully_shard to blocks or whole adapters, not to parts of an adapter"
-        )
+        raise TypeError(_SHARDED.format(name=name))
     if not isinstance(value, Tensor) or "torchao" in type(value).__module__:
         raise TypeError(
             f"{name} of an HT adapter was replaced by a {type(value).__name__}; an adapter needs "

@@ -264,6 +264,7 @@ def attach(
 ) -> None:
     """Freeze ``root`` and put the adapters of :func:`make_adapters` into its blocks."""
     state = TowerState(backbone.grid_size, backbone.num_prefix_tokens, backbone.sequence_first)
+    state.modules_to_save = modules_to_save
     tell_unknown_releases(backbone.tower)
     flags = {plain_name(name): p.requires_grad for name, p in root.named_parameters()}
     record = PatchRecord(config, backend, flags, modules_to_save, has_lora(root))
@@ -294,7 +295,7 @@ def patch_record(root: nn.Module) -> PatchRecord | None:
 
 
 def resolve_modules(root: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the paths of the modules whose path is, or ends with, one of ``names``.
+    """Return the paths that ``names`` are, or else those that end with them.
 
     Raises:
         TypeError: ``names`` is no sequence of texts.
@@ -302,15 +303,12 @@ def resolve_modules(root: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"modules_to_save is {names!r}; give a list of names")
+    own = {path: m for path, m in root.named_modules() if path and list(m.parameters())}
     found = []
     for name in names:
-        fitting = [
-            path
-            for path, module in root.named_modules()
-            if path and (path == name or path.endswith(f".{name}")) and any(module.parameters())
-        ]
+        fitting = [name] if name in own else [path for path in own if path.endswith(f".{name}")]
         if not fitting:
-            children = [n for n, child in root.named_children() if any(child.parameters())]
+            children = [n for n, child in root.named_children() if list(child.parameters())]
             raise ValueError(
                 f"modules_to_save names {name!r}, and {type(root).__name__} has no module of that "
                 f"name with parameters; it holds {', '.join(children)}"
@@ -319,7 +317,7 @@ def resolve_modules(root: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     paths = tuple(sorted(set(found)))
     blocks = set(find_backbone(root).blocks)
     for path in paths:
-        if blocks & set(root.get_submodule(path).modules()):
+        if blocks & set(own[path].modules()):
             raise ValueError(
                 f"modules_to_save names {path!r}, which holds the vision blocks; name smaller parts"
             )

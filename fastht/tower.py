@@ -52,6 +52,7 @@ class TowerState:
         self.grids: dict[int, set[tuple[int, int]]] = {}
         self._local = _Local()
         self.watch = FirstStep()
+        self.modules_to_save: tuple[str, ...] = ()  # of the model around it
         self._seen: set[tuple[int, int]] = set()  # grids, in any thread
         # Adding to a set and taking away are atomic.
         self._threads: set[int] = set()

@@ -132,7 +132,7 @@ def test_a_trace_takes_the_grid_of_its_images_or_fails(spectral: Any) -> None:
         if spectral == "channel":
             _close(traced(turned), model(turned))
         else:
-            with pytest.raises(RuntimeError, match="shape"):
+            with pytest.raises(RuntimeError, match="size"):
                 traced(turned)
 
 
