@@ -10,16 +10,26 @@ import pytest
 import torch
 from tiny_towers import snapshot
 from torch import Tensor, nn
-from vits import GRID, PATCH, VITS, Vit, open_clip_tower, openai_tower, timm_hybrid, timm_vit
+from vits import (
+    ALL_VITS,
+    GRID,
+    MORE_VITS,
+    PATCH,
+    Vit,
+    open_clip_tower,
+    openai_tower,
+    timm_hybrid,
+    timm_vit,
+)
 
 import fastht
 from fastht.backbones import find_backbone
 from fastht.wrappers import plain_name
 
 
-@pytest.fixture(params=list(VITS))
+@pytest.fixture(params=list(ALL_VITS))
 def vit(request: pytest.FixtureRequest) -> Vit:
-    return VITS[request.param]
+    return ALL_VITS[request.param]
 
 
 def test_reads_every_structure(vit: Vit) -> None:
@@ -201,7 +211,7 @@ def test_eomt_is_refused() -> None:
 
 
 def test_siglip2_needs_one_grid_a_batch() -> None:
-    vit = VITS["transformers-siglip2"]
+    vit = MORE_VITS["transformers-siglip2"]
     model = fastht.patch(vit.build())
     patches = torch.randn(2, 15, 3 * PATCH * PATCH)
     mask = torch.ones(2, 15, dtype=torch.long)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_towers import randomize, snapshot
 from torch import nn
-from vits import VITS, open_clip_model, open_clip_tower, timm_vit
+from vits import ALL_VITS, VITS, open_clip_model, open_clip_tower, timm_vit
 
 import fastht
 from fastht import CheckpointError, load_adapter, save_adapter
@@ -137,12 +137,12 @@ def test_another_activation_is_told(tmp_path: Path) -> None:
         load_adapter(_with_quick_gelu(True), tmp_path)
 
 
-@pytest.mark.parametrize("name", list(VITS))
+@pytest.mark.parametrize("name", list(ALL_VITS))
 def test_settings_are_found(name: str) -> None:
-    found = settings(find_backbone(VITS[name].build()))
+    found = settings(find_backbone(ALL_VITS[name].build()))
     assert found["activation"]["name"] not in ("Dropout", "Identity")
     assert found["num_heads"] == 2 or name in ("vitamin", "mobileclip", "openai")
-    patched = fastht.patch(VITS[name].build())
+    patched = fastht.patch(ALL_VITS[name].build())
     assert settings(find_backbone(patched)) == found  # the adapter is none of the base
 
 

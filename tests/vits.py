@@ -281,6 +281,11 @@ VITS = {
         built_grid=(4, 4),
         features=_pooled,
     ),
+    "openai": Vit(openai_tower, "openai", 1, built_grid=(4, 4)),
+}
+
+# Structures that only patching itself is tried with.
+MORE_VITS = {
     "transformers-vit": _transformers("ViTModel", 1),
     "transformers-deit": _transformers("DeiTModel", 2),
     "transformers-beit": _transformers("BeitModel", 1, use_relative_position_bias=True),
@@ -299,5 +304,5 @@ VITS = {
         built_grid=(4, 4),
         features=_flattened,
     ),
-    "openai": Vit(openai_tower, "openai", 1, built_grid=(4, 4)),
 }
+ALL_VITS = VITS | MORE_VITS
