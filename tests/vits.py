@@ -219,7 +219,7 @@ def _transformers(name: str, prefix_tokens: int, config: str | None = None, **kw
         prefix_tokens,
         built_grid=(4, 4),
         features=_last_state,
-        tuples=name == "Data2VecVisionModel",
+        tuples=name in ("Data2VecVisionModel", "FlavaImageModel"),
     )
 
 
@@ -295,6 +295,12 @@ MORE_VITS = {
     "transformers-dinov3": _transformers("DINOv3ViTModel", 5, num_register_tokens=4),
     "transformers-msn": _transformers("ViTMSNModel", 1),
     "transformers-ijepa": _transformers("IJepaModel", 0),
+    "transformers-aimv2": _transformers("Aimv2VisionModel", 0, is_native=True),
+    "transformers-flava": _transformers("FlavaImageModel", 1),
+    "transformers-internvl": _transformers(
+        "InternVLVisionModel", 1, image_size=[32, 32], patch_size=[PATCH, PATCH]
+    ),
+    "transformers-dpt": _transformers("DPTModel", 1, is_hybrid=False),
     "transformers-siglip2": Vit(
         functools.partial(
             transformers_vit, "Siglip2VisionModel", "Siglip2VisionConfig", num_patches=16
