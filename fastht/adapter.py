@@ -8,9 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from fastht.config import HTConfig
+from fastht.layers import ReadLayer
 from fastht.ops import BackendUnavailableError, ht_adapter, resolve_backend
 from fastht.reference import KERNEL_SIZES
 from fastht.spectral import resample_spectral_filter
+from fastht.tower import TowerState
+
+_EPS = 1e-5  # of the LayerNorm
+_PLAIN = (Tensor, nn.Parameter)
+_SHARDED = (
+    "{name} of an HT adapter is sharded by itself, and the adapter reads it without a call that "
+    "would gather it: apply fully_shard to blocks or whole adapters, not to parts of an adapter"
+)
 
 
 class HTAdapter(nn.Module):
@@ -52,13 +61,14 @@ class HTAdapter(nn.Module):
         self.config = config
         self.backend = backend
         self.filter_grid_size: tuple[int, int] | None = None
+        self.tower: TowerState | None = None  # of a patched model
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         channels = config.bottleneck_dim
-        self.norm = nn.LayerNorm(dim, **factory)
-        self.gamma = nn.Parameter(torch.full((dim,), 1e-6, **factory))
-        self.gammax = nn.Parameter(torch.ones(dim, **factory))
-        self.down = nn.Linear(dim, channels, **factory)
+        self.norm = ReadLayer(nn.LayerNorm, dim, **factory)
+        self.gamma = nn.Parameter(torch.empty(dim, **factory))
+        self.gammax = nn.Parameter(torch.empty(dim, **factory))
+        self.down = ReadLayer(nn.Linear, channels, dim, **factory)
         if config.has_filter:
             shape: tuple[int, ...] = (channels,)
             if config.spectral == "full":
@@ -66,42 +76,71 @@ class HTAdapter(nn.Module):
                     raise ValueError('spectral="full" needs grid_size=(H, W) of the patch grid')
                 self.filter_grid_size = (grid_size[0], grid_size[1])
                 shape = (channels, grid_size[0], grid_size[1] // 2 + 1)
-            self.spectral_filter = nn.Parameter(torch.ones(shape, **factory))
+            self.spectral_filter = nn.Parameter(torch.empty(shape, **factory))
         for k in KERNEL_SIZES:
-            conv = nn.Conv2d(channels, channels, k, padding=k // 2, groups=channels, **factory)
-            setattr(self, f"conv{k}", conv)
+            setattr(self, f"conv{k}", ReadLayer(nn.Conv2d, channels, 1, k, k, **factory))
         if config.has_gate:
-            self.noise_gate = nn.Sequential(
-                nn.Linear(channels, channels // 4, **factory),
-                nn.ReLU(),
-                nn.Linear(channels // 4, len(KERNEL_SIZES), **factory),
+            hidden = channels // 4
+            self.noise_gate = nn.ModuleDict(
+                {
+                    "0": ReadLayer(nn.Linear, hidden, channels, **factory),
+                    "2": ReadLayer(nn.Linear, len(KERNEL_SIZES), hidden, **factory),
+                }
             )
-        self.pointwise = nn.Linear(channels, channels, **factory)
-        self.up = nn.Linear(channels, dim, **factory)
-        if config.init == "identity":
-            nn.init.zeros_(self.up.weight)
-            nn.init.zeros_(self.up.bias)
+        self.pointwise = ReadLayer(nn.Linear, channels, channels, **factory)
+        self.up = ReadLayer(nn.Linear, dim, channels, **factory)
         paths = [name.split(".") for name, _ in self.named_parameters()]
         self._paths = [(".".join(path), path[:-1], path[-1]) for path in paths]
+        self.reset_parameters()
 
-    def forward(self, x: Tensor, grid_size: tuple[int, int], num_prefix_tokens: int = 1) -> Tensor:
+    def reset_parameters(self) -> None:
+        """Start anew as the config's ``init`` says, after ``to_empty`` for example."""
+        nn.init.constant_(self.gamma, 1e-6)
+        nn.init.ones_(self.gammax)
+        if self.config.has_filter:
+            nn.init.ones_(self.spectral_filter)
+        for module in self.modules():
+            if isinstance(module, ReadLayer):
+                module.initialize()
+        if self.config.init == "identity":
+            nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.up.bias)
+
+    def forward(
+        self, x: Tensor, grid_size: tuple[int, int] | None = None, num_prefix_tokens: int = 1
+    ) -> Tensor:
         """Add the adapter's update to ``x``.
+
+        Under ``torch.fx`` the adapter is one node of the graph.
 
         Args:
             x: ``[B, N, D]`` floating-point tokens, any strides.
-            grid_size: ``(H, W)`` of the patch grid.
+            grid_size: ``(H, W)`` of the patch grid. In a patched model ``None`` takes the grid and
+                the prefix of the images in flight, and does nothing where adapters are disabled.
             num_prefix_tokens: class and register tokens before the ``H * W`` patches.
 
         Returns:
             ``[B, N, D]`` in ``x``'s dtype.
 
         Raises:
-            TypeError, ValueError: ``x`` does not fit; see :func:`fastht.ops.ht_adapter`.
+            TypeError, ValueError: ``x`` does not fit, see :func:`fastht.ops.ht_adapter`; or a
+                parameter was replaced by something that is no plain tensor.
         """
-        params = {name: _tensor(self, parents, leaf) for name, parents, leaf in self._paths}
+        if isinstance(x, torch.fx.Proxy):
+            return _fx_node(self, x, grid_size, num_prefix_tokens)
+        if grid_size is None:
+            if self.tower is None:
+                raise TypeError("grid_size is missing: give (H, W) of the patch grid")
+            if not self.tower.enabled:
+                return x
+            grid_size, num_prefix_tokens = self.tower.grid_size, self.tower.num_prefix_tokens
+        params = {name: _tensor(self, name, parents, leaf) for name, parents, leaf in self._paths}
         if self.filter_grid_size is not None:
+            grid = grid_size
+            if torch.jit.is_tracing():  # a trace holds the filter of one grid
+                grid = int(grid[0]), int(grid[1])
             params["spectral_filter"] = resample_spectral_filter(
-                params["spectral_filter"], self.filter_grid_size, grid_size
+                params["spectral_filter"], self.filter_grid_size, grid
             )
         return ht_adapter(
             x,
@@ -109,8 +148,15 @@ class HTAdapter(nn.Module):
             grid_size=grid_size,
             num_prefix_tokens=num_prefix_tokens,
             dropout=self.config.dropout if self.training else 0.0,
-            eps=self.norm.eps,
+            eps=_EPS,
             backend=self.backend,
+        )
+
+    def __prepare_scriptable__(self) -> HTAdapter:
+        """Say what TorchScript can be made of, when ``torch.jit.script`` comes here."""
+        raise RuntimeError(
+            "HT adapters cannot be compiled by torch.jit.script; use torch.jit.trace or "
+            "torch.export, or script the base after fastht.unpatch"
         )
 
     def extra_repr(self) -> str:
@@ -132,13 +178,45 @@ class HTAdapter(nn.Module):
         return ", ".join([*parts, f"backend={shown!r}"])
 
 
-def _tensor(module: nn.Module, parents: list[str], leaf: str) -> Tensor:
+def _tensor(module: nn.Module, name: str, parents: list[str], leaf: str) -> Tensor:
     """Return a parameter by its module's path and its name, sparing nn.Module's way to it.
 
     In DataParallel's replicas the parameters are plain attributes, which ``named_parameters``
     leaves out.
+
+    Raises:
+        TypeError: a tool has put something else in its place.
     """
     for parent in parents:
         module = module._modules[parent]  # type: ignore[assignment]
+    if module._forward_pre_hooks and isinstance(module, ReadLayer):
+        if hasattr(module, "unshard"):  # FSDP2 gathers for a call, and again for its backward
+            raise TypeError(_SHARDED.format(name=name))
+        module()  # pruning and the like rewrite the parameter now
     value = module._parameters.get(leaf)
-    return getattr(module, leaf) if value is None else value
+    if value is None:
+        value = getattr(module, leaf)
+    if type(value) not in _PLAIN:
+        _refuse_replaced(name, value)
+    return value
+
+
+def _refuse_replaced(name: str, value: Any) -> None:
+    """Raise where a parameter is no longer one that the operator can read."""
+    if hasattr(value, "full_tensor"):
+        raise TypeError(_SHARDED.format(name=name))
+    if not isinstance(value, Tensor) or "torchao" in type(value).__module__:
+        raise TypeError(
+            f"{name} of an HT adapter was replaced by a {type(value).__name__}; an adapter needs "
+            "plain tensors: quantise the base before fastht.patch, or leave out the modules "
+            "named 'ht'"
+        )
+
+
+def _fx_node(
+    adapter: HTAdapter, x: Any, grid_size: tuple[int, int] | None, num_prefix_tokens: int
+) -> Any:
+    """Return what stands for the adapter's result while ``torch.fx`` records a graph."""
+    arguments = (x,) if grid_size is None else (x, grid_size, num_prefix_tokens)
+    path = x.tracer.path_of_module(adapter)
+    return x.tracer.create_proxy("call_module", path, arguments, {})

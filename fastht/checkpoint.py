@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from typing import Any
@@ -12,24 +11,22 @@ from torch import Tensor, nn
 
 from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, find_backbone
+from fastht.fingerprint import differences, fingerprint, same_weights, settings
 from fastht.ops import resolve_backend
 from fastht.patch import (
-    ADAPTER_NAME,
     ModelT,
+    adapter_of,
     adapter_state_dict,
     adapters,
     attach,
     make_adapters,
+    patch_record,
     patched_config,
-    refuse_wrapped,
-    unwrap,
 )
 from fastht.saved import CheckpointError, SavedAdapter, read_adapter, write_adapter
+from fastht.wrappers import refuse_wrapped, unwrap
 
 __all__ = ["CheckpointError", "load_adapter", "save_adapter"]
-
-# Rounding to bfloat16, and once more to float16, changes a weight by less than this.
-_SAME_WEIGHT = {"rel_tol": 2.0**-8, "abs_tol": 1e-7}
 
 
 def save_adapter(
@@ -37,8 +34,9 @@ def save_adapter(
 ) -> None:
     """Save a patched model's adapters to a folder, made if needed.
 
-    An adapter that stood there is replaced in one step; other files in the folder are left alone.
-    With sharded parameters (FSDP2) every rank has to call this; rank 0 writes.
+    What ``modules_to_save`` of :func:`fastht.patch` named is saved with them. An adapter that
+    stood there is replaced in one step; other files in the folder are left alone. With sharded
+    parameters (FSDP2) every rank has to call this; rank 0 writes.
 
     Args:
         model: a patched model.
@@ -48,18 +46,25 @@ def save_adapter(
 
     Raises:
         NotPatchedError: the model has no adapters.
-        CheckpointError: a weight is not finite, the path is a file, or the folder holds an
-            adapter of another library. What stood in the folder still does.
+        CheckpointError: a weight is not finite, the path is a file, the folder holds an adapter
+            of another library, or ``model`` is a part that lacks ``modules_to_save``. What stood
+            in the folder still does.
         OSError: the folder cannot be written.
     """
     weights = adapter_state_dict(model)
     backbone = find_backbone(unwrap(model))
-    base = backbone.shape() | {"name": base_model, "fingerprint": _fingerprint(backbone)}
+    base = backbone.shape() | {
+        "name": base_model,
+        "fingerprint": fingerprint(backbone),
+        "settings": settings(backbone),
+    }
+    modules = _module_states(model)
     if _is_sharded_elsewhere(backbone):
         return
     # Not the tower's own grid: the filter may have come from a model of another image size.
     filter_grid_size = next(iter(adapters(model).values())).filter_grid_size
-    write_adapter(SavedAdapter(patched_config(model), base, weights, filter_grid_size), path)
+    saved = SavedAdapter(patched_config(model), base, weights, filter_grid_size, modules)
+    write_adapter(saved, path)
 
 
 def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = "auto") -> ModelT:
@@ -88,9 +93,7 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
     root = unwrap(model)
     backbone = find_backbone(root)
     _require_shape(saved, backbone, path)
-    patched = any(
-        isinstance(getattr(block, ADAPTER_NAME, None), HTAdapter) for block in backbone.blocks
-    )
+    patched = any(adapter_of(block) is not None for block in backbone.blocks)
     if patched:
         targets = _existing_adapters(root, backbone, saved, path)
     else:
@@ -101,15 +104,38 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
             targets = make_adapters(backbone, saved.config, backend, grid)
         except ValueError as error:
             raise CheckpointError(f"{path} does not fit the model: {error}") from error
-    staged = _stage(saved, targets, path)
+    staged = _stage(saved, targets, path) + _stage_modules(saved, root, patched, path)
     _warn_of_other_base(saved, backbone, path)
 
     with torch.no_grad():
         for parameter, value in staged:
             parameter.copy_(value)
     if not patched:
-        attach(root, backbone, targets, saved.config, backend)
+        attach(root, backbone, targets, saved.config, backend, tuple(sorted(saved.modules)))
     return model
+
+
+def _module_states(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Return the states of what ``modules_to_save`` named, gathered if they are sharded."""
+    root = unwrap(model)
+    holder = next((m for m in root.modules() if patch_record(m) is not None), None)
+    record = None if holder is None else patch_record(holder)
+    if holder is None or record is None:
+        state = next(iter(adapters(model).values())).tower
+        if state is not None and state.modules_to_save:
+            raise CheckpointError(
+                f"{type(root).__name__} is a part of the model that was patched, whose modules "
+                f"{', '.join(state.modules_to_save)} train too: save the model that was given to "
+                "fastht.patch"
+            )
+        return {}
+    states = {}
+    for path in record.modules_to_save:
+        tensors = holder.get_submodule(path).state_dict()
+        states[path] = {
+            name: t.full_tensor() if hasattr(t, "full_tensor") else t for name, t in tensors.items()
+        }
+    return states
 
 
 def _require_shape(saved: SavedAdapter, backbone: Backbone, path: str | os.PathLike[str]) -> None:
@@ -148,6 +174,36 @@ def _existing_adapters(
     return found
 
 
+def _stage_modules(
+    saved: SavedAdapter, root: nn.Module, patched: bool, path: str | os.PathLike[str]
+) -> list[tuple[Tensor, Tensor]]:
+    """Pair the tensors of saved modules with the model's."""
+    record = patch_record(root)
+    kept = () if record is None else record.modules_to_save
+    if patched and kept != tuple(sorted(saved.modules)):
+        raise CheckpointError(
+            f"{path} has modules_to_save={sorted(saved.modules)} and the model was patched with "
+            f"{list(kept)}; call fastht.unpatch(model) first, load_adapter then patches it to fit"
+        )
+    staged = []
+    for name, state in saved.modules.items():
+        try:
+            own = root.get_submodule(name).state_dict()
+        except AttributeError:
+            own = {}
+        theirs = {key: tuple(t.shape) for key, t in state.items()}
+        ours = {key: tuple(t.shape) for key, t in own.items()}
+        if theirs != ours:
+            raise CheckpointError(
+                f"{path} keeps the module {name!r} with the tensors {theirs}, and in this model "
+                f"it has {ours or 'no such module'}; build the model as it was"
+            )
+        staged += [
+            (own[key], value.to(own[key].device, own[key].dtype)) for key, value in state.items()
+        ]
+    return staged
+
+
 def _stage(
     saved: SavedAdapter, targets: dict[int, HTAdapter], path: str | os.PathLike[str]
 ) -> list[tuple[Tensor, Tensor]]:
@@ -181,41 +237,21 @@ def _stage(
     return staged
 
 
-def _fingerprint(backbone: Backbone) -> list[float] | None:
-    """Return a few weights of every part of the base: enough to tell two of one shape apart.
-
-    Values, not a hash, so that a base cast to half precision is still recognised; and of the
-    largest weights, which every library lays out alike. ``None`` where the base has no values.
-    """
-    values: list[float] = []
-    for module in (backbone.patch_projection, *backbone.blocks):
-        weights = [
-            p
-            for name, p in module.named_parameters()
-            if p.is_floating_point() and not name.startswith(f"{ADAPTER_NAME}.")
-        ]
-        if not weights or any(p.is_meta for p in weights):
-            return None
-        largest = max(weights, key=lambda p: p.numel())
-        full = largest.full_tensor() if hasattr(largest, "full_tensor") else largest
-        flat = full.detach().flatten()
-        values += [float(flat[flat.numel() * i // 3]) for i in (1, 2)]
-    return [float(f"{v:.6g}") for v in values] if all(map(math.isfinite, values)) else None
-
-
 def _warn_of_other_base(
     saved: SavedAdapter, backbone: Backbone, path: str | os.PathLike[str]
 ) -> None:
-    here, there = _fingerprint(backbone), saved.base["fingerprint"]
-    if here is None or there is None:
-        return
-    same = len(here) == len(there) and all(
-        math.isclose(a, b, **_SAME_WEIGHT) for a, b in zip(here, there, strict=True)
-    )
-    if not same:
+    if not same_weights(fingerprint(backbone), saved.base["fingerprint"]):
         warnings.warn(
             f"{path} was trained on a base of this shape but with other weights "
             f"({_base_name(saved)}); its features will be off unless that is meant",
+            stacklevel=3,
+        )
+    told = differences(settings(backbone), saved.base.get("settings", {}))
+    if told:
+        warnings.warn(
+            f"{path} was trained on a base of this shape with other settings "
+            f"({_base_name(saved)}): {'; '.join(told)}. Build the model with the same, or its "
+            "features will be off",
             stacklevel=3,
         )
 

@@ -4,69 +4,38 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastht.adapter import HTAdapter
-from fastht.backbones import Backbone, find_backbone, plain_name, unwrap_part
+from fastht.backbones import Backbone, find_backbone
 from fastht.config import HTConfig
+from fastht.hooks import RecordGrid, RunAdapter, add_hook, find_hook, remove_hook
+from fastht.releases import tell_unknown_releases
+from fastht.tower import TowerState
+from fastht.wrappers import (
+    has_lora,
+    original_name,
+    plain_name,
+    refuse_wrapped,
+    unwrap,
+    unwrap_part,
+)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 ADAPTER_NAME = "ht"
-# Hooks are entered under a name of our own: the running numbers that register_forward_hook gives
-# restart in every process, so that an unpickled model's hooks could be overwritten unnoticed.
-_HOOK_KEY = "fastht"
 _PATCH_ATTRIBUTE = "_fastht_patch"
-_PARALLEL_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class NotPatchedError(ValueError):
     """The model has no HT adapters (of its own)."""
-
-
-@dataclass
-class TowerState:
-    """What the adapters of one tower share at run time.
-
-    Attributes:
-        grid_size: ``(H, W)`` of the images in flight; the built size before the first ones.
-        num_prefix_tokens: class and register tokens before the patches.
-        sequence_first: whether the blocks take ``[N, B, D]``.
-        enabled: whether the adapters run.
-        grids: every grid that a backward may still ask for, by its number of patches.
-    """
-
-    grid_size: tuple[int, int]
-    num_prefix_tokens: int
-    sequence_first: bool
-    enabled: bool = True
-    grids: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
-
-    def recomputed_grid(self, num_patches: int) -> tuple[int, int]:
-        """Return the grid of a block that gradient checkpointing runs again in the backward.
-
-        By then other images may have gone through the tower, so the grid is told by the number
-        of patches, or not at all. Blocks that are compiled one by one inside a checkpoint do not
-        ask: they take the grid of the latest images.
-
-        Raises:
-            RuntimeError: images of several grids of that many patches went through the tower.
-        """
-        grids = self.grids.get(num_patches, set())
-        if len(grids) != 1:
-            shown = ", ".join(f"{height}x{width}" for height, width in sorted(grids)) or "none"
-            raise RuntimeError(
-                f"gradient checkpointing recomputes a block of {num_patches} patches, but which of "
-                f"the grids of that many patches it had is unknown (seen in training: {shown}). "
-                "Train on one aspect ratio per number of patches, or without gradient checkpointing"
-            )
-        return next(iter(grids))
 
 
 @dataclass
@@ -77,56 +46,24 @@ class PatchRecord:
         config: the config that the model was patched with.
         backend: the backend that was asked for.
         requires_grad: the flag that each of the base's parameters had before, by name.
+        modules_to_save: paths of the modules that train beside the adapters.
+        had_lora: whether layers of peft's stood in the model before.
     """
 
     config: HTConfig
     backend: str
     requires_grad: dict[str, bool]
+    modules_to_save: tuple[str, ...] = ()
+    had_lora: bool = False
 
 
-class _RecordGrid:
-    """Forward hook of the patch projection: remembers the grid of the images in flight."""
-
-    def __init__(self, state: TowerState) -> None:
-        self.state = state
-
-    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        height, width = output.shape[-2:]
-        self.state.grid_size = (height, width)
-        # A forward without gradients is never recomputed. Compiled code does not come here for its
-        # recomputation, and to trace the set would recompile for every new grid.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self.state.grids.setdefault(height * width, set()).add((height, width))
-
-
-class _RunAdapter:
-    """Forward hook of a block: runs the adapter that the block itself holds.
-
-    It looks the adapter up in the module that it is called for, so that copies of a model use
-    their own weights.
-    """
-
-    def __init__(self, state: TowerState) -> None:
-        self.state = state
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        state = self.state
-        if not state.enabled:
-            return None
-        tokens = output[0] if isinstance(output, tuple) else output
-        if state.sequence_first:
-            tokens = tokens.transpose(0, 1)
-        grid_size = state.grid_size
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            grid_size = state.recomputed_grid(tokens.shape[1] - state.num_prefix_tokens)
-        adapter: Any = module.ht
-        tokens = adapter(tokens, grid_size, state.num_prefix_tokens)
-        if state.sequence_first:
-            tokens = tokens.transpose(0, 1)
-        return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
-
-
-def patch(model: ModelT, config: HTConfig | None = None, *, backend: str = "auto") -> ModelT:
+def patch(
+    model: ModelT,
+    config: HTConfig | None = None,
+    *,
+    backend: str = "auto",
+    modules_to_save: Sequence[str] = (),
+) -> ModelT:
     """Freeze a model and put one trainable HT adapter after each of its vision blocks.
 
     The adapters sit at ``<block>.ht``; the base's own parameter names do not change. They are made
@@ -138,6 +75,8 @@ def patch(model: ModelT, config: HTConfig | None = None, *, backend: str = "auto
             transformers; changed in place.
         config: what the adapters are made of; the default is the paper's hybrid in every block.
         backend: ``"auto"`` or one of :func:`fastht.backends`.
+        modules_to_save: modules that stay trainable, such as a classifier's head, and that
+            :func:`fastht.save_adapter` keeps too; each by its path in ``model`` or the end of it.
 
     Returns:
         ``model``.
@@ -158,25 +97,31 @@ def patch(model: ModelT, config: HTConfig | None = None, *, backend: str = "auto
     refuse_wrapped(model)
     backbone = find_backbone(root)
     if _adapters(backbone):
-        record = getattr(root, _PATCH_ATTRIBUTE, None)
+        record = patch_record(root)
         if record is None:
             raise ValueError(
                 f"{type(root).__name__} has HT adapters already, put in through another module "
                 "around or inside it; call fastht.unpatch with that one first"
             )
-        if (record.config, record.backend) == (config, backend):
+        kept = resolve_modules(root, modules_to_save)
+        if (record.config, record.backend, record.modules_to_save) == (config, backend, kept):
             return model
         raise ValueError(
             f"{type(root).__name__} has HT adapters already ({record.config}, "
-            f"backend={record.backend!r}); call fastht.unpatch first to change them"
+            f"backend={record.backend!r}, modules_to_save={list(record.modules_to_save)}); "
+            "call fastht.unpatch first to change them"
         )
+    kept = resolve_modules(root, modules_to_save)
     made = make_adapters(backbone, config, backend, backbone.grid_size)
-    attach(root, backbone, made, config, backend)
+    attach(root, backbone, made, config, backend, kept)
     return model
 
 
 def unpatch(model: ModelT) -> ModelT:
     """Take the adapters out again: the model is exactly the base that :func:`patch` was given.
+
+    All or nothing, and through wrappers (compiled, parallel, averaged, peft's) too. LoRA that peft
+    has put in after :func:`patch` stays, and the base under it stays frozen.
 
     Returns:
         ``model``.
@@ -186,24 +131,29 @@ def unpatch(model: ModelT) -> ModelT:
     """
     root = unwrap(model)
     backbone = _patched_backbone(root)
-    record: PatchRecord | None = getattr(root, _PATCH_ATTRIBUTE, None)
+    record = patch_record(root)
     if record is None:
         raise NotPatchedError(
             f"{type(root).__name__} was patched through another module: "
             "unpatch the model that was given to fastht.patch"
         )
-    _remove_hook(backbone.patch_projection)
+    # Nothing below fails.
+    remove_hook(backbone.patch_projection)
     for index in _adapters(backbone):
         block = backbone.blocks[index]
         delattr(block, ADAPTER_NAME)
-        _remove_hook(block)
+        remove_hook(block)
     for module in _lockable(root, backbone):
-        del module.lock
-    delattr(root, _PATCH_ATTRIBUTE)
-    for name, parameter in root.named_parameters():
-        # Parameters that came after patch, such as a new head, are not the base's.
-        flag = record.requires_grad.get(plain_name(name), parameter.requires_grad)
-        parameter.requires_grad_(flag)
+        vars(module).pop("lock", None)
+    del vars(root)[_PATCH_ATTRIBUTE]
+    if record.had_lora or not has_lora(root):
+        for name, parameter in root.named_parameters():
+            name = plain_name(name)
+            before = record.requires_grad.get(name)
+            if before is None:
+                before = record.requires_grad.get(original_name(name))
+            if before is not None:  # else it came after patch, as a new head does
+                parameter.requires_grad_(before)
     _forget_compiled_code()
     return model
 
@@ -212,15 +162,17 @@ def unpatch(model: ModelT) -> ModelT:
 def disable_adapter(model: nn.Module) -> Iterator[None]:
     """Run the model without its adapters inside the context: bitwise the frozen base.
 
+    This holds in the thread that enters the context; others go on with the adapters.
+
     Raises:
         NotPatchedError: the model has no adapters.
     """
-    state = _tower_state(_patched_backbone(unwrap(model)))
-    before, state.enabled = state.enabled, False
+    state: TowerState = find_hook(_patched_backbone(unwrap(model)).patch_projection).state
+    before = state.disable(True)
     try:
         yield
     finally:
-        state.enabled = before
+        state.disable(before)
 
 
 def adapters(model: nn.Module) -> dict[int, HTAdapter]:
@@ -308,25 +260,82 @@ def attach(
     made: dict[int, HTAdapter],
     config: HTConfig,
     backend: str,
+    modules_to_save: tuple[str, ...] = (),
 ) -> None:
     """Freeze ``root`` and put the adapters of :func:`make_adapters` into its blocks."""
-    requires_grad = {plain_name(name): p.requires_grad for name, p in root.named_parameters()}
-    root.requires_grad_(False)
     state = TowerState(backbone.grid_size, backbone.num_prefix_tokens, backbone.sequence_first)
-    _add_hook(backbone.patch_projection, _RecordGrid(state))
+    state.modules_to_save = modules_to_save
+    tell_unknown_releases(backbone.tower)
+    flags = {plain_name(name): p.requires_grad for name, p in root.named_parameters()}
+    record = PatchRecord(config, backend, flags, modules_to_save, has_lora(root))
+    if record.had_lora and any(flags.values()):
+        warnings.warn(
+            f"fastht.patch freezes the {sum(flags.values())} parameters that LoRA trains in this "
+            "model; to train them beside the adapters, call requires_grad_(True) on them",
+            stacklevel=3,
+        )
+    root.requires_grad_(False)
+    for path in modules_to_save:
+        root.get_submodule(path).requires_grad_(True)
+    add_hook(backbone.patch_projection, RecordGrid(state, backbone.read_grid))
     for index, adapter in made.items():
         block = backbone.blocks[index]
+        adapter.tower = state
         block.add_module(ADAPTER_NAME, adapter.train(block.training))
-        _add_hook(block, _RunAdapter(state))
+        add_hook(block, RunAdapter(state, index))
     for module in _lockable(root, backbone):
         module.lock = functools.partial(_lock_base, module)  # type: ignore[assignment]
-    setattr(root, _PATCH_ATTRIBUTE, PatchRecord(config, backend, requires_grad))
+    setattr(root, _PATCH_ATTRIBUTE, record)
     _forget_compiled_code()
 
 
+def patch_record(root: nn.Module) -> PatchRecord | None:
+    """Return what was noted when this very module was patched, or ``None``."""
+    return vars(root).get(_PATCH_ATTRIBUTE)
+
+
+def resolve_modules(root: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the paths that ``names`` are, or else those that end with them.
+
+    Raises:
+        TypeError: ``names`` is no sequence of texts.
+        ValueError: a name fits no module that has parameters, or one with adapters inside.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"modules_to_save is {names!r}; give a list of names")
+    own = {path: m for path, m in root.named_modules() if path and list(m.parameters())}
+    found = []
+    for name in names:
+        fitting = [name] if name in own else [path for path in own if path.endswith(f".{name}")]
+        if not fitting:
+            children = [n for n, child in root.named_children() if list(child.parameters())]
+            raise ValueError(
+                f"modules_to_save names {name!r}, and {type(root).__name__} has no module of that "
+                f"name with parameters; it holds {', '.join(children)}"
+            )
+        found += fitting
+    paths = tuple(sorted(set(found)))
+    blocks = set(find_backbone(root).blocks)
+    for path in paths:
+        if blocks & set(own[path].modules()):
+            raise ValueError(
+                f"modules_to_save names {path!r}, which holds the vision blocks; name smaller parts"
+            )
+    return paths
+
+
 def _adapters(backbone: Backbone) -> dict[int, HTAdapter]:
-    children = enumerate(getattr(block, ADAPTER_NAME, None) for block in backbone.blocks)
-    return {index: child for index, child in children if isinstance(child, HTAdapter)}
+    held = enumerate(adapter_of(block) for block in backbone.blocks)
+    return {index: adapter for index, adapter in held if adapter is not None}
+
+
+def adapter_of(block: nn.Module) -> HTAdapter | None:
+    """Return a block's adapter: inside of what peft's ``modules_to_save`` wraps it in, too."""
+    child: Any = getattr(block, ADAPTER_NAME, None)
+    copies = getattr(child, "modules_to_save", None)
+    if isinstance(copies, nn.ModuleDict) and copies:
+        child = dict(copies.items()).get(child.active_adapter) or next(iter(copies.values()))
+    return child if isinstance(child, HTAdapter) else None
 
 
 def _patched_backbone(root: nn.Module) -> Backbone:
@@ -336,23 +345,6 @@ def _patched_backbone(root: nn.Module) -> Backbone:
             f"{type(root).__name__} has no HT adapters; call fastht.patch(model) first"
         )
     return backbone
-
-
-def _tower_state(backbone: Backbone) -> TowerState:
-    hooks: Any = backbone.patch_projection._forward_hooks
-    return hooks[_HOOK_KEY].state
-
-
-def _add_hook(module: nn.Module, hook: Any) -> None:
-    hooks: Any = module._forward_hooks
-    hooks[_HOOK_KEY] = hook
-    # First in line: whatever else watches a block's output sees the adapted one.
-    hooks.move_to_end(_HOOK_KEY, last=False)
-
-
-def _remove_hook(module: nn.Module) -> None:
-    hooks: Any = module._forward_hooks
-    del hooks[_HOOK_KEY]
 
 
 def _forget_compiled_code() -> None:
@@ -380,22 +372,3 @@ def _lock_base(module: Any, *args: Any, **kwargs: Any) -> None:
     type(module).lock(module, *args, **kwargs)
     for parameter, flag in zip(own, flags, strict=True):
         parameter.requires_grad_(flag)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside ``torch.compile`` and (distributed) data parallel wrappers."""
-    model = unwrap_part(model)
-    return unwrap(model.module) if isinstance(model, _PARALLEL_WRAPPERS) else model
-
-
-def refuse_wrapped(model: nn.Module) -> None:
-    """Raise ``ValueError`` if the model, or a part, is wrapped for distributed training already."""
-    wrapped = any(
-        isinstance(m, _PARALLEL_WRAPPERS) or type(m).__name__ == "FullyShardedDataParallel"
-        for m in model.modules()
-    )
-    if wrapped or any(hasattr(p, "full_tensor") for p in model.parameters()):
-        raise ValueError(
-            f"{type(model).__name__} is wrapped for distributed training already, which would "
-            "leave new adapters out of the gradient exchange: patch first, then wrap"
-        )

@@ -7,58 +7,13 @@ variant, so there is one code path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 KERNEL_SIZES = (3, 5, 7)
-
-
-def ht_adapter(
-    x: Tensor,
-    params: Mapping[str, Tensor],
-    *,
-    grid_size: tuple[int, int],
-    num_prefix_tokens: int,
-    dropout: float = 0.0,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Apply one HT adapter to the tokens of a vision transformer.
-
-    Args:
-        x: ``[B, N, D]`` tokens, any floating dtype and strides. The first ``num_prefix_tokens``
-            are class and register tokens, the other ``H * W`` the patches in row-major order.
-        params: the adapter's parameters by name. Outside autocast they are cast to ``x``'s
-            dtype; under autocast PyTorch's own rules choose the precision of each step.
-        grid_size: ``(H, W)`` of the patch grid.
-        num_prefix_tokens: P, with ``N == P + H * W``.
-        dropout: probability of zeroing a bottleneck activation; 0 in evaluation.
-        eps: the LayerNorm's epsilon.
-
-    Returns:
-        ``[B, N, D]``: ``x`` plus the adapter's update.
-    """
-    # There is no autocast on the meta device, and PyTorch raises when it is asked about it.
-    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
-        params = {name: value.to(x.dtype) for name, value in params.items()}
-    p = params
-
-    # eq. 1: a learned mix of the normalised and the plain tokens
-    h = F.layer_norm(x, x.shape[-1:], p["norm.weight"], p["norm.bias"], eps)
-    h = h * p["gamma"] + x * p["gammax"]
-    u = F.linear(h, p["down.weight"], p["down.bias"])
-    prefix, patches = u[:, :num_prefix_tokens], u[:, num_prefix_tokens:]
-    s = patches.transpose(1, 2).unflatten(2, grid_size)
-
-    f = spectral_filter(s, p["spectral_filter"]) if "spectral_filter" in p else s  # eq. 2
-    v = s + gated_depthwise_bank(f, noise_gate(f, p), p)  # eq. 3 and 4; the skip is unfiltered
-    y = v + F.conv2d(v, p["pointwise.weight"][:, :, None, None], p["pointwise.bias"])
-
-    tokens = torch.cat([prefix, y.flatten(2).transpose(1, 2)], dim=1)
-    z = F.dropout(F.gelu(tokens), dropout)
-    return x + F.linear(z, p["up.weight"], p["up.bias"])  # eq. 5
 
 
 def spectral_filter(s: Tensor, weight: Tensor) -> Tensor:
@@ -79,6 +34,53 @@ def spectral_filter(s: Tensor, weight: Tensor) -> Tensor:
     scale = weight[:, None, None] if weight.ndim == 1 else weight
     spectrum = torch.fft.rfft2(wide) * scale.to(wide.dtype)
     return torch.fft.irfft2(spectrum, s=s.shape[-2:]).to(s.dtype)
+
+
+def ht_adapter(
+    x: Tensor,
+    params: Mapping[str, Tensor],
+    *,
+    grid_size: tuple[int, int],
+    num_prefix_tokens: int,
+    dropout: float = 0.0,
+    eps: float = 1e-5,
+    spectral: Callable[[Tensor, Tensor], Tensor] = spectral_filter,
+) -> Tensor:
+    """Apply one HT adapter to the tokens of a vision transformer.
+
+    Args:
+        x: ``[B, N, D]`` tokens, any floating dtype and strides. The first ``num_prefix_tokens``
+            are class and register tokens, the other ``H * W`` the patches in row-major order.
+        params: the adapter's parameters by name. Outside autocast they are cast to ``x``'s
+            dtype; under autocast PyTorch's own rules choose the precision of each step.
+        grid_size: ``(H, W)`` of the patch grid.
+        num_prefix_tokens: P, with ``N == P + H * W``.
+        dropout: probability of zeroing a bottleneck activation; 0 in evaluation.
+        eps: the LayerNorm's epsilon.
+        spectral: computes eq. 2; :mod:`fastht.ops.portable` has one without FFTs.
+
+    Returns:
+        ``[B, N, D]``: ``x`` plus the adapter's update.
+    """
+    # There is no autocast on the meta device, and PyTorch raises when it is asked about it.
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        params = {name: value.to(x.dtype) for name, value in params.items()}
+    p = params
+
+    # eq. 1: a learned mix of the normalised and the plain tokens
+    h = F.layer_norm(x, p["norm.weight"].shape, p["norm.weight"], p["norm.bias"], eps)
+    h = h * p["gamma"] + x * p["gammax"]
+    u = F.linear(h, p["down.weight"], p["down.bias"])
+    prefix, patches = u[:, :num_prefix_tokens], u[:, num_prefix_tokens:]
+    s = patches.transpose(1, 2).reshape(u.shape[0], u.shape[2], *grid_size)
+
+    f = spectral(s, p["spectral_filter"]) if "spectral_filter" in p else s  # eq. 2
+    v = s + gated_depthwise_bank(f, noise_gate(f, p), p)  # eq. 3 and 4; the skip is unfiltered
+    y = v + F.conv2d(v, p["pointwise.weight"][:, :, None, None], p["pointwise.bias"])
+
+    tokens = torch.cat([prefix, y.flatten(2).transpose(1, 2)], dim=1)
+    z = F.dropout(F.gelu(tokens), dropout)
+    return x + F.linear(z, p["up.weight"], p["up.bias"])  # eq. 5
 
 
 def noise_gate(f: Tensor, params: Mapping[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from fastht.version import __version__
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 FORMAT = "fastht-adapter"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # written where there are modules beside the adapters; others are of version 1
 
 _BASE_FIELDS = {"dim", "depth", "grid_size", "num_prefix_tokens", "name", "fingerprint"}
+_MODULES = "modules/"  # before the path of a module and, after another slash, its tensor's name
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_NAME = 1000
@@ -53,15 +54,18 @@ class SavedAdapter:
         config: what the adapters are made of.
         base: the shape of the tower that it was trained in (``dim``, ``depth``, ``grid_size``,
             ``num_prefix_tokens``), the ``name`` of the model and a ``fingerprint`` of its weights;
-            all but ``dim`` may be ``None``, where it is not known.
+            all but ``dim`` may be ``None``, where it is not known. ``settings``, which may lack,
+            are those of :func:`fastht.fingerprint.settings`.
         weights: tensors by the names of :func:`fastht.adapter_state_dict`.
         filter_grid_size: ``(H, W)`` that a full spectral filter was made for; ``None`` for others.
+        modules: the states of the modules that trained beside the adapters, by their paths.
     """
 
     config: HTConfig
     base: Mapping[str, Any]
     weights: Mapping[str, Tensor]
     filter_grid_size: tuple[int, int] | None = None
+    modules: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def check(self, owner: str) -> None:
         """Raise unless every part is of the right kind and the weights are the config's, finite.
@@ -98,14 +102,10 @@ class SavedAdapter:
                     f"{owner}: {name} has dtype {tensor.dtype}; adapters are kept in float64, "
                     "float32, bfloat16 or float16"
                 )
-            if tensor.is_meta or tensor.layout != torch.strided:
-                kind = "on the meta device" if tensor.is_meta else f"{tensor.layout}"
-                raise CheckpointError(f"{owner}: {name} is {kind}, not a dense tensor of numbers")
-            if not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(
-                    f"{owner}: {name} holds NaN or Inf: its training diverged; "
-                    "use an adapter from before that"
-                )
+            _check_values(tensor, name, owner)
+        for path, state in self.modules.items():
+            for name, tensor in state.items():
+                _check_values(tensor, f"{path}.{name}", owner)
 
     def _expected_shapes(self, owner: str) -> dict[str, tuple[int, ...]]:
         config, depth, grid = self.config, self.base["depth"], self.filter_grid_size
@@ -127,6 +127,17 @@ class SavedAdapter:
         return {f"blocks.{i}.{name}": shape for i in indices for name, shape in shapes.items()}
 
 
+def _check_values(tensor: Tensor, name: str, owner: str) -> None:
+    if tensor.is_meta or tensor.layout != torch.strided:
+        kind = "on the meta device" if tensor.is_meta else f"{tensor.layout}"
+        raise CheckpointError(f"{owner}: {name} is {kind}, not a dense tensor of numbers")
+    if not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(
+            f"{owner}: {name} holds NaN or Inf: its training diverged; "
+            "use an adapter from before that"
+        )
+
+
 def write_adapter(adapter: SavedAdapter, path: str | os.PathLike[str]) -> None:
     """Write an adapter to a folder; see :func:`fastht.save_adapter`.
 
@@ -139,18 +150,22 @@ def write_adapter(adapter: SavedAdapter, path: str | os.PathLike[str]) -> None:
     if not folder.is_dir() and os.path.lexists(folder):
         raise CheckpointError(f"{folder} is a file; name a folder to save an adapter to")
     adapter.check("the adapter to save")
-    copies = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in adapter.weights.items()}
+    tensors = dict(adapter.weights)
+    for path, state in adapter.modules.items():
+        tensors |= {f"{_MODULES}{path}/{name}": tensor for name, tensor in state.items()}
+    copies = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}
     data = safetensors.torch.save(copies, metadata={"format": "pt"})
     grid = adapter.filter_grid_size
     content = _seal(
         {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if adapter.modules else 1,
             "fastht_version": __version__,
             "base_model": dict(adapter.base),
             "config": adapter.config.to_dict(),
             "filter_grid_size": None if grid is None else list(grid),
             "weights_sha256": hashlib.sha256(data).hexdigest(),
+            **({"modules_to_save": sorted(adapter.modules)} if adapter.modules else {}),
         }
     )
     config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
@@ -183,11 +198,14 @@ def read_adapter(path: str | os.PathLike[str]) -> SavedAdapter:
         )
     try:
         grid = entry["filter_grid_size"]
+        paths = entry.get("modules_to_save", [])
+        weights, modules = _divide(safetensors.torch.load(data), paths, entry["format_version"])
         adapter = SavedAdapter(
             HTConfig.from_dict(entry["config"]),
             entry["base_model"],
-            safetensors.torch.load(data),
+            weights,
             None if grid is None else tuple(grid),
+            modules,
         )
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS_NAME} is no safetensors file: {error}") from error
@@ -195,6 +213,24 @@ def read_adapter(path: str | os.PathLike[str]) -> SavedAdapter:
         raise CheckpointError(f"{folder} is not a valid adapter: {error}") from error
     adapter.check(str(folder))
     return adapter
+
+
+def _divide(
+    tensors: Mapping[str, Tensor], paths: list[str], version: int
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Part the adapters' weights from the tensors of the modules at ``paths``.
+
+    Raises:
+        ValueError: the config does not name these modules, or not as its version does.
+    """
+    if (version > 1) != bool(paths) or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"format version {version} does not go with modules_to_save={paths!r}")
+    weights = {name: t for name, t in tensors.items() if not name.startswith(_MODULES)}
+    modules: dict[str, dict[str, Tensor]] = {path: {} for path in paths}
+    for name in tensors.keys() - weights.keys():
+        path, _, rest = name.removeprefix(_MODULES).partition("/")
+        modules[path][rest] = tensors[name]
+    return weights, modules
 
 
 def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
@@ -216,7 +252,8 @@ def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _problem_of_base(base: object) -> str | None:
-    if not isinstance(base, Mapping) or set(base) != _BASE_FIELDS:
+    # Adapters saved before there were settings have none.
+    if not isinstance(base, Mapping) or set(base) - {"settings"} != _BASE_FIELDS:
         return f"it needs the fields {', '.join(sorted(_BASE_FIELDS))} and no others"
     grid, name, fingerprint = base["grid_size"], base["name"], base["fingerprint"]
     if not _is_size(base["dim"], 1):
@@ -228,6 +265,8 @@ def _problem_of_base(base: object) -> str | None:
         return f"grid_size is {grid!r}"
     if name is not None and not (isinstance(name, str) and len(name) <= _MAX_NAME):
         return f"name is not a text of at most {_MAX_NAME} characters"
+    if not isinstance(base.get("settings", {}), Mapping):
+        return "settings is no mapping"
     if fingerprint is not None and not (
         isinstance(fingerprint, list)
         and all(isinstance(v, float) and math.isfinite(v) for v in fingerprint)
@@ -290,10 +329,10 @@ def _foreign_origin(content: object) -> str | None:
         peft = isinstance(content, dict) and "peft_type" in content
         return "peft wrote it" if peft else f'it has no "format": "{FORMAT}"'
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in range(1, FORMAT_VERSION + 1):
         return (
             f"it has format version {version!r}, and fastht {__version__} reads "
-            f"{FORMAT_VERSION}; upgrade fastht"
+            f"1 to {FORMAT_VERSION}; upgrade fastht"
         )
     return None
 

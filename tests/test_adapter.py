@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastht import HTAdapter, HTConfig
+from fastht.layers import ReadLayer
 from fastht.ops import registry, resolve_backend
 
 GRID = (3, 5)
@@ -194,6 +195,7 @@ def test_a_bad_argument_is_named(arguments, message):
         HTAdapter(**arguments)
 
 
-def test_its_children_are_plain_modules():
+def test_its_children_are_no_layers_that_tools_take_for_called():
     kinds = {type(m) for m in HTAdapter(12).modules()} - {HTAdapter}
-    assert kinds == {nn.LayerNorm, nn.Linear, nn.Conv2d, nn.Sequential, nn.ReLU}
+    assert kinds == {ReadLayer, nn.ModuleDict}
+    assert "(down): ReadLayer(Linear, 64x12)" in repr(HTAdapter(12))

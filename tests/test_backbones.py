@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import functools
+import warnings
+from typing import Any
 
 import pytest
 import torch
+from tiny_towers import snapshot
 from torch import Tensor, nn
-from vits import GRID, PATCH, VITS, Vit, open_clip_tower, openai_tower, timm_hybrid, timm_vit
+from vits import (
+    ALL_VITS,
+    GRID,
+    MORE_VITS,
+    PATCH,
+    Vit,
+    open_clip_tower,
+    openai_tower,
+    timm_hybrid,
+    timm_vit,
+)
 
 import fastht
-from fastht.backbones import find_backbone, plain_name
+from fastht.backbones import find_backbone
+from fastht.wrappers import plain_name
 
 
-@pytest.fixture(params=list(VITS))
+@pytest.fixture(params=list(ALL_VITS))
 def vit(request: pytest.FixtureRequest) -> Vit:
-    return VITS[request.param]
+    return ALL_VITS[request.param]
 
 
 def test_reads_every_structure(vit: Vit) -> None:
@@ -46,8 +60,12 @@ class _Seen:
 class _Identity(nn.Module):
     """Stands in for a block: the adapter then sees the tokens before any attention mixes them."""
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return x
+    def __init__(self, as_tuple: bool) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Any:
+        return (x,) if self.as_tuple else x
 
 
 def _first_block_replaced(vit: Vit) -> nn.Module:
@@ -61,7 +79,7 @@ def _first_block_replaced(vit: Vit) -> nn.Module:
         and len(module) == 2
         and module[0] is backbone.blocks[0]
     )
-    identity = _Identity()
+    identity = _Identity(vit.tuples)
     identity.weight = nn.Parameter(torch.zeros(1))  # the adapter is made on a parameter's device
     container[0] = identity
     return model
@@ -148,6 +166,146 @@ def test_towers_of_another_structure_are_refused(name: str, kwargs: dict[str, in
     found = type(model).__name__
     with pytest.raises(fastht.UnsupportedModelError, match=f"{found}.*fastht patches the ViT"):
         fastht.patch(model)
+
+
+# What transformers has of other structures, some of which look like a plain tower in part.
+_ELSEWHERE: dict[str, dict[str, Any]] = {
+    "ViTMAE": {},
+    "Swin": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2},
+    "Hiera": {},
+    "VideoMAE": {},
+    "Timesformer": {},
+    "Vilt": {},
+    "Yolos": {"image_size": [32, 32]},
+    "Segformer": {},
+    "Pvt": {},
+    "VitDet": {},
+    "PixtralVision": {},
+    "SamVision": {},
+    "MllamaVision": {"attention_heads": 2, "intermediate_layers_indices": [0]},
+}
+
+
+@pytest.mark.parametrize("name", _ELSEWHERE)
+def test_other_towers_of_transformers_are_refused(name: str) -> None:
+    import transformers
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = getattr(transformers, f"{name}Config")(**_ELSEWHERE[name])
+        model = getattr(transformers, f"{name}Model")(config)
+    before = snapshot(model)
+    with pytest.raises(fastht.UnsupportedModelError, match=r"fastht patches the ViT|ViTModel"):
+        fastht.patch(model)
+    assert snapshot(model) == before
+
+
+def test_eomt_is_refused() -> None:
+    import transformers
+
+    with torch.device("meta"):
+        config = transformers.EomtConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+        model = transformers.EomtForUniversalSegmentation(config)
+    with pytest.raises(fastht.UnsupportedModelError, match="number of tokens changes"):
+        fastht.patch(model)
+
+
+def test_siglip2_needs_one_grid_a_batch() -> None:
+    vit = MORE_VITS["transformers-siglip2"]
+    model = fastht.patch(vit.build())
+    patches = torch.randn(2, 15, 3 * PATCH * PATCH)
+    mask = torch.ones(2, 15, dtype=torch.long)
+    for shapes in ([[3, 5], [5, 3]], [[3, 4], [3, 4]]):
+        with pytest.raises(ValueError, match="give images of one size a batch, without padding"):
+            model(patches, mask, torch.tensor(shapes))
+
+
+# The layout of blocks
+
+
+class _Attention(nn.Module):
+    """Batch first without saying so, as in open_clip 4."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, turned: bool) -> None:
+        super().__init__()
+        self.turned = turned
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = _Attention(width)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln_1(x.transpose(0, 1) if self.turned else x)
+        y = self.attn(y)
+        x = x + (y.transpose(0, 1) if self.turned else y)
+        return x + self.mlp(self.ln_2(x))
+
+
+def _silent_tower(turned: bool) -> nn.Module:
+    torch.manual_seed(0)
+    tower = openai_tower()
+    tower.transformer.resblocks = nn.Sequential(*(_Block(32, turned) for _ in range(2)))
+    if not turned:
+        tower.forward = functools.partial(_batch_first_forward, tower)
+    return tower
+
+
+def _batch_first_forward(tower: nn.Module, image: Tensor) -> Tensor:
+    x = tower.conv1(image).flatten(2).transpose(1, 2)
+    x = torch.cat([tower.class_embedding.expand(x.shape[0], 1, -1), x], dim=1)
+    return tower.ln_post(tower.transformer.resblocks(tower.ln_pre(x))[:, 0]) @ tower.proj
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_blocks_that_do_not_say_their_layout_are_tried(turned: bool) -> None:
+    tower = _silent_tower(turned)
+    for parameter in tower.transformer.resblocks.parameters():
+        nn.init.zeros_(parameter)  # as fresh layers may be: nothing mixes yet
+    assert find_backbone(tower).sequence_first == turned
+    with torch.device("meta"):
+        meta = _silent_tower(turned).to("meta")
+    assert find_backbone(meta).sequence_first == turned
+
+    # As many images as tokens, which no check of shapes tells apart: images must not mix.
+    tower = _silent_tower(turned)
+    fastht.patch(tower, fastht.HTConfig(init="paper", dropout=0.0))
+    images = torch.randn(17, 3, 4 * PATCH, 4 * PATCH)
+    others = torch.randn_like(images)
+    others[5] = images[5]
+    with torch.no_grad():
+        torch.testing.assert_close(tower(others)[5], tower(images)[5])
+        assert not torch.allclose(tower(others)[4], tower(images)[4], atol=1e-3)
+
+
+def test_a_layout_that_cannot_be_told_is_refused() -> None:
+    tower = _silent_tower(False)
+    for block in tower.transformer.resblocks:
+        block.attn = nn.Identity()
+    before = snapshot(tower)
+    with pytest.raises(fastht.UnsupportedModelError, match="images might be mixed"):
+        fastht.patch(tower)
+    assert snapshot(tower) == before
+
+
+def test_an_unknown_release_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastht.patch(open_clip_tower())
+    monkeypatch.setattr(open_clip, "__version__", "5.0.1")
+    with pytest.warns(UserWarning, match=r"open_clip 5\.0\.1 is newer than fastht knows"):
+        fastht.patch(open_clip_tower())
 
 
 def test_a_model_without_any_tower_is_refused() -> None:

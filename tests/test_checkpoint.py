@@ -160,6 +160,7 @@ def test_the_base_is_described_but_without_weights_it_has_no_fingerprint(tmp_pat
         "grid_size": [2, 5],
         "num_prefix_tokens": 1,
         "name": "tiny/first",
+        "settings": {"norm_eps": 1e-5},
     }
     with torch.no_grad():
         model.conv1.weight.fill_(float("nan"))

@@ -9,15 +9,15 @@ import pytest
 import torch
 from tiny_towers import randomize, snapshot
 from torch import Tensor, nn
-from vits import GRID, VITS, Vit, loss, open_clip_model, openai_tower, timm_vit
+from vits import ALL_VITS, GRID, VITS, Vit, loss, open_clip_model, openai_tower, timm_vit
 
 import fastht
 from fastht.patch import patched_config
 
 
-@pytest.fixture(params=list(VITS))
+@pytest.fixture(params=list(ALL_VITS))
 def vit(request: pytest.FixtureRequest) -> Vit:
-    return VITS[request.param]
+    return ALL_VITS[request.param]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ class Vit:
         patch: pixels along a side of a patch.
         built_grid: the grid at the image size that the model is built for.
         features: runs the model on images; the result is one tensor.
+        tuples: whether its blocks return tuples.
     """
 
     build: Callable[[], nn.Module]
@@ -34,6 +36,7 @@ class Vit:
     patch: int = PATCH
     built_grid: tuple[int, int] = GRID
     features: Callable[[nn.Module, Tensor], Tensor] = lambda model, image: model(image)
+    tuples: bool = False
 
     def image(self, batch: int = 2, grid: tuple[int, int] = GRID, seed: int = 7) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -122,6 +125,16 @@ def transformers_model(cls: str = "CLIPVisionModel") -> nn.Module:
     return getattr(transformers, cls)(getattr(transformers, config[cls])(**vision))
 
 
+@_seeded
+def transformers_vit(cls: str, config: str, **kwargs: Any) -> nn.Module:
+    """Build one of the towers of transformers that are no CLIP."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "image_size": 4 * PATCH, "patch_size": PATCH}
+    return getattr(transformers, cls)(getattr(transformers, config)(**{**sizes, **kwargs}))
+
+
 class _OpenAIBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -171,12 +184,43 @@ def _image_features(model: Any, image: Tensor) -> Tensor:
     return out if isinstance(out, Tensor) else out.pooler_output
 
 
+def _last_state(model: Any, image: Tensor) -> Tensor:
+    wanted = inspect.signature(model.forward).parameters
+    options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in wanted else {}
+    return model(pixel_values=image, **options).last_hidden_state
+
+
+def _flattened(model: Any, image: Tensor) -> Tensor:
+    """Show images as SigLIP 2's processor does: patches cut and flattened, the grid beside them."""
+    batch, _, height, width = image.shape
+    rows, columns = height // PATCH, width // PATCH
+    cut = image.unflatten(2, (rows, PATCH)).unflatten(4, (columns, PATCH))
+    patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+    return model(
+        pixel_values=patches,
+        pixel_attention_mask=torch.ones(batch, rows * columns, dtype=torch.long),
+        spatial_shapes=torch.tensor([[rows, columns]] * batch),
+    ).last_hidden_state
+
+
 def _encode_image(model: Any, image: Tensor) -> Tensor:
     return model.encode_image(image)
 
 
 def _timm(name: str, prefix_tokens: int) -> Vit:
     return Vit(functools.partial(timm_vit, name), "timm", prefix_tokens)
+
+
+def _transformers(name: str, prefix_tokens: int, config: str | None = None, **kwargs: Any) -> Vit:
+    build = functools.partial(transformers_vit, name, config or name.replace("Model", "Config"))
+    return Vit(
+        functools.partial(build, **kwargs),
+        "transformers",
+        prefix_tokens,
+        built_grid=(4, 4),
+        features=_last_state,
+        tuples=name in ("Data2VecVisionModel", "FlavaImageModel"),
+    )
 
 
 def _hybrid(name: str, prefix_tokens: int) -> Vit:
@@ -239,3 +283,32 @@ VITS = {
     ),
     "openai": Vit(openai_tower, "openai", 1, built_grid=(4, 4)),
 }
+
+# Structures that only patching itself is tried with.
+MORE_VITS = {
+    "transformers-vit": _transformers("ViTModel", 1),
+    "transformers-deit": _transformers("DeiTModel", 2),
+    "transformers-beit": _transformers("BeitModel", 1, use_relative_position_bias=True),
+    "transformers-data2vec": _transformers("Data2VecVisionModel", 1),
+    "transformers-dinov2": _transformers("Dinov2Model", 1),
+    "transformers-dinov2-registers": _transformers("Dinov2WithRegistersModel", 5),
+    "transformers-dinov3": _transformers("DINOv3ViTModel", 5, num_register_tokens=4),
+    "transformers-msn": _transformers("ViTMSNModel", 1),
+    "transformers-ijepa": _transformers("IJepaModel", 0),
+    "transformers-aimv2": _transformers("Aimv2VisionModel", 0, is_native=True),
+    "transformers-flava": _transformers("FlavaImageModel", 1),
+    "transformers-internvl": _transformers(
+        "InternVLVisionModel", 1, image_size=[32, 32], patch_size=[PATCH, PATCH]
+    ),
+    "transformers-dpt": _transformers("DPTModel", 1, is_hybrid=False),
+    "transformers-siglip2": Vit(
+        functools.partial(
+            transformers_vit, "Siglip2VisionModel", "Siglip2VisionConfig", num_patches=16
+        ),
+        "siglip2",
+        0,
+        built_grid=(4, 4),
+        features=_flattened,
+    ),
+}
+ALL_VITS = VITS | MORE_VITS

@@ -83,7 +83,8 @@ def run(
         grid_size[0], grid_size[1], num_prefix_tokens, has_filter, has_gate, dropout, eps,
         product_dtype, backend, save,
     )  # fmt: skip
-    if save and not torch.compiler.is_compiling():
+    # A tracer records operators of the dispatcher, and nothing of a Python function's.
+    if save and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
         return _Differentiable.apply(x, seed, options, *tensors)
     return torch.ops.fastht.ht_adapter(x, tensors, seed, *options)[0]
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
-from fastht.ops.registry import backend_of_call
+from fastht import reference
+from fastht.ops import portable
+from fastht.ops.context import TRACE, TRANSFORM, composite_reason
+from fastht.ops.registry import BackendUnavailableError, backend_of_call
 
 
 def ht_adapter(
@@ -29,7 +34,9 @@ def ht_adapter(
         num_prefix_tokens: class and register tokens before the patches.
         dropout: probability of zeroing a bottleneck activation; 0 in evaluation.
         eps: the LayerNorm's epsilon.
-        backend: ``"auto"`` or one of :func:`fastht.backends`.
+        backend: ``"auto"`` or one of :func:`fastht.backends`. Inside an export to ONNX,
+            ``torch.jit.trace`` and the transforms of ``torch.func``, ``"auto"`` takes PyTorch's
+            own operations, which these can see through.
 
     Returns:
         ``[B, N, D]`` in ``x``'s dtype.
@@ -37,8 +44,8 @@ def ht_adapter(
     Raises:
         TypeError: ``x`` is not of a floating dtype.
         ValueError: a shape or a device does not fit, or there is no such backend.
-        BackendUnavailableError: the backend cannot run here, on such an ``x``, or with as many
-            channels.
+        BackendUnavailableError: the backend cannot run here, on such an ``x``, with as many
+            channels, or in such an export or transform.
     """
     height, width = grid_size
     if x.ndim != 3:
@@ -66,7 +73,11 @@ def ht_adapter(
                 f"{name} is on {p.device} and x on {device}; move the adapter or its tokens"
             )
     channels = params["down.bias"].shape[0]
-    return backend_of_call(backend, x, channels).run(
+    run = backend_of_call(backend, x, channels).run
+    reason = composite_reason()
+    if reason is not None:
+        run = _observed(reason, backend, run)
+    return run(
         x,
         params,
         grid_size=(height, width),
@@ -74,3 +85,21 @@ def ht_adapter(
         dropout=dropout,
         eps=eps,
     )
+
+
+def _observed(reason: str, backend: str, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return what runs while somebody looks on."""
+    if backend in ("auto", "reference"):
+        return reference.ht_adapter if reason == TRANSFORM else portable.ht_adapter
+    if reason != TRACE:
+        raise BackendUnavailableError(
+            f"backend {backend!r} is one operation of fastht's, which {reason} cannot see "
+            "through; make the adapters with backend='auto' or 'reference' for it"
+        )
+    warnings.warn(
+        f"the trace calls backend {backend!r} with the patch grid of these images, whatever size "
+        "others have; backend='auto' or 'reference' makes one for any size",
+        torch.jit.TracerWarning,
+        stacklevel=3,
+    )
+    return run

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastht import reference
-from fastht.ops import cpu, cuda
+from fastht.ops import cpu, cuda, custom_op
 
 
 class BackendUnavailableError(RuntimeError):
@@ -167,24 +167,6 @@ def _cpu_refuses(device: str, dtype: torch.dtype) -> str | None:
     return None
 
 
-def _run_triton(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
-    from fastht.ops.custom_op import run  # not before it is needed: it registers the ops
-
-    return run("triton", x, params, **options)  # type: ignore[arg-type]
-
-
-def _run_cuda(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
-    from fastht.ops.custom_op import run
-
-    return run("cuda", x, params, **options)  # type: ignore[arg-type]
-
-
-def _run_cpu(x: Tensor, params: dict[str, Tensor], **options: object) -> Tensor:
-    from fastht.ops.custom_op import run
-
-    return run("cpu", x, params, **options)  # type: ignore[arg-type]
-
-
 # The order is the order in which ``auto`` prefers them.
 _BACKENDS = {
     backend.name: backend
@@ -195,7 +177,7 @@ _BACKENDS = {
             missing=_triton_missing,
             refuses=_triton_refuses,
             automatic=("cuda",),
-            run=_run_triton,
+            run=functools.partial(custom_op.run, "triton"),
             max_channels=128,
             refuses_device=_triton_refuses_device,
         ),
@@ -205,7 +187,7 @@ _BACKENDS = {
             missing=cuda.missing,
             refuses=cuda.refuses,
             automatic=(),  # until a GPU has shown where it is faster than Triton
-            run=_run_cuda,
+            run=functools.partial(custom_op.run, "cuda"),
             max_channels=128,
         ),
         Backend(
@@ -214,7 +196,7 @@ _BACKENDS = {
             missing=cpu.missing,
             refuses=_cpu_refuses,
             automatic=("cpu",),
-            run=_run_cpu,
+            run=functools.partial(custom_op.run, "cpu"),
         ),
         Backend(
             name="reference",

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastht.backbones import find_backbone
-from fastht.patch import unwrap
+from fastht.backbones import UnsupportedModelError, find_backbone
+from fastht.wrappers import unwrap
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:
@@ -42,6 +42,11 @@ class BlockFeatures(nn.Module):
     def __init__(self, model: nn.Module, blocks: Sequence[int] | None = None) -> None:
         super().__init__()
         backbone = find_backbone(unwrap(model))
+        if backbone.family == "siglip2":
+            raise UnsupportedModelError(
+                f"{type(backbone.tower).__name__} takes patches that are cut out already, and "
+                "these heads show images; take SiglipModel with a SigLIP 2 of fixed resolution"
+            )
         depth = len(backbone.blocks)
         if blocks is None:
             blocks = default_blocks(depth)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import math
+import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
@@ -38,6 +39,15 @@ from fastht.tasks.training.state import (
 
 STATE_NAME = "state.pt"
 HISTORY_NAME = "history.csv"
+
+# What accelerate's configurations set for other ways than data parallelism.
+_UNKNOWN_PLUGINS = (
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
+_YES = ("1", "true", "yes", "y", "on", "t")
 
 
 @dataclass(frozen=True)
@@ -361,14 +371,30 @@ class Trainer:
 def make_accelerator(config: TrainerConfig) -> Accelerator:
     """Return the processes and the precision of a run.
 
+    Of what accelerate reads from the environment, only that counts which says where to run: the
+    loop divides gradients itself, and compiles nothing unasked.
+
     Raises:
-        ValueError: the precision needs a GPU and there is none.
+        ValueError: the precision needs a GPU and there is none, or accelerate's configuration asks
+            for a way to spread a model that this loop does not know.
     """
+    asked = [name for name in _UNKNOWN_PLUGINS if os.environ.get(name, "").lower() in _YES]
+    if asked:
+        raise ValueError(
+            f"{asked[0]} is set, by accelerate's configuration: fastht trains by data parallelism "
+            "alone; use torchrun, or a configuration without it"
+        )
     precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
     if precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     # Without cpu=True accelerate leaves torchrun's processes on a CPU alone with themselves.
-    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=not torch.cuda.is_available(),
+        # The number alone would give way to the environment.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+    )
 
 
 def _set_training(module: nn.Module) -> None:

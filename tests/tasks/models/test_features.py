@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tiny_towers import images, randomize, tiny_tower
-from vits import VITS
+from vits import MORE_VITS, VITS
 
 import fastht
 from fastht.backbones import find_backbone
@@ -87,3 +87,8 @@ def test_gradients_reach_every_adapter_up_to_the_deepest_block():
 def test_blocks_that_the_tower_does_not_have(blocks, message):
     with pytest.raises(ValueError, match=message):
         BlockFeatures(tiny_tower(depth=4), blocks)
+
+
+def test_a_tower_that_takes_patches_is_refused():
+    with pytest.raises(fastht.UnsupportedModelError, match="takes patches that are cut out"):
+        BlockFeatures(MORE_VITS["transformers-siglip2"].build())

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from fastht.tasks.training import trainer as trainer_module
@@ -233,3 +234,21 @@ def test_bad_setting_is_named(field, value):
 def test_a_resumed_history_takes_scores_that_older_versions_did_not_have():
     table = trainer_module._table([{"epoch": 1.0}, {"epoch": 2.0, "val_ece": 0.5}])
     assert table.decode().split() == ["epoch,val_ece", "1.0,", "2.0,0.5"]
+
+
+def test_accelerates_variables_do_not_change_gradients(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    AcceleratorState._reset_state(True)  # the first one in a process decides
+    accelerator = trainer_module.make_accelerator(TrainerConfig())
+    layer = accelerator.prepare(nn.Linear(2, 1).to(accelerator.device))
+    assert type(layer) is nn.Linear
+    accelerator.backward(layer(torch.ones(1, 2, device=accelerator.device)).sum())
+    assert torch.equal(layer.weight.grad.cpu(), torch.ones(1, 2))
+    assert Accelerator(cpu=accelerator.device.type == "cpu").gradient_accumulation_steps == 4
+
+
+def test_a_configuration_that_shards_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"ACCELERATE_USE_FSDP is set.*data parallelism alone"):
+        trainer_module.make_accelerator(TrainerConfig())
