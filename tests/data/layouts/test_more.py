@@ -208,7 +208,7 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     (
         "reports",
         replace("new_Liver2.json", '"uid": 1', '"uid": 0'),
-        "report 0 is in train and in v",
+        "report 0 is in train and in",
     ),
     ("reports", replace("new_Liver2.json", '"split": "val"', '"split": "test"'), "its split is 't"),
     ("reports", replace("new_Liver2.json", '"finding_en"', '"en"'), "train 0: no finding_en; add"),
