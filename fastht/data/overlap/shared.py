@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,16 +37,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What two sources share. cut: images with more candidates than were looked at."""
+    """What two sources share.
+
+    cut: images with more candidates than were looked at. candidates: positions of all pairs whose
+    pixels were compared, [n, 2].
+    """
 
     pairs: tuple[Pair, ...]
-    cut: int = 0
+    cut: int
+    candidates: np.ndarray
 
 
-def find_pairs(first: Fingerprints, second: Fingerprints | None = None) -> Pairs:
+def find_pairs(
+    first: Fingerprints,
+    second: Fingerprints | None = None,
+    *,
+    read: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Pairs:
     """The images that two sources share, or, without a second, those that are twice in one.
 
-    Both need their squares. A pair is told of once, by the strictest reason.
+    A pair is told of once, by the strictest reason.
+
+    read: gives the squares of the second, where it has kept none: [n, SIDE, SIDE] of which those at
+        the positions that it is given are needed.
     """
     other = first if second is None else second
     found: dict[tuple[int, int], Pair] = {}
@@ -54,35 +67,38 @@ def find_pairs(first: Fingerprints, second: Fingerprints | None = None) -> Pairs
         ("bytes", first.contents, other.contents),
         ("pixels", first.pixels, other.pixels),
     )
-    for kind, a, b in kinds:
-        for i, j in _equal(a, b):
+    for kind, hashes, their_hashes in kinds:
+        for i, j in _equal(hashes, their_hashes):
             if second is not None or i < j:
                 found.setdefault((i, j), Pair(i, j, kind, 1.0))
-    assert first.squares is not None
-    assert other.squares is not None
-    cut = 0
-    # The whole of one is a window of the other; within one source every pair comes up twice.
-    turns = (
-        ((first, other, False),)
-        if second is None
-        else ((first, other, False), (other, first, True))
-    )
-    for whole, part, swapped in turns:
-        candidates = nearest(whole.hashes[:, 0], part.hashes, same=second is None)
-        cut += candidates.cut
-        told = ~(whole.plain[candidates.whole] | part.plain[candidates.part])
-        i, j = candidates.whole[told], candidates.part[told]
-        assert whole.squares is not None
-        assert part.squares is not None
-        alike = similarities(whole.squares, part.squares, i, j, candidates.window[told])
-        for a, b, similarity in zip(i.tolist(), j.tolist(), alike.tolist(), strict=True):
+    ahead = nearest(first.hashes[:, 0], other.hashes, same=second is None)
+    turns = [(ahead.whole, ahead.part, ahead.window, False)]
+    cut = ahead.cut
+    if second is not None:  # within one source every pair comes up in both orders anyway
+        back = nearest(second.hashes[:, 0], first.hashes, same=False)
+        turns.append((back.part, back.whole, back.window, True))
+        cut += back.cut
+    told = [~(first.plain[turn[0]] | other.plain[turn[1]]) for turn in turns]
+    turns = [(i[t], j[t], w[t], s) for (i, j, w, s), t in zip(turns, told, strict=True)]
+    candidates = np.concatenate([np.stack(turn[:2], axis=1) for turn in turns])
+    mine = first.squares
+    theirs = other.squares if read is None else read(np.unique(candidates[:, 1]))
+    assert mine is not None
+    assert theirs is not None
+    for own, others, window, swapped in turns:
+        # The whole of one is a window of the other.
+        if swapped:
+            alike = similarities(theirs, mine, others, own, window)
+        else:
+            alike = similarities(mine, theirs, own, others, window)
+        for a, b, similarity in zip(own.tolist(), others.tolist(), alike.tolist(), strict=True):
             if similarity < SAME:
                 continue
-            key = (b, a) if swapped or (second is None and b < a) else (a, b)
+            key = (a, b) if second is not None else (min(a, b), max(a, b))
             before = found.get(key)
             if before is None or (before.kind == "near" and before.similarity < similarity):
                 found[key] = Pair(*key, "near", similarity)
-    return Pairs(tuple(found[key] for key in sorted(found)), cut)
+    return Pairs(tuple(found[key] for key in sorted(found)), cut, candidates)
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, int]]:
