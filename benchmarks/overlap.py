@@ -22,7 +22,7 @@ from fastht.data.overlap.command import load_any
 from fastht.data.overlap.fingerprints import fingerprint
 from fastht.data.overlap.shared import find_pairs
 
-_SIDES = (320, 400)  # height and width of the images
+_SIDES = (200, 240)  # height and width of the images
 _KINDS = ("same bytes", "re-encoded", "resized", "cropped", "brightness")
 
 

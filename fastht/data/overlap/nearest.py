@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fastht.data.overlap.fingerprints import BITS
+from fastht.data.overlap.fingerprints import BITS, COARSE
 
 FARTHEST = 72
 """Differing bits of 256 up to which an image is a candidate."""
@@ -17,6 +17,9 @@ NEAREST = 8
 """Candidates of an image that are looked at, the nearest: copies are among them."""
 
 _NEAR = BITS - 2 * FARTHEST  # agreement of candidates
+_PROMISING = BITS - 2 * 92  # agreement of coarse windows from which the fine ones are looked at
+_SPARSE = 0.1  # share of promising pairs up to which looking at each is faster than at all
+_PAIRS = 8192  # pairs that are looked at together
 _ROWS, _COLUMNS = 1024, 2048  # images that are compared at a time
 
 
@@ -43,7 +46,8 @@ def nearest(
     same: both are of one source: an image is no candidate of its own.
 
     Every hash meets every other: with bits as 1 and -1, products of matrices give
-    BITS - 2 * differing bits, which libraries of linear algebra compute at the machine's peak.
+    BITS - 2 * differing bits, which libraries of linear algebra compute at the machine's peak. All
+    pairs meet in the coarse windows, those that are promising in the fine ones.
     """
     n, m = len(wholes), len(windows)
     left = _signs(wholes)
@@ -53,10 +57,12 @@ def nearest(
     columns, rows = range(0, m, _COLUMNS), range(0, n, _ROWS)
     with tqdm(total=len(columns) * len(rows), desc=title, unit="block", leave=False) as progress:
         for start in columns:
-            right = [_signs(w) for w in windows[start : start + _COLUMNS].swapaxes(0, 1)]
+            part = windows[start : start + _COLUMNS]
+            coarse = [_signs(window) for window in part[:, COARSE].swapaxes(0, 1)]
             for first in rows:
                 side = slice(first, first + _ROWS)
-                agreement = _best_windows(left[side], right)
+                agreement = _best_windows(left[side], coarse)
+                agreement = _refined(agreement, left[side], wholes[side], part)
                 if same and max(first, start) < min(first + _ROWS, start + _COLUMNS):
                     own = torch.arange(max(first, start), min(first + _ROWS, start + _COLUMNS, n))
                     agreement[own - first, own - start] = -BITS
@@ -68,9 +74,34 @@ def nearest(
                 best[side], which[side] = kept.values, places.gather(1, kept.indices)
                 progress.update()
     row, column = (best >= _NEAR).nonzero(as_tuple=True)
-    whole, part = row.numpy(), which[row, column].numpy()
-    differing = np.bitwise_count(wholes[whole, None] ^ windows[part]).sum(axis=2, dtype=np.int64)
-    return Candidates(whole, part, differing.argmin(axis=1), int((close > NEAREST).sum()))
+    whole, part_of = row.numpy(), which[row, column].numpy()
+    window = np.zeros(len(whole), np.int64)
+    for start in range(0, len(whole), _PAIRS):
+        pairs = slice(start, start + _PAIRS)
+        window[pairs] = _differing(wholes[whole[pairs]], windows[part_of[pairs]]).argmin(axis=1)
+    return Candidates(whole, part_of, window, int((close > NEAREST).sum()))
+
+
+def _refined(
+    coarse: torch.Tensor, left: torch.Tensor, wholes: np.ndarray, windows: np.ndarray
+) -> torch.Tensor:
+    """The highest agreement with any window for promising pairs, -BITS for the others."""
+    promising = coarse >= _PROMISING
+    if promising.sum().item() > _SPARSE * promising.numel():  # images that are much alike
+        return _best_windows(left, [_signs(window) for window in windows.swapaxes(0, 1)])
+    rows, columns = (places.numpy() for places in promising.nonzero(as_tuple=True))
+    best = torch.full_like(coarse, -float(BITS))
+    for start in range(0, len(rows), _PAIRS):
+        i, j = rows[start : start + _PAIRS], columns[start : start + _PAIRS]
+        fewest = _differing(wholes[i], windows[j]).min(axis=1)
+        best[i, j] = BITS - 2 * torch.from_numpy(fewest).float()
+    return best
+
+
+def _differing(wholes: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Bits in which hashes [n, bytes] differ from those of windows [n, windows, bytes]."""
+    a, b = (np.ascontiguousarray(packed).view(np.uint64) for packed in (wholes, windows))
+    return np.bitwise_count(a[:, None] ^ b).sum(axis=2, dtype=np.int32)
 
 
 def _best_windows(left: torch.Tensor, right: list[torch.Tensor]) -> torch.Tensor:
