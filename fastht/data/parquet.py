@@ -29,13 +29,14 @@ def read_rows(path: Path, leave: frozenset[str] = frozenset()) -> list[dict[str,
 
 def image_columns(path: Path) -> tuple[str, ...]:
     """The columns that hold the bytes of images: structs with a field `bytes`, or bytes alone."""
+    schema = _open(str(path)).schema_arrow  # first, as it tells where pyarrow is missing
     import pyarrow
 
     def holds_bytes(kind: Any) -> bool:
         return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
     found = []
-    for column in _open(str(path)).schema_arrow:
+    for column in schema:
         kind = column.type
         if pyarrow.types.is_struct(kind):
             index = kind.get_field_index("bytes")
