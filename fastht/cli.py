@@ -24,7 +24,7 @@ COMMANDS = {
     "retrieve": "find images by captions and captions by images",
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
-    "data": "read a data set with masks or labels and list what is wrong with it (data check)",
+    "data": "know data sets: data list, check, export and overlap (of images and patients)",
     "doctor": "show versions, devices and which backends can run here",
 }
 
@@ -148,13 +148,29 @@ def _data(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fastht data", epilog="`fastht data check --help` tells the options of check."
     )
-    parser.add_argument("action", choices=["check"], help="list all problems of a data set")
-    parser.parse_args(arguments[:1])
-    module = _import("fastht.data.check", "data check", "tasks")
-    parsed = _parse(module.CheckArguments, "data check", arguments[1:])
-    return _told("data check", lambda: module.check(parsed), (OSError, ValueError))
+    actions = ", ".join(f"{name}: {text}" for name, text in _DATA_ACTIONS.items())
+    parser.add_argument("action", choices=_DATA_ACTIONS, help=actions)
+    action = parser.parse_args(arguments[:1]).action
+    command = f"data {action}"
+    module = _import(_DATA_MODULES[action], command, "tasks")
+    parsed = _parse(getattr(module, f"{action.title()}Arguments"), command, arguments[1:])
+    # `list` would hide Python's own inside its module.
+    run = getattr(module, "list_sets" if action == "list" else action)
+    return _told(command, lambda: run(parsed), (OSError, ValueError))
 
 
+_DATA_ACTIONS = {
+    "list": "the sets that are known",
+    "check": "list all problems of a set",
+    "export": "write a set as one table",
+    "overlap": "what sets share",
+}
+_DATA_MODULES = {
+    "list": "fastht.data.catalogue.command",
+    "check": "fastht.data.check",
+    "export": "fastht.data.export",
+    "overlap": "fastht.data.overlap.command",
+}
 _RUN = {
     "train": _train,
     "segment": _segment,

@@ -1,15 +1,17 @@
-"""Annotation files of the thyroid set DDTI: TI-RADS category and outlines in XML."""
+"""Outlines as points: annotation files of the thyroid set DDTI, and JSON files of one outline."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fastht.data.documents import read_json
 from fastht.data.images import DataError
 
 Outline = tuple[tuple[float, float], ...]  # x, y of the corners, in pixels
@@ -54,6 +56,25 @@ def draw_outlines(path: str, image: str, size: tuple[int, int]) -> np.ndarray:
     pen = ImageDraw.Draw(canvas)
     for outline in read_annotation(path).outlines.get(image, ()):
         pen.polygon(outline, fill=1)
+    return np.asarray(canvas)
+
+
+def draw_outline(path: str, size: tuple[int, int]) -> np.ndarray:
+    """The inside of the outline in a JSON file, [[x, y], ...], uint8 [height, width] of {0, 1}.
+
+    size: width and height of the image. Raises DataError if the file is missing, not of that form,
+    or has fewer than three points, which enclose nothing.
+    """
+    points = read_json(Path(path))
+    if not isinstance(points, list) or not all(
+        isinstance(point, list) and len(point) == 2 and all(type(v) in (int, float) for v in point)
+        for point in points
+    ):
+        raise DataError(f"{path}: not an outline [[x, y], ...]; export it again")
+    if len(points) < 3:
+        raise DataError(f"{path}: an outline of {len(points)} points encloses nothing; remove it")
+    canvas = Image.new("L", size)
+    ImageDraw.Draw(canvas).polygon([tuple(point) for point in points], fill=1)
     return np.asarray(canvas)
 
 

@@ -12,9 +12,13 @@ from typing import Literal, get_args
 from PIL import Image
 
 from fastht.data.images import DataError, read_image
+from fastht.data.parquet import is_cell, read_cell
 from fastht.data.volumes import is_volume, read_slice
 
 Task = Literal["segment", "classify"]
+Need = Literal["segment", "classify", "caption", "image"]
+"""What is needed beside an image: a mask, a label, a caption, nothing."""
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -34,7 +38,8 @@ class Case:
     """One image and what is known about it.
 
     A file may be followed by "::" and a part of it: "scan.nii.gz::12" is slice 12 of a volume,
-    "clip.dcm::3" a frame and, among masks, "annotation.xml::1" the outlines on image 1.
+    "clip.dcm::3" a frame, "table.parquet::image/7" a cell and, among masks, "annotation.xml::1" the
+    outlines on image 1.
     """
 
     name: str  # unique in its set; outputs are named after it
@@ -44,6 +49,7 @@ class Case:
     patient: str | None = None
     caption: str = ""
     split: Split | None = None
+    origin: str | None = None  # of a set that pools others: the one that the image is from
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,10 @@ class Reading:
             self.problems.append(str(error))
             self.unusable.append(str(error))
 
-    def finish(self, source: str, layout: str, task: Task) -> CaseSet:
-        """Make the set, and note what makes it unfit for the task."""
+    def finish(self, source: str, layout: str, task: Need) -> CaseSet:
+        """Make the set, and note what makes it unfit for what is needed."""
         found = CaseSet(tuple(self.cases), source, layout, dict(self.left_out))
-        self._note_repeated()
+        self._note_repeated(captions=task == "caption")
         lacking: list[str] = []
         if task == "classify" and found.cases:
             unlabelled = [case for case in found if case.label is None]
@@ -117,17 +123,22 @@ class Reading:
                 remedy = "give it one or remove the image"
                 lacking = [f"{case.image}: no label; {remedy}" for case in unlabelled]
                 self.problems += lacking
+        if task == "caption" and found.cases and not any(case.caption for case in found):
+            what = "no image has a caption that is in letters which the text towers read"
+            self.problems.append(f"{source}: {what}; give a column that has, by its key")
         if not found.cases and not self.problems:
             self.problems.append(f"{source}: no image is left; {found.describe()}")
         return replace(found, unusable=(*self.unusable, *lacking))
 
-    def _note_repeated(self) -> None:
-        """Note cases that share their image or their name."""
+    def _note_repeated(self, *, captions: bool) -> None:
+        """Note cases that share their image or their name; an image may have several captions."""
         by_image: dict[str, Case] = {}
         by_name: dict[str, Case] = {}
         for case in self.cases:
             first = by_image.setdefault(case.image, case)
             if first is not case:
+                if captions and first.split == case.split and first.caption != case.caption:
+                    continue
                 if first.split != case.split:
                     what = f"in {first.split} and in {case.split}; remove it from one of them"
                 else:
@@ -155,12 +166,15 @@ def parse_split(name: str) -> Split | None:
 def split_part(file: str) -> tuple[str, str | None]:
     """Path and part of a file as cases name it."""
     path, mark, part = file.rpartition("::")
-    return (path, part) if mark else (file, None)
+    # A cell of a table is an image by itself, as a member of a tar is, and no frame of a file.
+    return (path, part) if mark and not is_cell(file) else (file, None)
 
 
 def read_case_image(case: Case) -> Image.Image:
     """The image as 8-bit "RGB". Raises DataError, with the name of the file."""
     path, part = split_part(case.image)
+    if is_cell(path):
+        return read_image(read_cell(path), name=path)
     if part is None:
         return read_image(path)
     if is_volume(path):

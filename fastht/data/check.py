@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from fastht.data.cases import SPLITS, Case, CaseSet, Task, read_case_image
+from fastht.data.cases import SPLITS, Case, CaseSet, Need, read_case_image
 from fastht.data.images import DataError
 from fastht.data.layouts import scan_cases
 from fastht.data.masks import read_mask
@@ -25,10 +25,10 @@ class CheckArguments(DataSource):
     """Read all images, masks and labels of a data set; list what is wrong and what is there.
 
     Attributes:
-        task: "segment" needs masks, "classify" labels.
+        task: "segment" needs masks, "classify" labels, "caption" captions, "image" nothing.
     """
 
-    task: Task = "segment"
+    task: Need = "segment"
 
 
 @dataclass
@@ -57,7 +57,7 @@ def check(arguments: CheckArguments) -> int:
     return 1 if count else 0
 
 
-def inspect_cases(cases: CaseSet, task: Task) -> Findings:
+def inspect_cases(cases: CaseSet, task: Need) -> Findings:
     """Read every image and, for segmentation, every mask; collect instead of raising."""
     findings = Findings([cases.describe(), *_count_table(cases)])
     sizes: Counter[tuple[int, int]] = Counter()

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastht.data.embedded import is_embedded, read_embedded
 from fastht.data.images import read_image
 from fastht.data.records import Record
-from fastht.data.shards import read_member
 
 
 class ImageTextDataset(Dataset[dict[str, Any]]):
@@ -36,7 +36,7 @@ class ImageTextDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, i: int) -> dict[str, Any]:
         index = range(len(self))[i]  # negative positions count from the end
         record = self.records[index]
-        source = read_member(record.image) if ".tar::" in record.image else record.image
+        source = read_embedded(record.image) if is_embedded(record.image) else record.image
         image = read_image(source, frame=record.frame, name=record.image)
         return {"image": self.transform(image), "index": index, "caption": record.caption}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastht.data.annotations import draw_outlines
+from fastht.data.annotations import draw_outline, draw_outlines
 from fastht.data.cases import Case, read_case_image, split_part
 from fastht.data.images import DataError, read_image
 from fastht.data.volumes import read_slice
@@ -39,6 +39,8 @@ def read_mask(case: Case, size: tuple[int, int] | None = None) -> np.ndarray:
 
 def _read_part(file: str, size: tuple[int, int]) -> np.ndarray:
     path, part = split_part(file)
+    if path.lower().endswith(".json"):
+        return draw_outline(path, size)
     if part is None:
         return _binarise(np.asarray(read_image(path)).max(axis=-1), file)
     if path.lower().endswith(".xml"):

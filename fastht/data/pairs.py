@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastht.data.images import DataError
 from fastht.data.records import Dropped, Record, RecordSet, collect
+from fastht.data.set_records import load_set
 from fastht.data.shards import load_shards
 from fastht.data.tables import parse_frame, read_table
 
@@ -29,8 +30,9 @@ def load_records(
 ) -> RecordSet:
     """Read image-caption pairs; drop and count those without image file or with a short caption.
 
-    data: "sample", the simulated set inside the package; a .csv, .tsv or .txt table (UTF-8); or
-        webdataset shards, as fastht.data.shards.load_shards takes them.
+    data: "sample", the simulated set inside the package; a .csv, .tsv or .txt table (UTF-8);
+        webdataset shards, as fastht.data.shards.load_shards takes them; or a folder, .json, .jsonl
+        or .parquet file of a layout with captions, see fastht.data.layouts.
     image_key, caption_key: column names. Default: filepath and title (open_clip), else filename
         and Caption (NextGen-UIA).
     separator: default a tab for .tsv, else a tab or comma, whichever the header has more of.
@@ -42,6 +44,8 @@ def load_records(
     """
     sample = resources.files("fastht.data") / "sample" / "sample.csv"
     path = Path(str(sample) if str(data) == "sample" else data)
+    if path.is_dir() or path.suffix.lower() in (".json", ".jsonl", ".parquet"):
+        return load_set(data, image_key=image_key, caption_key=caption_key, image_dirs=image_dirs)
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         if image_key or caption_key or separator or image_dirs:
             options = "keys, separator and image directories"
@@ -59,7 +63,7 @@ def load_records(
     named_by: dict[str, str] = {}
     for line, row in rows:
         named = os.path.normpath(row[image_column])
-        image = _find_image(named, image_dirs, path.parent)
+        image = _find_image(named, image_dirs, path.parent, f"{path}, line {line}")
         if image is None:
             pairs.append(Dropped("image file missing", row[image_column] or f"line {line}"))
             continue
@@ -89,8 +93,18 @@ def _find_keys(
     )
 
 
-def _find_image(named: str, image_dirs: Sequence[_Folder], beside: Path) -> str | None:
-    """The first existing file; joining leaves an absolute name as it is."""
+def _find_image(named: str, image_dirs: Sequence[_Folder], beside: Path, where: str) -> str | None:
+    """The existing file; joining leaves an absolute name as it is.
+
+    Raises DataError if there are several in the image directories.
+    """
     base = os.path.basename(named)
-    candidates = [os.path.join(folder, name) for name in (named, base) for folder in image_dirs]
-    return next(filter(os.path.isfile, [*candidates, os.path.join(beside, named)]), None)
+    for name in (named, base):
+        found = [p for d in image_dirs if os.path.isfile(p := os.path.join(d, name))]
+        if len({os.path.realpath(path) for path in found}) > 1:
+            several = " or ".join(found)
+            raise DataError(f"{where}: {named} may be {several}; name the image with its folder")
+        if found:
+            return found[0]
+    path = os.path.join(beside, named)
+    return path if os.path.isfile(path) else None

@@ -22,6 +22,7 @@ class Record:
     label: str | None = None
     patient: str | None = None
     frame: int | None = None  # of a multi-frame file; None takes the middle one
+    split: str | None = field(default=None, compare=False)  # the side that the data gives it
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,17 @@ def split_records(
 
     All records of a patient fall on the same side; without a patient, all records of an image
     file do. The split depends on nothing but the arguments. The validation side comes close to
-    the fraction in such whole groups; both sides get at least one.
+    the fraction in such whole groups; both sides get at least one. Where the data gives sides to
+    its records they stay there, and those of "test" are on neither.
 
     Raises DataError if val_fraction is not between 0 and 1 or there are fewer than two groups.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction}; choose a number between 0 and 1")
+    sides = {side: tuple(r for r in records if r.split == side) for side in ("train", "val")}
+    if sides["train"] and sides["val"]:
+        return sides["train"], sides["val"]
+    records = [record for record in records if record.split in (None, "train")]
     groups: dict[tuple[bool, str], list[int]] = {}
     for index, record in enumerate(records):
         key = (True, record.patient) if record.patient is not None else (False, record.image)

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
-from fastht.data.cases import CaseSet, Task
+from fastht.data.cases import CaseSet, Need
 from fastht.data.layouts import load_cases
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set with masks or labels.
+    """A data set with masks, labels or captions.
 
     Attributes:
         data: "sample" (simulated images that come with fastht), a folder, or a CSV or TSV table.
-        layout: published, busi, ddti, tn3k, prostate, folder or table; default: found out.
-        name: which data set of layout published, e.g. BUSI.
+        layout: a name that `fastht data list` tells; default: found out.
+        name: which data set of layout published, e.g. BUSI, or which organ of layout reports.
         include_normal: take the images without lesion of layout busi.
         benign_malignant: label layout ddti by benign and malignant, not by TI-RADS category.
-        fold: which fold of layout tn3k; default: 0 if there is one.
+        fold: which fold of layout tn3k, default 0 if there is one; or which fold of layout bus-bra
+            tests, from 1, default: none.
         skip_empty: leave out the slices of layout prostate in which nothing is marked.
+        exclude_origin: sets that layout bus-cot pools and that are left out, e.g. BUSI BUSBRA.
+        concept: take only the images of layout rocov2 that have this UMLS concept (CUI).
+        image_key: field of the image in layouts json and parquet, with dots for fields inside
+            fields; default: image, in Parquet the one column of images.
+        caption_key: likewise of the caption, also in layout reports; default: caption.
+        label_key: likewise of the class; default: label.
+        patient_key: likewise of the patient; default: patient.
+        split_key: likewise of the split; default: split.
+        image_dirs: folders below which layout json looks for images; default: that of the file.
     """
 
     data: str = "sample"
@@ -29,9 +40,19 @@ class DataSource:
     benign_malignant: bool = False
     fold: int | None = None
     skip_empty: bool = False
+    exclude_origin: tuple[str, ...] = ()
+    concept: str | None = None
+    image_key: str | None = None
+    caption_key: str | None = None
+    label_key: str | None = None
+    patient_key: str | None = None
+    split_key: str | None = None
+    image_dirs: tuple[str, ...] = ()
 
-    def load(self, task: Task, *, leave_out: bool = False) -> CaseSet:
+    def load(self, task: Need, *, leave_out: bool = False) -> CaseSet:
         """Find its images with their masks or labels; see load_cases, which raises DataError."""
-        # Not asdict: commands add options of their own to these.
-        options = {field.name: getattr(self, field.name) for field in fields(DataSource)}
-        return load_cases(options.pop("data"), task=task, leave_out=leave_out, **options)
+        return load_cases(task=task, leave_out=leave_out, **self.reading())
+
+    def reading(self) -> dict[str, Any]:
+        """The options by name; those that commands add to them are not among these."""
+        return {field.name: getattr(self, field.name) for field in fields(DataSource)}

@@ -68,10 +68,20 @@ def test_tsv_captions_may_hold_commas(tmp_path: Path) -> None:
     assert load_records(data).records[0].caption == f"Left, right, both, {CAPTION}"
 
 
+def test_a_name_that_is_in_two_image_directories_is_refused(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    image(one / "1.png"), image(two / "1.png")
+    data = table(tmp_path / "t.csv", f"filename,Caption\nold/1.png,{CAPTION}\n")
+    with pytest.raises(DataError, match=r"line 2: old/1\.png may be .*one/1\.png or .*two/1\.png"):
+        load_records(data, image_dirs=[one, two])
+    data = table(tmp_path / "t.csv", f"filename,Caption\none/1.png,{CAPTION}\n")
+    found = load_records(data, image_dirs=[tmp_path, two])  # the folder says which
+    assert found.records[0].image == str(one / "1.png")
+
+
 def test_nextgen_layout_with_two_image_directories(tmp_path: Path) -> None:
     one, two = tmp_path / "medpix" / "images", tmp_path / "pmc" / "images"
     first, second, third = image(one / "1.png"), image(two / "2.png"), image(two / "deep" / "3.png")
-    image(two / "1.png")  # the earlier directory wins
     data = table(
         tmp_path / "t.csv",
         f"filename,Caption\n1.png,{CAPTION}\nold/place/2.png,{CAPTION}\ndeep/3.png,{CAPTION}\n",

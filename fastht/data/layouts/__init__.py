@@ -6,20 +6,40 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from fastht.data.cases import CaseSet, Reading, Task
+from fastht.data.cases import CaseSet, Need, Reading
 from fastht.data.images import DataError
-from fastht.data.layouts import busi, ddti, folder, prostate, published, table, tn3k
+from fastht.data.layouts import (
+    auitd,
+    aul,
+    busbra,
+    buscot,
+    busi,
+    ddti,
+    document,
+    folder,
+    pmc_oa,
+    prostate,
+    published,
+    reports,
+    rocov2,
+    table,
+    tn3k,
+    tn5000,
+)
+
+_KEYS = ("image_key", "caption_key", "label_key", "patient_key", "split_key")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A layout: how it looks, whether a path has it, its reader and the reader's option."""
+    """A layout: how it looks, whether a path has it, its reader and the reader's options."""
 
     looks: str
     fits: Callable[[Path], bool]
     read: Callable[..., Reading]
-    option: str | None = None
+    options: tuple[str, ...] = ()
 
 
 LAYOUTS = {
@@ -28,23 +48,75 @@ LAYOUTS = {
         "classification/NAME/{train,val,test}.txt and labels.csv (NextGen-UIA)",
         published.fits,
         published.read,
-        "name",
+        ("name",),
     ),
     "busi": Layout(
         "benign/, malignant/, normal/ with 'benign (1).png' and 'benign (1)_mask.png'",
         busi.fits,
         busi.read,
-        "include_normal",
+        ("include_normal",),
     ),
-    "ddti": Layout("1.xml beside 1_1.jpg, 1_2.jpg", ddti.fits, ddti.read, "benign_malignant"),
+    "ddti": Layout("1.xml beside 1_1.jpg, 1_2.jpg", ddti.fits, ddti.read, ("benign_malignant",)),
     "tn3k": Layout(
-        "trainval-image/, trainval-mask/, test-image/, test-mask/", tn3k.fits, tn3k.read, "fold"
+        "trainval-image/, trainval-mask/, test-image/, test-mask/", tn3k.fits, tn3k.read, ("fold",)
     ),
     "prostate": Layout(
         "train/ and test/ with micro_ultrasound_scans/ and expert_annotations/ of .nii.gz files",
         prostate.fits,
         prostate.read,
-        "skip_empty",
+        ("skip_empty",),
+    ),
+    "aul": Layout(
+        "Benign/, Malignant/, Normal/ with image/1.jpg and segmentation/mass/1.json",
+        aul.fits,
+        aul.read,
+    ),
+    "bus-bra": Layout(
+        "bus_data.csv, Images/bus_0001-l.png, Masks/mask_0001-l.png, 5-fold-cv.csv",
+        busbra.fits,
+        busbra.read,
+        ("fold",),
+    ),
+    "bus-cot": Layout(
+        "DatasetFiles/lesion_dataset.json and BUS-Expert_dataset.json, BUS-Lesion/",
+        buscot.fits,
+        buscot.read,
+        ("exclude_origin",),
+    ),
+    "tn5000": Layout(
+        "JPEGImages/, Annotations/ID.xml, ImageSets/Main/{train,val,test}.txt",
+        tn5000.fits,
+        tn5000.read,
+    ),
+    "auitd": Layout(
+        "train/ and test/ with benign/, malignant/ and normal thyroid/, folders inside them or not",
+        auitd.fits,
+        auitd.read,
+    ),
+    "reports": Layout(
+        "new_{Liver,Mammary,Thyroid}2.json beside {Liver,Mammary,Thyroid}_report/",
+        reports.fits,
+        reports.read,
+        ("name", "caption_key"),
+    ),
+    "pmc-oa": Layout("pmc_oa.jsonl and images/", pmc_oa.fits, pmc_oa.read),
+    "rocov2": Layout(
+        "{train,valid,test}_captions.csv and {train,valid,test}_images/",
+        rocov2.fits,
+        rocov2.read,
+        ("concept",),
+    ),
+    "json": Layout(
+        "a .json or .jsonl file of rows with an image each, or train.jsonl, val.jsonl, test.jsonl",
+        document.fits_json,
+        document.read_json_rows,
+        (*_KEYS, "image_dirs"),
+    ),
+    "parquet": Layout(
+        "a .parquet file with images inside, or a folder of them",
+        document.fits_parquet,
+        document.read_parquet_rows,
+        _KEYS,
     ),
     "table": Layout(
         "a .csv or .tsv file with columns filepath, mask, label, patient, split, title",
@@ -64,43 +136,27 @@ LAYOUTS = {
 def load_cases(
     data: str | os.PathLike[str],
     *,
-    task: Task = "segment",
+    task: Need = "segment",
     layout: str | None = None,
-    name: str | None = None,
-    include_normal: bool = False,
-    benign_malignant: bool = False,
-    fold: int | None = None,
-    skip_empty: bool = False,
     leave_out: bool = False,
+    **options: Any,
 ) -> CaseSet:
     """Find the images of a data set with their masks or labels; no pixel is read yet.
 
     data: "sample", the simulated set inside the package; a folder, or a table.
-    task: masks are looked up for "segment" alone; for "classify" each image needs a label.
+    task: what is needed: masks are looked up for "segment" alone; for "classify" each image needs
+        a label; "caption" and "image" need neither.
     layout: a key of LAYOUTS; None finds it out.
-    name: which data set of layout published.
-    include_normal: take the images without lesion of layout busi.
-    benign_malignant: label by benign and malignant in layout ddti, instead of by TI-RADS category.
-    fold: which fold of layout tn3k; None takes fold 0 if there is one.
-    skip_empty: leave out the slices of layout prostate in which nothing is marked.
+    options: those of the layout, as DataSource describes them.
     leave_out: leave out and count single images that cannot be used, as one that is missing or has
         no label, instead of raising; what is wrong with each is in the set's `unusable`.
 
     Raises DataError for the first thing that is wrong; fastht.data.check finds all of them.
     """
-    found, problems = scan_cases(
-        data,
-        task=task,
-        layout=layout,
-        name=name,
-        include_normal=include_normal,
-        benign_malignant=benign_malignant,
-        fold=fold,
-        skip_empty=skip_empty,
-    )
+    found, problems = scan_cases(data, task=task, layout=layout, **options)
     if leave_out and found.unusable:
         problems = [problem for problem in problems if problem not in found.unusable]
-        usable = tuple(c for c in found if task == "segment" or c.label is not None)
+        usable = tuple(c for c in found if task != "classify" or c.label is not None)
         if not usable:
             problems.append(found.unusable[0])
         counted = found.left_out | {"unusable": len(found.unusable)}
@@ -114,9 +170,9 @@ def load_cases(
 def scan_cases(
     data: str | os.PathLike[str],
     *,
-    task: Task,
+    task: Need,
     layout: str | None = None,
-    **options: str | bool | int | None,
+    **options: Any,
 ) -> tuple[CaseSet, list[str]]:
     """As load_cases, but return the problems beside what could be found.
 
@@ -131,13 +187,18 @@ def scan_cases(
     if layout not in LAYOUTS:
         raise DataError(f"{source}: no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
     chosen = LAYOUTS[layout]
-    # Compared by identity, as fold 0 is an option and equals False.
+    # By identity, as fold 0 is an option and equals False.
     given = {
-        key: value for key, value in options.items() if value is not None and value is not False
+        key: value
+        for key, value in options.items()
+        if value is not None and value is not False and value != ()
     }
-    for option in sorted(given.keys() - {chosen.option}):
-        owner = next(key for key, other in LAYOUTS.items() if other.option == option)
-        raise DataError(f"{source}: {option} is for layout {owner}, not for {layout}; omit it")
+    for option in sorted(given.keys() - set(chosen.options)):
+        owners = [key for key, other in LAYOUTS.items() if option in other.options]
+        if not owners:
+            raise TypeError(f"no layout has an option {option}")
+        what = f"{option} is for layout {' and '.join(owners)}, not for {layout}"
+        raise DataError(f"{source}: {what}; omit it")
     reading = chosen.read(root, task, **given)
     found = reading.finish(source, layout, task)
     return found, reading.problems

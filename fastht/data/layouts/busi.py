@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from fastht.data.cases import Case, Reading, Task
+from fastht.data.cases import Case, Need, Reading
 from fastht.data.layouts.files import ImageFolder
 
 _CLASSES = ("benign", "malignant", "normal")
@@ -18,7 +18,7 @@ def fits(root: Path) -> bool:
     return any(next((root / label).glob("*_mask*.*"), None) is not None for label in _CLASSES)
 
 
-def read(root: Path, task: Task, *, include_normal: bool = False) -> Reading:
+def read(root: Path, task: Need, *, include_normal: bool = False) -> Reading:
     """Read the cases; they have labels, but neither patients nor splits.
 
     include_normal: also take the images without lesion, whose masks are black.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastht.data.annotations import Annotation, read_annotation
-from fastht.data.cases import Case, Reading, Task
+from fastht.data.cases import Case, Need, Reading
 from fastht.data.images import DataError
 from fastht.data.layouts.files import ImageFolder, natural
 
@@ -26,7 +26,7 @@ def fits(root: Path) -> bool:
     return any(image.stem.rpartition("_")[0] in stems for image in ImageFolder(root).files)
 
 
-def read(root: Path, task: Task, *, benign_malignant: bool = False) -> Reading:
+def read(root: Path, task: Need, *, benign_malignant: bool = False) -> Reading:
     """Read the cases; images of one XML file are of one patient.
 
     The label is the TI-RADS category as written: 2, 3, 4a, 4b, 4c or 5. Left out are images

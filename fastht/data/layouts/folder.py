@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastht.data.cases import Case, Reading, Split, Task, parse_split
+from fastht.data.cases import Case, Need, Reading, Split, parse_split
 from fastht.data.images import DataError
 from fastht.data.layouts.files import Described, ImageFolder, has_images, read_labels
 
@@ -15,7 +15,7 @@ def fits(root: Path) -> bool:
     return any(_is_paired(part) or _class_folders(part) for _, part in _parts(root))
 
 
-def read(root: Path, task: Task) -> Reading:
+def read(root: Path, task: Need) -> Reading:
     """Read the cases of all splits that there are."""
     reading = Reading()
     described = _described(reading, root)
@@ -48,7 +48,7 @@ def _read_pairs(
     reading: Reading,
     part: Path,
     split: Split | None,
-    task: Task,
+    task: Need,
     described: Mapping[str, Described],
 ) -> None:
     """Add the cases of a folder of images and one of masks."""

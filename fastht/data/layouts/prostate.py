@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fastht.data.cases import Case, Reading, Split, Task
+from fastht.data.cases import Case, Need, Reading, Split
 from fastht.data.images import DataError
 from fastht.data.layouts.files import natural
 from fastht.data.volumes import read_volume, volume_shape
@@ -20,7 +20,7 @@ def fits(root: Path) -> bool:
     return any((root / split / _SCANS).is_dir() for split in _SPLITS)
 
 
-def read(root: Path, task: Task, *, skip_empty: bool = False) -> Reading:
+def read(root: Path, task: Need, *, skip_empty: bool = False) -> Reading:
     """Read the cases: the slices of train and test; a volume is a patient.
 
     A scan and its annotation share the last number of their names, as microUS_train_01.nii.gz and

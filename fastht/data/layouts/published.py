@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastht.data.cases import SPLITS, Case, Reading, Task
+from fastht.data.cases import SPLITS, Case, Need, Reading
 from fastht.data.images import DataError
 from fastht.data.layouts.files import Described, ImageFolder, read_labels
 from fastht.data.tables import read_text
 
-_FOLDERS: dict[Task, str] = {"segment": "segmentation", "classify": "classification"}
+_FOLDERS: dict[Need, str] = {"segment": "segmentation", "classify": "classification"}
 
 
 def fits(root: Path) -> bool:
@@ -17,14 +17,14 @@ def fits(root: Path) -> bool:
     return (root / "all" / "images").is_dir()
 
 
-def read(root: Path, task: Task, *, name: str | None = None) -> Reading:
+def read(root: Path, task: Need, *, name: str | None = None) -> Reading:
     """Read the cases of one of the data sets.
 
     name: which one, e.g. "BUSI"; None takes the only one there is.
 
     Raises DataError if there is no such data set.
     """
-    folder = _choose(root / _FOLDERS[task], name)
+    folder = _choose(root / _FOLDERS.get(task, "segmentation"), name)
     reading = Reading()
     images, masks = ImageFolder(root / "all" / "images"), ImageFolder(root / "all" / "masks")
     labels: dict[str, Described] = {}

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path, PurePath
 
 from fastht.data.captions import clean_caption
-from fastht.data.cases import Case, Reading, Task, parse_split
+from fastht.data.cases import Case, Need, Reading, parse_split
 from fastht.data.images import DataError
 from fastht.data.tables import parse_frame, read_table
 
@@ -24,7 +24,7 @@ def sample_path() -> Path:
     return Path(str(resources.files("fastht.data") / "sample" / "sample.csv"))
 
 
-def read(root: Path, task: Task) -> Reading:
+def read(root: Path, task: Need) -> Reading:
     """Read the cases of a table; paths are relative to it.
 
     Columns: filepath (or filename, image); mask, label, patient, split, frame and title (or

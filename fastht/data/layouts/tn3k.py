@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fastht.data.cases import Case, Reading, Split, Task
+from fastht.data.cases import Case, Need, Reading, Split
 from fastht.data.images import DataError
 from fastht.data.layouts.files import Described, ImageFolder, read_labels
 from fastht.data.tables import read_text
@@ -18,7 +18,7 @@ def fits(root: Path) -> bool:
     return (root / "trainval-image").is_dir()
 
 
-def read(root: Path, task: Task, *, fold: int | None = None) -> Reading:
+def read(root: Path, task: Need, *, fold: int | None = None) -> Reading:
     """Read the cases; labels come from label4trainval.csv and label4test.csv if they are there.
 
     fold: which tn3k-trainval-fold*.json says what trains and what validates. None takes fold 0 if

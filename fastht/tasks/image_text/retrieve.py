@@ -23,6 +23,7 @@ from fastht.tasks.image_text.run import (
     results_folder,
 )
 from fastht.tasks.results.comparison import comparison_table, write_comparison
+from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.retrieval_pictures import Found, draw_found
 from fastht.tasks.results.shown import Shown, count_patients
@@ -52,6 +53,7 @@ class RetrieveArguments:
         pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
             ones.
         adapter: without a run: folder of a saved HT adapter; default: the base alone.
+        copies: images that are copies of those that the run trained on: warn or leave-out.
         query: only show the images that are nearest to this text.
         batch_size: images at a time.
         workers: processes that load images.
@@ -68,6 +70,7 @@ class RetrieveArguments:
     model: str = "ViT-B-16"
     pretrained: str = "openai"
     adapter: Path | None = None
+    copies: Copies = "warn"
     query: str | None = None
     batch_size: int = 32
     workers: int = 2
@@ -95,15 +98,16 @@ def retrieve(arguments: RetrieveArguments) -> int:
     print(found.describe())
     if arguments.run is not None:
         print(f"{len(found) - len(records)} of them left out, as {arguments.run} trained on them.")
-        if not clip.knows(record.image for record in found):
-            print(UNKNOWN_FILES.format(run=arguments.run))
+    records, known = judge_copies(arguments.run, records, arguments.copies)
+    if arguments.run and known is None and not clip.knows(record.image for record in found):
+        print(UNKNOWN_FILES.format(run=arguments.run))
     if data == "sample":
         print("These images are SIMULATED: they show that things work, nothing clinical.")
     out.mkdir(parents=True, exist_ok=True)
     if arguments.query is not None:
         _answer(arguments.query, records, clip, arguments, out)
     else:
-        _measure(records, data, found, clip, arguments, out)
+        _measure(records, data, found, clip, arguments, out, known)
     return 0
 
 
@@ -132,6 +136,7 @@ def _measure(
     clip: ClipRun,
     arguments: RetrieveArguments,
     out: Path,
+    known: dict[str, Any] | None,
 ) -> None:
     started = time.monotonic()
     left_out = len(found) - len(records)
@@ -154,6 +159,7 @@ def _measure(
             "captions": len(set(captions)),
             "gallery": retrieval.gallery(),
             "left_out": left_out,
+            KNOWN_NAME: known,
             "before": scores["before"],
             # Where nothing adapts the model, it is the same before and after.
             "after": scores.get("after", scores["before"]),

@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 import fastht
 from fastht.config import HTConfig
 from fastht.data import RecordSet, load_records, split_records
+from fastht.data.overlap.remembered import remember
 from fastht.files import cache_dir, write_json
 from fastht.tasks.image_text.contrastive import ContrastiveTask, Loss
 from fastht.tasks.image_text.held_out import held_out_intervals
@@ -227,6 +228,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         processes=accelerator.num_processes,
     )
     if accelerator.is_main_process:
+        remember(out, train_records)
         write_json(out / RESULTS_NAME, results)
         write_table(out / BEFORE_NAME, held_before.rows())
         write_table(out / PREDICTIONS_NAME, held_after.rows())

@@ -29,6 +29,7 @@ from fastht.tasks.images.class_outcome import Fitted, describe_classes, draw_cla
 from fastht.tasks.images.intervals import resample_cases
 from fastht.tasks.results.class_tables import class_report
 from fastht.tasks.results.comparison import comparison_table, write_comparison
+from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import shown_cases
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
@@ -57,6 +58,7 @@ class ZeroShotArguments(DataSource):
             for that.
         split: side to classify; default: test where the data comes with one, else val where it
             comes with that, else all of it.
+        copies: images that are copies of those that the run trained on: warn or leave-out.
         batch_size: images at a time.
         workers: processes that load images.
         out: folder of the results; default: zeroshot-DATA in the folder of the run, else
@@ -70,6 +72,7 @@ class ZeroShotArguments(DataSource):
     adapter: Path | None = None
     prompts: str | None = None
     split: Literal["train", "val", "test", "all"] | None = None
+    copies: Copies = "warn"
     batch_size: int = 32
     workers: int = 2
     out: Path | None = None
@@ -120,7 +123,8 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
             "give others by --data or --split"
         )
     print(_introduction(found, split, len(kept), len(cases) - len(kept), arguments, data))
-    if arguments.run is not None and not clip.knows(case.image for case in found):
+    kept, known = judge_copies(arguments.run, kept, arguments.copies)
+    if arguments.run and known is None and not clip.knows(case.image for case in found):
         print(UNKNOWN_FILES.format(run=arguments.run))
 
     labels = _labels(kept, found.classes)
@@ -146,6 +150,7 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         "test_images": len(kept),
         "left_out": len(cases) - len(kept),
         "unusable": len(found.unusable),
+        KNOWN_NAME: known,
         "before": scores["before"],
         # Where nothing adapts the model, it is the same before and after.
         "after": scores.get("after", scores["before"]),

@@ -29,6 +29,7 @@ from fastht.tasks.images.outcome import leave_outcome
 from fastht.tasks.images.run import BEST_NAME, read_description
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.results.class_tables import class_report
+from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import shown_cases
 from fastht.tasks.results.tables import RESULTS_NAME, WIDTH, read_run, summarise, text_table
@@ -45,6 +46,7 @@ class EvalArguments(DataSource):
         data: "run" (that of the run), "sample", a folder, or a CSV or TSV table.
         split: side to score; default: test where the data comes with one, or is the run's; else
             all of it.
+        copies: images that are copies of those that the run trained on: warn or leave-out.
         batch_size: images at a time.
         workers: processes that load images.
         precision: of the forward pass.
@@ -57,6 +59,7 @@ class EvalArguments(DataSource):
     run: Annotated[Path, tyro.conf.Positional] = field(kw_only=True)
     data: str = "run"
     split: Literal["train", "val", "test", "all"] | None = None
+    copies: Copies = "warn"
     batch_size: int = 32
     workers: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -98,6 +101,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     load_trained(vision.module, folder / BEST_NAME)
     cases, side = _cases_to_score(arguments, made, task)
     accelerator = make_accelerator(replace(made.trainer, precision=arguments.precision))
+    side, known = judge_copies(folder, side, arguments.copies, accelerator.print)
     data = make_dataset(made, task, side, vision, classes)
     name = Path(cases.source).stem
     out = arguments.out or folder / f"eval-{name}"
@@ -136,6 +140,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         **made.resize_stated,
         "classes": list(classes),
         "test_images": len(data),
+        KNOWN_NAME: known,
         "before": {},
         "after": scores,
         **of_classes,

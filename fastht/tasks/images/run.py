@@ -16,6 +16,7 @@ import fastht
 from fastht.checkpoint import save_adapter
 from fastht.data.cases import SPLITS, Case, CaseSet, Task
 from fastht.data.images import DataError
+from fastht.data.overlap.remembered import remember
 from fastht.data.splits import few_shot
 from fastht.files import write_json
 from fastht.tasks.images.class_outcome import fit_on_side, leave_classes
@@ -29,6 +30,7 @@ from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome, leave_predictions
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.models.methods import METHODS
+from fastht.tasks.results.known_images import KNOWN_NAME, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import Shown, shown_cases
 from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
@@ -41,7 +43,19 @@ BEST_NAME = "best.safetensors"
 ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.png"
 # Options that runs of older versions do not have, and what they did.
-_LATER = {"resize": "squash", "tolerance_px": Tolerances.px, "tolerance_mm": Tolerances.mm}
+_LATER = {
+    "resize": "squash",
+    "tolerance_px": Tolerances.px,
+    "tolerance_mm": Tolerances.mm,
+    "exclude_origin": [],
+    "image_dirs": [],
+    "concept": None,
+    "image_key": None,
+    "caption_key": None,
+    "label_key": None,
+    "patient_key": None,
+    "split_key": None,
+}
 # Options that do not change what a run computes.
 _FREE = ("out", "resume", "methods", "percents", "repeats")
 
@@ -179,6 +193,8 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
         **of_classes,
     }
     if accelerator.is_main_process:
+        remember(out, chosen, among=cases.side("train"))
+        _, results[KNOWN_NAME] = judge_copies(out, test.cases, "warn")
         leave_predictions(out / BEFORE_NAME, test, cases.classes, judged_before)
         results["intervals"] = score_intervals(
             task.goal, test.cases, before=judged_before, after=judged
