@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastht.data.images import DataError
-from fastht.data.tables import read_text
+from fastht.data.tables import guess_separator, read_text
 
 # What read_image takes.
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -85,7 +85,8 @@ def read_labels(path: Path) -> dict[str, Described]:
     different rows.
     """
     described: dict[str, Described] = {}
-    reader = csv.reader(read_text(path).splitlines(), strict=True)
+    text = read_text(path)
+    reader = csv.reader(text.splitlines(), strict=True, delimiter=guess_separator(path, text))
     try:
         for cells in reader:
             row = [cell.strip() for cell in cells]
