@@ -96,8 +96,8 @@ def load_records(
     def notes() -> Iterator[Note]:
         if str(data) != "sample":  # whose other columns say how it was made
             yield from note_columns(columns, read, also=(image_column, caption_column))
-        lacking = sum(1 for pair in pairs if isinstance(pair, Record) and pair.patient is None)
-        if read["patient"] is not None and lacking:
+        patients = [pair.patient for pair in pairs if isinstance(pair, Record)]
+        if 0 < (lacking := patients.count(None)) < len(patients):
             text = f"{plural(lacking, 'pair')} without patient; each image counts as one by itself"
             yield Note("without_patient", lacking, text)
 

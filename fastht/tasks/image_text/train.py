@@ -56,6 +56,8 @@ from fastht.tasks.training.trainer import (
 )
 
 CURVES_NAME = "curves.png"
+# Its token numbers tell tokenizers, and how many tokens they take, apart.
+_PROBE = "Hypoechoic mass, 12.5 mm, BI-RADS 4a; Lésion hypoéchogène. 低回声结节"
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,6 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         records.records, val_fraction=arguments.val_fraction, seed=config.seed
     )
     sides = {"train": train_records, "val": val_records}
-    if arguments.resume:
-        check_data(out, record_entries(sides))
     model, transform = build_model(arguments, accelerator)
     captions = [record.caption for record in records]
     tokenizer = CaptionFit(
@@ -189,8 +189,10 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         base_model=base_model,
         flip=arguments.flip,
     )
-    signature = _signature(arguments, records, tokenizer)
+    signature = _signature(arguments, tokenizer)
     trainer = Trainer(accelerator, config, task, out, signature, arguments.resume)
+    if arguments.resume:
+        check_data(out, record_entries(sides))
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         plain = _plain(arguments) | {"fastht_version": fastht.__version__}
@@ -291,9 +293,7 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise ResumeError(f"{out} holds no state to resume from; start it without --resume")
 
 
-def _signature(
-    arguments: TrainArguments, records: RecordSet, tokenizer: CaptionFit
-) -> dict[str, Any]:
+def _signature(arguments: TrainArguments, tokenizer: CaptionFit) -> dict[str, Any]:
     """Return the settings that decide a run's numbers: a resumed run must have the same.
 
     What the data holds is compared by :func:`run.check_data`, which tells what has changed.
@@ -304,9 +304,9 @@ def _signature(
     trainer = plain.pop("trainer")
     for name in ("workers", "checkpoint_steps"):
         del trainer[name]
-    tokens = tokenizer(sorted({record.caption for record in records}))
+    tokens = tokenizer.tokenizer([_PROBE])
     digest = hashlib.sha256(tokens.contiguous().numpy().tobytes()).hexdigest()[:16]
-    return plain | trainer | {"samples": len(records), "tokens": digest}
+    return plain | trainer | {"tokenizer": digest}
 
 
 def _introduction(arguments: TrainArguments, records: RecordSet, train: int, val: int) -> str:

@@ -111,7 +111,12 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         raise DataError(
             f"{found.source}: all images are {found.classes[0]!r}; give several classes"
         )
-    prompts = load_prompts(_choose_prompts(arguments, data), found.classes)
+    prompts = {
+        label: tuple(map(clip.clean, sentences))
+        for label, sentences in load_prompts(
+            _choose_prompts(arguments, data), found.classes
+        ).items()
+    }
     split, cases = choose_side(found, arguments.split)
     kept = tuple(case for case in cases if not clip.trained_on(case.image))
     if not kept:
