@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from fastht.data.deep_colour import is_deep_colour, read_deep_colour
 from fastht.data.dicom import read_dicom
 from fastht.data.pixels import (
+    FORMATS,
     MAX_PIXELS,
     DataError,
     ceiling,
@@ -24,7 +25,6 @@ from fastht.data.pixels import (
 
 __all__ = ["MAX_PIXELS", "DataError", "gray_to_8bit", "read_image"]
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _PHOTOMETRIC_WHITE_IS_ZERO = 0  # value of the TIFF tag 262
 _TIFF_PHOTOMETRIC = 262
@@ -79,9 +79,9 @@ def read_image(
 
 
 def _read_picture(stream: BinaryIO, frame: int | None, name: str) -> Image.Image:
-    """Decode one of _FORMATS."""
+    """Decode one of FORMATS."""
     try:
-        opened = Image.open(stream, formats=_FORMATS)
+        opened = Image.open(stream, formats=FORMATS)
     except Image.UnidentifiedImageError:
         kinds = "PNG, JPEG, TIFF, BMP, WebP or DICOM"
         raise DataError(f"{name}: not an image that can be read ({kinds}); convert it") from None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""Those of PIL's formats that are read."""
+
 MAX_PIXELS = 80_000_000
 """Larger images are refused as decompression bombs; ultrasound frames have about a million."""
 
