@@ -14,7 +14,7 @@ from fastht.data.captions import (
     clean_caption,
     lost_letters,
 )
-from fastht.data.cases import Split
+from fastht.data.cases import Split, labels_alike
 from fastht.data.images import DataError
 from fastht.data.notes import Note, account, examples, plural
 
@@ -139,19 +139,9 @@ def _note_captions(
         count = sum(again.values()) - len(again)
         text = f"{plural(count, 'pair')} twice, image and caption: {examples(several)}"
         yield Note("pairs_twice", count, f"{text}; remove the copies")
-    spellings: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        if record.label is not None:
-            spellings[fold(record.label)].add(record.label)
-    for alike in spellings.values():
-        if len(alike) > 1:
-            text = f"labels that differ in case or spaces alone: {', '.join(sorted(alike))}"
-            yield Note("labels_alike", len(alike), f"{text}; write them alike")
-
-
-def fold(label: str) -> str:
-    """A label without what people write differently and mean the same."""
-    return "".join(label.casefold().replace("_", " ").split())
+    for alike in labels_alike(record.label for record in records):
+        text = f"labels that differ in case or spaces alone: {', '.join(alike)}"
+        yield Note("labels_alike", len(alike), f"{text}; write them alike")
 
 
 def split_records(

@@ -20,6 +20,11 @@ class DataSource:
         benign_malignant: label layout ddti by benign and malignant, not by TI-RADS category.
         fold: which fold of layout tn3k; default: 0 if there is one.
         skip_empty: leave out the slices of layout prostate in which nothing is marked.
+        separator: column separator of a table; default: found out.
+        label_key: column of the classes of a table; default: label.
+        patient_key: column of the patients, none of whom is on two sides; default: patient, or a
+            name that means the same.
+        frame_key: column of the frames of multi-frame files; default: frame.
     """
 
     data: str = "sample"
@@ -29,6 +34,10 @@ class DataSource:
     benign_malignant: bool = False
     fold: int | None = None
     skip_empty: bool = False
+    separator: str | None = None
+    label_key: str | None = None
+    patient_key: str | None = None
+    frame_key: str | None = None
 
     def load(self, task: Task, *, leave_out: bool = False) -> CaseSet:
         """Find its images with their masks or labels; see load_cases, which raises DataError."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fastht.data.account import add_account
 from fastht.data.cases import CaseSet, Reading, Task
 from fastht.data.images import DataError
 from fastht.data.layouts import busi, ddti, folder, prostate, published, table, tn3k
@@ -20,8 +21,10 @@ class Layout:
     fits: Callable[[Path], bool]
     read: Callable[..., Reading]
     option: str | None = None
+    of_table: bool = False  # whether TABLE_OPTIONS are for it
 
 
+TABLE_OPTIONS = ("separator", "label_key", "patient_key", "frame_key")
 LAYOUTS = {
     "published": Layout(
         "all/images, all/masks, segmentation/NAME/{train,val,test}.txt, "
@@ -50,6 +53,7 @@ LAYOUTS = {
         "a .csv or .tsv file with columns filepath, mask, label, patient, split, title",
         table.fits,
         table.read,
+        of_table=True,
     ),
     # Last: any folder of folders of images has it, so it counts only where no other fits.
     "folder": Layout(
@@ -71,6 +75,10 @@ def load_cases(
     benign_malignant: bool = False,
     fold: int | None = None,
     skip_empty: bool = False,
+    separator: str | None = None,
+    label_key: str | None = None,
+    patient_key: str | None = None,
+    frame_key: str | None = None,
     leave_out: bool = False,
 ) -> CaseSet:
     """Find the images of a data set with their masks or labels; no pixel is read yet.
@@ -83,6 +91,7 @@ def load_cases(
     benign_malignant: label by benign and malignant in layout ddti, instead of by TI-RADS category.
     fold: which fold of layout tn3k; None takes fold 0 if there is one.
     skip_empty: leave out the slices of layout prostate in which nothing is marked.
+    separator, label_key, patient_key, frame_key: how a table is read, see table.read.
     leave_out: leave out and count single images that cannot be used, as one that is missing or has
         no label, instead of raising; what is wrong with each is in the set's `unusable`.
 
@@ -97,6 +106,10 @@ def load_cases(
         benign_malignant=benign_malignant,
         fold=fold,
         skip_empty=skip_empty,
+        separator=separator,
+        label_key=label_key,
+        patient_key=patient_key,
+        frame_key=frame_key,
     )
     if leave_out and found.unusable:
         problems = [problem for problem in problems if problem not in found.unusable]
@@ -135,12 +148,14 @@ def scan_cases(
     given = {
         key: value for key, value in options.items() if value is not None and value is not False
     }
-    for option in sorted(given.keys() - {chosen.option}):
-        owner = next(key for key, other in LAYOUTS.items() if other.option == option)
+    own = {chosen.option, *(TABLE_OPTIONS if chosen.of_table else ())}
+    for option in sorted(given.keys() - own):
+        owners = (key for key, other in LAYOUTS.items() if other.option == option)
+        owner = next(owners, "table")
         raise DataError(f"{source}: {option} is for layout {owner}, not for {layout}; omit it")
     reading = chosen.read(root, task, **given)
     found = reading.finish(source, layout, task)
-    return found, reading.problems
+    return add_account(found, root, reading.used, task), reading.problems
 
 
 def _detect(root: Path) -> str:

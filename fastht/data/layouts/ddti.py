@@ -39,6 +39,7 @@ def read(root: Path, task: Task, *, benign_malignant: bool = False) -> Reading:
     unreadable: set[str] = set()
     for file in sorted(root.glob("*.xml"), key=lambda file: natural(file.name)):
         unreadable.add(file.stem)
+        reading.used.add(str(file))
         with reading.noting():
             annotations[file.stem] = read_annotation(str(file))
             unreadable.remove(file.stem)
