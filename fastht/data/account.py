@@ -40,6 +40,11 @@ def add_account(cases: CaseSet, root: Path, used: Iterable[str], task: Task) -> 
     return replace(cases, left_out=left_out, notes=tuple(notes))
 
 
+def one_class(cases: CaseSet) -> str:
+    """The problem of a set whose images are all of one class."""
+    return f"{cases.source}: all images are {cases.classes[0]!r}; give several classes"
+
+
 def note_sides(cases: CaseSet) -> Iterator[Note]:
     """Note classes that a side lacks. For sets whose cases have their sides."""
     for split in SPLITS:

@@ -53,6 +53,7 @@ def read(root: Path, task: Task, *, benign_malignant: bool = False) -> Reading:
             continue
         annotation = annotations[stem]
         pictured.add((stem, number))
+        reading.used.add(str(image))
         with reading.noting():
             label = _label(annotation, benign_malignant, root / f"{stem}.xml")
             if task == "segment" and not annotation.outlines.get(number):

@@ -44,6 +44,9 @@ def read(root: Path, task: Task, *, fold: int | None = None) -> Reading:
             if part == "trainval" and chosen is not None:
                 if image.stem not in chosen:
                     reading.left_out["image in no side of the fold"] += 1
+                    reading.used.add(str(image))
+                    if (mask := masks.find(image.name, image.stem)) is not None:
+                        reading.used.add(str(mask))
                     continue
                 split = chosen.pop(image.stem)
             with reading.noting():

@@ -20,7 +20,6 @@ from fastht.checkpoint import load_adapter, save_adapter
 from fastht.config import HTConfig
 from fastht.data.captions import Cleaning, clean_caption
 from fastht.data.cases import split_part
-from fastht.data.signature import Entry, describe_changes, read_entries_table
 from fastht.data.tables import read_table
 from fastht.files import cache_dir
 from fastht.lora import add_lora, disable_lora
@@ -32,12 +31,11 @@ from fastht.tasks.models.build import build_clip, model_source
 from fastht.tasks.results.folders import inner_folder, run_folder
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
-from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.seen import SPLIT_NAME
 
 Method = Literal["ht", "lora", "lora-text"]
 
 ARGUMENTS_NAME = "arguments.json"
-SPLIT_NAME = "split.csv"
 ADAPTER_NAME = "adapter"
 LORA_NAME = "lora.safetensors"
 UNKNOWN_FILES = (
@@ -117,20 +115,6 @@ def load_weights(model: nn.Module, method: Method, run: Path) -> None:
         load_adapter(model, path)
     else:
         load_trained(model, path)
-
-
-def check_data(run: Path, entries: Sequence[Entry]) -> None:
-    """Refuse to go on with a run if its data is no longer what it was.
-
-    Raises:
-        DataError: the run's record of its data cannot be read.
-        ResumeError: the data has changed; the message says what and where.
-    """
-    if changes := describe_changes(read_entries_table(run / SPLIT_NAME), entries):
-        raise ResumeError(
-            f"{run} was started with other data: {changes}; go on with the data as it was, or "
-            "start anew in another --out"
-        )
 
 
 def read_split(run: Path) -> dict[str, str]:

@@ -18,19 +18,17 @@ import fastht
 from fastht.config import HTConfig
 from fastht.data import DataError, RecordSet, load_records, split_records
 from fastht.data.captions import Cleaning
-from fastht.data.signature import entries_table, record_entries
-from fastht.files import cache_dir, write_atomically, write_json
+from fastht.data.signature import record_entries
+from fastht.files import cache_dir, write_json
 from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, find_cut
 from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.held_out import held_out_intervals
 from fastht.tasks.image_text.run import (
     ARGUMENTS_NAME,
     READING_OPTIONS,
-    SPLIT_NAME,
     Method,
     adapt,
     as_base,
-    check_data,
     load_weights,
     weights_path,
 )
@@ -46,6 +44,7 @@ from fastht.tasks.results.tables import (
     RESULTS_NAME,
     write_table,
 )
+from fastht.tasks.training.seen import check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
     STATE_NAME,
@@ -197,7 +196,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         plain = _plain(arguments) | {"fastht_version": fastht.__version__}
         write_json(out / ARGUMENTS_NAME, plain)
-        write_atomically(out / SPLIT_NAME, entries_table(record_entries(sides)))
+        keep_data(out, record_entries(sides))
     with as_base(model, method):
         loss_before, held_before = task.judge()
     started = time.monotonic()
