@@ -21,7 +21,7 @@ from fastht.config import HTConfig
 from fastht.data.captions import Cleaning, clean_caption
 from fastht.data.cases import split_part
 from fastht.data.tables import read_table
-from fastht.files import cache_dir
+from fastht.files import cache_dir, check_writable
 from fastht.lora import add_lora, disable_lora
 from fastht.patch import disable_adapter, patch
 from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, CutCaptions, find_cut
@@ -288,9 +288,12 @@ def results_folder(command: str, data: str, run: Path | None, model: str) -> Pat
 
 
 def check_folder(out: Path | None) -> None:
-    """Raise ``ValueError`` if a folder of results is a file."""
-    if out is not None and out.exists() and not out.is_dir():
+    """Raise ``ValueError`` if a folder of results is a file, ``OSError`` if it is read-only."""
+    if out is None:
+        return
+    if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
+    check_writable(out)
 
 
 def _load_model(model: str, pretrained: str, adapter: Path | None) -> ClipRun:

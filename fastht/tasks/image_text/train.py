@@ -19,7 +19,7 @@ from fastht.config import HTConfig
 from fastht.data import DataError, RecordSet, load_records, split_records
 from fastht.data.captions import Cleaning
 from fastht.data.signature import record_entries
-from fastht.files import cache_dir, write_json
+from fastht.files import cache_dir, check_writable, write_json
 from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, find_cut
 from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.held_out import held_out_intervals
@@ -285,6 +285,7 @@ def build_model(arguments: TrainArguments, accelerator: Accelerator) -> tuple[to
 def _check_folder(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
+    check_writable(out)
     occupied = (out / STATE_NAME).exists()
     if occupied and not resume:
         raise ResumeError(f"{out} holds a run already: add --resume, or give another --out")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastht.data.cases import Task
 from fastht.data.signature import case_entries
+from fastht.files import check_writable
 from fastht.tasks.images.experiment import (
     FEW_SHOT_PERCENTS,
     ExperimentArguments,
@@ -54,6 +55,7 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     out = arguments.out
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
+    check_writable(out)
     if not arguments.resume and (held := next((run.out for run in runs if run.out.exists()), None)):
         raise ResumeError(f"{held} is there already: add --resume, or give another --out")
     cases = load_split(arguments, task)
