@@ -46,7 +46,7 @@ def test_one_of_each_fault_is_listed_at_once(pairs, tmp_path, capsys):
         "1 image file missing",
         "1 caption shorter than 20 characters (missing: gone.png)",
         "column patient_id is read as the patient's",
-        "2 columns not read: site, case; case looks like",
+        "2 columns not read: site, case",
         "1 caption of a wrong encoding (U+FFFD): 11.png; export the texts as UTF-8",
         "1 pair twice, image and caption: 19.png; remove the copies",
         "labels that differ in case or spaces alone: Cyst, cyst; write them alike",

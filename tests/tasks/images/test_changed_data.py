@@ -1,4 +1,4 @@
-"""Runs on masks or labels whose data changes: no run goes on, and none is scored on its training."""
+"""Runs on masks or labels whose data changes: none goes on, none is scored on its training."""
 
 import csv
 import dataclasses
