@@ -9,6 +9,7 @@ from clip_runs import train_pairs
 
 from fastht.cli import main
 from fastht.data import DataError
+from fastht.data.overlap.remembered import REMEMBERED_NAME
 from fastht.tasks.image_text.retrieve import RetrieveArguments, retrieve
 
 METHODS = ["ht", "lora-text"]
@@ -171,7 +172,9 @@ def test_the_gallery_is_told_and_hits_of_every_kind_are_counted(runs, tmp_path, 
 def test_data_that_the_run_does_not_know_is_told(runs, pairs, tmp_path, capsys):
     for name in ("pairs.csv", "00.png", "01.png"):
         shutil.copy(pairs.with_name(name), tmp_path / name)
-    copied = {"data": str(tmp_path / "pairs.csv"), "run": runs / "ht", "workers": 0}
+    older = shutil.copytree(runs / "ht", tmp_path / "older")
+    (older / REMEMBERED_NAME).unlink()  # as of versions that know images by their paths alone
+    copied = {"data": str(tmp_path / "pairs.csv"), "run": older, "workers": 0}
     retrieve(RetrieveArguments(**copied, out=tmp_path / "out"))
     assert "NOTE: no file of this data is in the split" in capsys.readouterr().out
     retrieve(RetrieveArguments(**copied | {"data": str(pairs)}, out=tmp_path / "out"))
