@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import inspect
+import io
 import logging
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,10 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files must not stop a run on a console that has not their letters.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     listing = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
@@ -152,6 +161,10 @@ def _data(arguments: Sequence[str]) -> int:
     parser.add_argument("action", choices=_DATA_ACTIONS, help=actions)
     action = parser.parse_args(arguments[:1]).action
     command = f"data {action}"
+    if action == "check" and _option("--task", arguments[1:], "segment") == "pairs":
+        pairs = _import("fastht.tasks.image_text.check_pairs", command, "train")
+        parsed = _parse(pairs.PairsCheckArguments, command, arguments[1:])
+        return _told(command, lambda: pairs.check_pairs(parsed), (OSError, ValueError))
     module = _import(_DATA_MODULES[action], command, "tasks")
     parsed = _parse(getattr(module, f"{action.title()}Arguments"), command, arguments[1:])
     # `list` would hide Python's own inside its module.
@@ -275,10 +288,18 @@ def _parse(
 def _mendable() -> tuple[type[Exception], ...]:
     """Return the errors of a training command that a user can mend."""
     from fastht.ops import BackendUnavailableError
+    from fastht.tasks.training.loading import LoadingError
     from fastht.tasks.training.state import ResumeError
     from fastht.tasks.training.trainer import NonFiniteLossError
 
-    return (BackendUnavailableError, NonFiniteLossError, OSError, ResumeError, ValueError)
+    return (
+        BackendUnavailableError,
+        LoadingError,
+        NonFiniteLossError,
+        OSError,
+        ResumeError,
+        ValueError,
+    )
 
 
 def _told(
@@ -298,13 +319,48 @@ def _told(
     """
     logging.basicConfig(level=logging.ERROR)  # open_clip reports every step to the root logger
     try:
-        return run()
+        with _interrupted_by_sigterm():
+            return run()
     except mendable as error:
-        print(f"fastht {command}: {error}", file=sys.stderr)
+        print(f"fastht {command}: {error}{_remedy(error, resume)}", file=sys.stderr)
         return 1
+    except _Terminated:
+        print(f"\nfastht {command}: ended by SIGTERM{resume}", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print(f"\nfastht {command}: interrupted{resume}", file=sys.stderr)
         return 130
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process is to end, as schedulers and containers say it."""
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: files closed, workers ended, and a word of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _remedy(error: Exception, resume: str) -> str:
+    """What to do about an error of the system, whose own words do not say it."""
+    code = getattr(error, "errno", None) if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return f"; nothing that was saved is lost: free some space{resume}"
+    if code in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "; give a folder that can be written, by --out"
+    return ""
 
 
 if __name__ == "__main__":

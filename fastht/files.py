@@ -45,9 +45,12 @@ def write_atomically(path: Path, data: bytes) -> None:
                 shutil.copymode(path, temporary)
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            # Of a full disk it would name no file, and otherwise one that is gone.
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
     sync_directory(path.parent)
 
@@ -77,6 +80,16 @@ def remove_leftovers(path: Path) -> None:
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         with suppress(OSError):
             temporary.unlink()
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ``PermissionError`` if a folder, or the nearest above it that exists, is read-only.
+
+    For what takes long before it writes: nothing is made or changed.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, "cannot be written", str(there))
 
 
 def make_directory(path: Path) -> None:

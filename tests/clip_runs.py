@@ -13,7 +13,7 @@ def train_pairs(pairs, model, out, **changes):
         "data": str(pairs),
         "model": model,
         "pretrained": "none",
-        "val_fraction": 0.25,
+        "val_fraction": 0.265,  # 10 of the 40
         "trainer": TrainerConfig(epochs=6, batch_size=10, lr=1e-2, workers=0),
         "out": out,
     }

@@ -1,6 +1,9 @@
 """The command line and what the package needs: torch alone for the core, one line for the rest."""
 
+import errno
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -155,3 +158,62 @@ def test_every_public_name_exists_and_is_documented():
     assert sorted(fastht.__all__) == fastht.__all__
     for name in fastht.__all__:
         assert getattr(fastht, name).__doc__, name
+
+
+def told(error, capsys, resume=""):
+    """What a command says that ends by an error, and its status."""
+    from fastht.cli import _told
+
+    def fail():
+        raise error
+
+    status = _told("train", fail, (OSError, ValueError), resume)
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_the_file_and_the_remedy(code, capsys):
+    error = OSError(code, os.strerror(code), "run/state.pt")
+    status, text = told(error, capsys, "; go on with --resume (folder run)")
+    assert status == 1
+    assert "run/state.pt" in text
+    assert "nothing that was saved is lost: free some space; go on with --resume" in text
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(code, capsys):
+    status, text = told(OSError(code, os.strerror(code), "/mnt/run"), capsys)
+    assert status == 1
+    assert "'/mnt/run'; give a folder that can be written, by --out" in text
+
+
+def test_sigterm_ends_a_command_as_an_interrupt_does(capsys):
+    from fastht.cli import _told
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run():
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    status = _told("train", run, (), "; go on with --resume (folder run)")
+    assert status == 143
+    assert capsys.readouterr().err == (
+        "\nfastht train: ended by SIGTERM; go on with --resume (folder run)\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_names_that_the_console_cannot_print_stop_nothing(tmp_path):
+    pytest.importorskip("tyro")
+    folder = tmp_path / "乳腺"
+    code = "import sys; from fastht.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "data", "check", "--data", str(folder)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert rb"\u4e73\u817a: no such file or folder" in done.stdout
+    assert b"charmap" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastht.files import (
+    check_writable,
     exclusive,
     make_directory,
     remove_leftovers,
@@ -161,3 +163,24 @@ def test_without_locks_the_context_says_so(tmp_path: Path, monkeypatch: pytest.M
         assert not held
     with exclusive(tmp_path / "absent") as held:
         assert not held
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*state\.pt'") as caught:
+        write_atomically(tmp_path / "state.pt", b"content")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_folder_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root may write anywhere
+    with pytest.raises(PermissionError, match=rf"cannot be written: '{re.escape(str(tmp_path))}'"):
+        check_writable(tmp_path / "a" / "b")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from fastht.data.images import DataError, read_image
+from fastht.data.notes import Note, account
 from fastht.data.parquet import is_cell, read_cell
 from fastht.data.volumes import is_volume, read_slice
 
@@ -61,6 +62,7 @@ class CaseSet:
     layout: str
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> count
     unusable: tuple[str, ...] = ()  # what is wrong with single images, "file: what; remedy"
+    notes: tuple[Note, ...] = ()  # what its user should know
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -91,6 +93,10 @@ class CaseSet:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
         return f"{'; '.join(parts)}; left out: {reasons or 'none'}."
 
+    def account(self) -> str:
+        """The paragraph, and a line for each note."""
+        return account(self.describe(), self.notes)
+
 
 @dataclass
 class Reading:
@@ -100,6 +106,8 @@ class Reading:
     left_out: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)  # "file: what; remedy"
     unusable: list[str] = field(default_factory=list)  # those of them that are of single images
+    notes: list[Note] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)  # tables, lists and the like that were read
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -112,7 +120,8 @@ class Reading:
 
     def finish(self, source: str, layout: str, task: Need) -> CaseSet:
         """Make the set, and note what makes it unfit for what is needed."""
-        found = CaseSet(tuple(self.cases), source, layout, dict(self.left_out))
+        left_out, notes = dict(self.left_out), tuple(self.notes)
+        found = CaseSet(tuple(self.cases), source, layout, left_out, notes=notes)
         self._note_repeated(captions=task == "caption")
         lacking: list[str] = []
         if task == "classify" and found.cases:
@@ -123,6 +132,9 @@ class Reading:
                 remedy = "give it one or remove the image"
                 lacking = [f"{case.image}: no label; {remedy}" for case in unlabelled]
                 self.problems += lacking
+            for alike in labels_alike(case.label for case in found):
+                what = f"classes that differ in case or spaces alone: {', '.join(alike)}"
+                self.problems.append(f"{source}: {what}; write them alike")
         if task == "caption" and found.cases and not any(case.caption for case in found):
             what = "no image has a caption that is in letters which the text towers read"
             self.problems.append(f"{source}: {what}; give a column that has, by its key")
@@ -149,6 +161,15 @@ class Reading:
             if first is not case:
                 what = f"has the same name as {first.image}, {case.name}; rename one of them"
                 self.problems.append(f"{case.image}: {what}")
+
+
+def labels_alike(labels: Iterable[str | None]) -> list[tuple[str, ...]]:
+    """Labels that people mean the same by: those that differ in case or spaces alone, in groups."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        if label is not None:
+            spellings["".join(label.casefold().replace("_", " ").split())].add(label)
+    return [tuple(sorted(alike)) for alike in spellings.values() if len(alike) > 1]
 
 
 def sort_classes(labels: Iterable[str]) -> tuple[str, ...]:

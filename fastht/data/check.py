@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
+from fastht.data.account import note_sides, one_class
 from fastht.data.cases import SPLITS, Case, CaseSet, Need, read_case_image
 from fastht.data.images import DataError
 from fastht.data.layouts import scan_cases
 from fastht.data.masks import read_mask
+from fastht.data.notes import examples
+from fastht.data.resize import lost_when_small
 from fastht.data.source import DataSource
 from fastht.data.spacing import Spacing, read_spacing
-
-_EXAMPLES = 5  # names in a note
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,14 @@ class CheckArguments(DataSource):
     """Read all images, masks and labels of a data set; list what is wrong and what is there.
 
     Attributes:
-        task: "segment" needs masks, "classify" labels, "caption" captions, "image" nothing.
+        task: "segment" needs masks, "classify" labels, "caption" captions, "image" nothing;
+            "pairs", images with captions as fastht train reads them, has options of its own
+            (`fastht data check --task pairs --help`).
+        image_size: side of the images in a model, at which small lesions are looked for.
     """
 
     task: Need = "segment"
+    image_size: int = 224
 
 
 @dataclass
@@ -43,12 +47,21 @@ class Findings:
 def check(arguments: CheckArguments) -> int:
     """Print the findings; return the exit status, 1 if there is a problem."""
     try:
-        found, problems = scan_cases(**asdict(arguments))
-        findings = inspect_cases(found, arguments.task)
+        options = asdict(arguments)
+        size = options.pop("image_size")
+        found, problems = scan_cases(**options)
+        findings = inspect_cases(found, arguments.task, size)
+        if arguments.task == "classify" and len(found.classes) == 1:
+            problems.append(one_class(found))
         # A case that is listed twice has its problems only once.
         findings.problems = list(dict.fromkeys(problems + findings.problems))
     except DataError as error:
         findings = Findings(problems=[str(error)])
+    return tell(findings)
+
+
+def tell(findings: Findings) -> int:
+    """Print findings; return the exit status, 1 if there is a problem."""
     print(*findings.summary, *(f"note: {note}" for note in findings.notes), sep="\n")
     count = len(findings.problems)
     print(f"\n{count or 'no'} problem{'' if count == 1 else 's'}{':' if count else ''}")
@@ -57,9 +70,11 @@ def check(arguments: CheckArguments) -> int:
     return 1 if count else 0
 
 
-def inspect_cases(cases: CaseSet, task: Need) -> Findings:
+def inspect_cases(cases: CaseSet, task: Need, image_size: int = 224) -> Findings:
     """Read every image and, for segmentation, every mask; collect instead of raising."""
     findings = Findings([cases.describe(), *_count_table(cases)])
+    findings.notes += [note.text for note in (*cases.notes, *note_sides(cases)) if note.text]
+    small: list[str] = []
     sizes: Counter[tuple[int, int]] = Counter()
     shares: dict[str, float] = {}  # of foreground, by name
     spacings: list[Spacing | None] = []
@@ -76,16 +91,24 @@ def inspect_cases(cases: CaseSet, task: Need) -> Findings:
                 key = repr(image.size).encode() + pixels.tobytes()
                 same[hashlib.sha256(key).digest()].append(case)
             if task == "segment":
-                shares[case.name] = float(read_mask(case, image.size).mean())
+                mask = read_mask(case, image.size)
+                shares[case.name] = float(mask.mean())
+                if lost_when_small(mask, (image_size, image_size)):
+                    small.append(case.name)
                 spacings.append(read_spacing(case))
         except DataError as error:
             findings.problems.append(str(error))
     findings.summary += _describe_pixels(sizes, list(shares.values()))
     findings.summary += _describe_spacings(spacings)
     if empty := [name for name, share in shares.items() if not share]:
-        findings.notes.append(f"{len(empty):,} empty masks: {_examples(empty)}")
+        findings.notes.append(f"{len(empty):,} empty masks: {examples(empty)}")
+    if small:
+        what = f"{len(small):,} images with lesions that fall between the pixels"
+        text = f"{what} at {image_size} x {image_size}: {examples(small)}"
+        remedy = "they are kept as a pixel or two; a larger --image-size shows more of them"
+        findings.notes.append(f"{text}; {remedy}")
     if flat:
-        findings.notes.append(f"{len(flat):,} images of a single colour: {_examples(flat)}")
+        findings.notes.append(f"{len(flat):,} images of a single colour: {examples(flat)}")
     _compare(findings, [group for group in same.values() if len(group) > 1])
     _follow_patients(findings, cases)
     return findings
@@ -108,7 +131,7 @@ def _compare(findings: Findings, groups: list[list[Case]]) -> None:
             else:
                 repeated.append(f"{other.name} of {first.name}")
     if repeated:
-        findings.notes.append(f"{len(repeated):,} copies: {_examples(repeated)}")
+        findings.notes.append(f"{len(repeated):,} copies: {examples(repeated)}")
 
 
 def _follow_patients(findings: Findings, cases: CaseSet) -> None:
@@ -118,7 +141,7 @@ def _follow_patients(findings: Findings, cases: CaseSet) -> None:
         if case.patient is not None and case.split is not None:
             sides[case.patient].add(case.split)
     if several := sorted(patient for patient, splits in sides.items() if len(splits) > 1):
-        findings.notes.append(f"{len(several):,} patients in several splits: {_examples(several)}")
+        findings.notes.append(f"{len(several):,} patients in several splits: {examples(several)}")
 
 
 def _describe_pixels(sizes: Counter[tuple[int, int]], shares: list[float]) -> list[str]:
@@ -155,9 +178,3 @@ def _count_table(cases: CaseSet) -> list[str]:
         cells = (f"{counts[label, split]:>8,}" for split in splits)
         lines.append(f"{label:<{width}}{''.join(cells)}")
     return lines
-
-
-def _examples(names: Iterable[str]) -> str:
-    """The first few names."""
-    names = list(names)
-    return ", ".join(names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
+from fastht.data.captions import Cleaning
+from fastht.data.cases import parse_split
+from fastht.data.columns import find_column, note_columns
 from fastht.data.images import DataError
+from fastht.data.notes import Note, plural
 from fastht.data.records import Dropped, Record, RecordSet, collect
 from fastht.data.set_records import load_set
 from fastht.data.shards import load_shards
 from fastht.data.tables import parse_frame, read_table
 
 _KEY_PAIRS = (("filepath", "title"), ("filename", "Caption"))  # open_clip's, NextGen-UIA's
+_DESCRIBING = ("label", "patient", "frame")
 _Folder = str | os.PathLike[str]
 
 
@@ -24,9 +29,10 @@ def load_records(
     caption_key: str | None = None,
     separator: str | None = None,
     image_dirs: Sequence[_Folder] = (),
-    label_key: str = "label",
-    patient_key: str = "patient",
-    frame_key: str = "frame",
+    label_key: str | None = None,
+    patient_key: str | None = None,
+    frame_key: str | None = None,
+    cleaning: Cleaning = "letters",
 ) -> RecordSet:
     """Read image-caption pairs; drop and count those without image file or with a short caption.
 
@@ -35,9 +41,14 @@ def load_records(
         or .parquet file of a layout with captions, see fastht.data.layouts.
     image_key, caption_key: column names. Default: filepath and title (open_clip), else filename
         and Caption (NextGen-UIA).
-    separator: default a tab for .tsv, else a tab or comma, whichever the header has more of.
+    separator: default: found out, see read_table.
     image_dirs: where relative paths are looked up, then by base name alone, then beside the table.
-    label_key, patient_key, frame_key: columns that are read if the table has them.
+    label_key, patient_key, frame_key: column names. Default: label, patient and frame if the table
+        has them, or names that mean the same, as "Patient ID", which is noted. What is not read is
+        noted too.
+    cleaning: of the captions, see clean_caption.
+
+    A column split says which side a pair is on; see split_records.
 
     Raises DataError for a table that cannot be read or lacks the columns, an image directory that
     does not exist, or if no pair is left.
@@ -48,14 +59,17 @@ def load_records(
         return load_set(data, image_key=image_key, caption_key=caption_key, image_dirs=image_dirs)
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         if image_key or caption_key or separator or image_dirs:
-            options = "keys, separator and image directories"
+            options = "image and caption keys, separator and image directories"
             raise DataError(f"{data}: {options} are for .csv, .tsv and .txt tables; omit them")
-        return load_shards(os.fspath(data))
+        keys = {"label": label_key, "patient": patient_key, "frame": frame_key}
+        return load_shards(os.fspath(data), keys=keys, cleaning=cleaning)
 
     columns, rows = read_table(path, separator)
     image_column, caption_column = _find_keys(path, columns, image_key, caption_key)
-    for key in {label_key, patient_key, frame_key} - {"label", "patient", "frame", *columns}:
-        raise DataError(f"{path}: no column {key!r}; the columns are {', '.join(columns)}")
+    read = {
+        what: find_column(columns, what, given, path)
+        for what, given in (("label", label_key), ("patient", patient_key), ("frame", frame_key))
+    }
     for folder in image_dirs:
         if not os.path.isdir(folder):
             raise DataError(f"{path}: no image directory {folder}; correct the path")
@@ -73,10 +87,25 @@ def load_records(
             raise DataError(
                 f"{path}, line {line}: {both}; use paths relative to an image directory"
             )
-        frame = parse_frame(row.get(frame_key, ""), f"{path}, line {line}")
-        label, patient = row.get(label_key) or None, row.get(patient_key) or None
-        pairs.append(Record(image, row[caption_column], label, patient, frame))
-    return collect(str(path), pairs)
+        where = f"{path}, line {line}"
+        label, patient, frame = (row.get(read[what] or "") or None for what in _DESCRIBING)
+        split = parse_split(row.get("split", ""))
+        if split is None and row.get("split"):
+            what = f"split {row['split']!r} is none of train, val and test"
+            raise DataError(f"{where}: {what}; correct the cell")
+        name = named.replace("\\", "/")
+        index = parse_frame(frame or "", where)
+        pairs.append(Record(image, row[caption_column], label, patient, index, split, name))
+
+    def notes() -> Iterator[Note]:
+        if str(data) != "sample":  # whose other columns say how it was made
+            yield from note_columns(columns, read, also=(image_column, caption_column))
+        patients = [pair.patient for pair in pairs if isinstance(pair, Record)]
+        if 0 < (lacking := patients.count(None)) < len(patients):
+            text = f"{plural(lacking, 'pair')} without patient; each image counts as one by itself"
+            yield Note("without_patient", lacking, text)
+
+    return collect(str(path), pairs, cleaning=cleaning, notes=notes)
 
 
 def _find_keys(
@@ -98,13 +127,17 @@ def _find_image(named: str, image_dirs: Sequence[_Folder], beside: Path, where: 
 
     Raises DataError if there are several in the image directories.
     """
-    base = os.path.basename(named)
-    for name in (named, base):
-        found = [p for d in image_dirs if os.path.isfile(p := os.path.join(d, name))]
-        if len({os.path.realpath(path) for path in found}) > 1:
-            several = " or ".join(found)
-            raise DataError(f"{where}: {named} may be {several}; name the image with its folder")
-        if found:
-            return found[0]
-    path = os.path.join(beside, named)
-    return path if os.path.isfile(path) else None
+    # Tables written on Windows have its separators, which are letters of a name elsewhere.
+    for written in dict.fromkeys((named, named.replace("\\", "/"))):
+        for name in (written, os.path.basename(written)):
+            found = [p for d in image_dirs if os.path.isfile(p := os.path.join(d, name))]
+            if len({os.path.realpath(path) for path in found}) > 1:
+                several = " or ".join(found)
+                what = f"{named} may be {several}; name the image with its folder"
+                raise DataError(f"{where}: {what}")
+            if found:
+                return found[0]
+        path = os.path.join(beside, written)
+        if os.path.isfile(path):
+            return path
+    return None

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from fastht.data.captions import MIN_CAPTION_LENGTH, clean_caption
+from fastht.data.captions import (
+    MIN_CAPTION_LENGTH,
+    Cleaning,
+    caption_length,
+    clean_caption,
+    lost_letters,
+)
+from fastht.data.cases import Split, labels_alike
 from fastht.data.images import DataError
+from fastht.data.notes import Note, account, examples, plural
 
 _EXAMPLES = 5  # names of missing images that are kept for messages
+_TOO_SHORT = f"caption shorter than {MIN_CAPTION_LENGTH} characters"
+_DECODED_WRONG = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +32,14 @@ class Record:
     label: str | None = None
     patient: str | None = None
     frame: int | None = None  # of a multi-frame file; None takes the middle one
-    split: str | None = field(default=None, compare=False)  # the side that the data gives it
+    split: Split | None = field(default=None, compare=False)  # the side that the data gives it
+    # As the data names the image, wherever it lies; splits and signatures go by it.
+    name: str = field(default="", compare=False)
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What orders records wherever their images lie and however their rows are sorted."""
+        return self.name or self.image, -1 if self.frame is None else self.frame, self.caption
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,7 @@ class RecordSet:
     source: str
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> count
     missing: tuple[str, ...] = ()  # the first few names of images that were not found
+    notes: tuple[Note, ...] = ()  # what its user should know
 
     def __len__(self) -> int:
         return len(self.records)
@@ -50,6 +68,10 @@ class RecordSet:
         missing = f" (missing: {', '.join(self.missing)})" if self.missing else ""
         return f"{', '.join(parts)}; dropped: {reasons or 'none'}{missing}."
 
+    def account(self) -> str:
+        """The paragraph, and a line for each note."""
+        return account(self.describe(), self.notes)
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
@@ -59,60 +81,124 @@ class Dropped:
     missing: str | None = None
 
 
-def collect(source: str, pairs: Iterable[Record | Dropped]) -> RecordSet:
-    """Clean the captions, drop the short ones, count. Raises DataError if no record is left."""
+def collect(
+    source: str,
+    pairs: Iterable[Record | Dropped],
+    *,
+    cleaning: Cleaning = "letters",
+    notes: Callable[[], Iterable[Note]] = tuple,
+) -> RecordSet:
+    """Clean the captions, drop the short ones, count. Raises DataError if no record is left.
+
+    notes: called after the last pair, tells what the reader has to say of the source.
+    """
     records: list[Record] = []
     dropped: Counter[str] = Counter()
     missing: list[str] = []
+    torn: list[str] = []
+    wrong: list[str] = []
     for pair in pairs:
         if isinstance(pair, Dropped):
             dropped[pair.reason] += 1
             if pair.missing is not None and len(missing) < _EXAMPLES:
                 missing.append(pair.missing)
-        elif len(caption := clean_caption(pair.caption)) < MIN_CAPTION_LENGTH:
-            dropped[f"caption shorter than {MIN_CAPTION_LENGTH} characters"] += 1
-        else:
-            records.append(replace(pair, caption=caption))
-    result = RecordSet(tuple(records), source, dict(dropped), tuple(missing))
+            continue
+        caption = clean_caption(pair.caption, cleaning)
+        lost = lost_letters(pair.caption, caption)
+        if caption_length(caption) < MIN_CAPTION_LENGTH:
+            without = " once letters outside ASCII are removed" if lost else ""
+            dropped[f"{_TOO_SHORT}{without}"] += 1
+            continue
+        if lost:
+            torn.append(pair.name or pair.image)
+        if _DECODED_WRONG in pair.caption:
+            wrong.append(pair.name or pair.image)
+        records.append(replace(pair, caption=caption))
+    found = [*notes(), *_note_captions(records, torn, wrong)]
+    result = RecordSet(tuple(records), source, dict(dropped), tuple(missing), tuple(found))
     if not records:
-        raise DataError(f"{result.describe()} Check image directories, columns and captions.")
+        said = " ".join(f"{note.text}." for note in found)
+        raise DataError(
+            f"{result.describe()} Check image directories, columns and captions. {said}".rstrip()
+        )
     return result
+
+
+def _note_captions(
+    records: Sequence[Record], torn: Sequence[str], wrong: Sequence[str]
+) -> Iterator[Note]:
+    """What captions have lost, and what is twice."""
+    if torn:
+        text = f"{plural(len(torn), 'caption')} lost letters that are not ASCII: {examples(torn)}"
+        yield Note("captions_lost_letters", len(torn), f"{text}; keep them by --cleaning letters")
+    if wrong:
+        text = f"{plural(len(wrong), 'caption')} of a wrong encoding (U+FFFD): {examples(wrong)}"
+        yield Note("captions_decoded_wrong", len(wrong), f"{text}; export the texts as UTF-8")
+    again = Counter(record.key for record in records)
+    if several := [key[0] for key, count in again.items() if count > 1]:
+        count = sum(again.values()) - len(again)
+        text = f"{plural(count, 'pair')} twice, image and caption: {examples(several)}"
+        yield Note("pairs_twice", count, f"{text}; remove the copies")
+    for alike in labels_alike(record.label for record in records):
+        text = f"labels that differ in case or spaces alone: {', '.join(alike)}"
+        yield Note("labels_alike", len(alike), f"{text}; write them alike")
 
 
 def split_records(
     records: Sequence[Record], *, val_fraction: float = 0.1, seed: int = 0
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Split into training and validation records, each in the original order.
+    """Split into training and validation records, each in an order of its own.
 
     All records of a patient fall on the same side; without a patient, all records of an image
-    file do. The split depends on nothing but the arguments. The validation side comes close to
-    the fraction in such whole groups; both sides get at least one. Where the data gives sides to
-    its records they stay there, and those of "test" are on neither.
+    file do. Which side depends on the seed and on the patient's or the image's name alone (as the
+    data names it, not where it lies): whoever sorts rows, adds or removes some moves nobody. So
+    the fraction is met on average; of few patients more or less of it are held out. Only where all
+    would fall on one side, the one that is nearest to the other goes over. The order of either side
+    depends on the names too, and not on that of the rows.
 
-    Raises DataError if val_fraction is not between 0 and 1 or there are fewer than two groups.
+    Records that the data gives a side stay there: "train" or "val"; where none is for validation,
+    it is taken out of training in the same way. Those of "test" are on neither side.
+
+    Raises DataError if val_fraction is not between 0 and 1, there are fewer than two groups, or
+    only some records have a side.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction}; choose a number between 0 and 1")
-    sides = {side: tuple(r for r in records if r.split == side) for side in ("train", "val")}
-    if sides["train"] and sides["val"]:
-        return sides["train"], sides["val"]
-    records = [record for record in records if record.split in (None, "train")]
-    groups: dict[tuple[bool, str], list[int]] = {}
-    for index, record in enumerate(records):
-        key = (True, record.patient) if record.patient is not None else (False, record.image)
-        groups.setdefault(key, []).append(index)
+    given = Counter(record.split for record in records)
+    if 0 < given[None] < len(records):
+        what = f"{given[None]:,} of {len(records):,} pairs have no split"
+        raise DataError(f"{what}; give one to all or to none")
+    to_split = [record for record in records if record.split in (None, "train")]
+    if given["val"] and given["train"]:
+        held_out = {id(record) for record in records if record.split == "val"}
+    else:
+        held_out = _draw(to_split, val_fraction, seed)
+    ordered = sorted(records, key=lambda record: record.key)
+    kept = [record for record in ordered if record.split != "test"]
+    return (
+        tuple(record for record in kept if id(record) not in held_out),
+        tuple(record for record in kept if id(record) in held_out),
+    )
+
+
+def _draw(records: Sequence[Record], fraction: float, seed: int) -> set[int]:
+    """The ids of the records that are held out."""
+    groups: dict[tuple[bool, str], list[Record]] = defaultdict(list)
+    for record in records:
+        known = record.patient is not None
+        groups[known, record.patient if known else record.name or record.image].append(record)  # type: ignore[index]
     if len(groups) < 2:
         raise DataError(f"{len(records)} records of one patient or image cannot be split")
-    # Python guarantees the sequence of random() for a seed, but not that of shuffle().
-    generator = random.Random(seed)
-    shuffled = sorted(groups.values(), key=lambda group: generator.random())
-    target = val_fraction * len(records)
-    chosen: set[int] = set()
-    for group in shuffled[1:]:  # the first group always trains
-        if len(group) < 2 * (target - len(chosen)):  # comes closer to the target
-            chosen.update(group)
+    places = {key: _place(key, seed) for key in groups}
+    chosen = [key for key in groups if places[key] < fraction]
     if not chosen:
-        smallest = min(shuffled[1:], key=len)
-        chosen.update(smallest)
-    train = tuple(record for i, record in enumerate(records) if i not in chosen)
-    return train, tuple(records[i] for i in sorted(chosen))
+        chosen = [min(groups, key=places.__getitem__)]
+    elif len(chosen) == len(groups):
+        chosen.remove(max(groups, key=places.__getitem__))
+    return {id(record) for key in chosen for record in groups[key]}
+
+
+def _place(group: tuple[bool, str], seed: int) -> float:
+    """A number from 0 to 1 that looks random and is the same everywhere."""
+    digest = hashlib.sha256(f"{seed}:{group[0]:d}:{group[1]}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 Resize = Literal["squash", "letterbox"]
@@ -56,6 +58,41 @@ class Placement:
         """
         options = {"mode": "bilinear", "align_corners": False, "antialias": True}
         return F.interpolate(self.cut(maps), shape, **options)  # type: ignore[arg-type]
+
+
+def shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a mask so that nothing that is marked vanishes, uint8 [height, width] of {0, 1}.
+
+    By nearest neighbour; what that leaves out altogether, as a lesion that falls between the
+    pixels it looks at, stays as the pixels that it covers most. So a mask that is not empty never
+    becomes empty, and lesions that nearest neighbour keeps are as it has them.
+
+    mask: uint8 [height, width] of {0, 1}.
+    size: new width and height.
+    """
+    found = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    lost = _lost(mask, found)
+    if not lost.any():
+        return found
+    most = F.max_pool2d(lost, 3, stride=1, padding=1)
+    return found | ((lost > 0) & (lost == most))[0].numpy().astype(np.uint8)
+
+
+def lost_when_small(mask: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether nearest neighbour leaves out something that is marked; see shrink_mask."""
+    found = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return bool(_lost(mask, found).any())
+
+
+def _lost(mask: np.ndarray, found: np.ndarray) -> Tensor:
+    """How much of each pixel is marked where nearest neighbour sees nothing near, [1, h, w]."""
+    size = found.shape[::-1]
+    if (size[0] >= mask.shape[1] and size[1] >= mask.shape[0]) or not mask.any():
+        return torch.zeros(1, *found.shape)
+    shares = Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
+    covered = torch.from_numpy(np.array(shares))[None]
+    seen = F.max_pool2d(torch.from_numpy(found).float()[None], 3, stride=1, padding=1) > 0
+    return covered * ~seen
 
 
 def place(shape: tuple[int, int], size: int, resize: Resize) -> Placement:

@@ -9,10 +9,17 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from fastht.data.captions import Cleaning
+from fastht.data.cases import parse_split
+from fastht.data.columns import find_column, note_columns
 from fastht.data.images import DataError
+from fastht.data.notes import Note, examples, plural
 from fastht.data.records import Dropped, Record, RecordSet, collect
 
 _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "dcm")
@@ -25,20 +32,76 @@ _BLOCK = 512  # bytes of a tar header
 _Index = dict[str, tuple[int, int]]  # member -> offset of its data, size
 
 
-def load_shards(pattern: str) -> RecordSet:
+def load_shards(
+    pattern: str,
+    *,
+    keys: Mapping[str, str | None] | None = None,
+    cleaning: Cleaning = "letters",
+) -> RecordSet:
     """Index shards; drop and count samples without image, without or with a short caption.
 
     pattern: path of a .tar file; may hold ranges like {00000..00012} and the wildcards * ? [].
     Members belong to one sample if their paths agree up to the first dot of the base name. The
     image is the first of .jpg .jpeg .png .webp .tif .tiff .bmp .dcm, the caption the .txt member,
-    else "caption", "title" or "text" of the .json member, which may also hold label, patient and
-    frame. Only headers and captions are read; read_member fetches an image.
+    else "caption", "title" or "text" of the .json member, which may also hold label, patient, frame
+    and split. Only headers and captions are read; read_member fetches an image. Members of any
+    other kind are counted.
+
+    keys: what label, patient and frame are called in the .json members; default: as the columns of
+        a table, see load_records.
+    cleaning: of the captions, see clean_caption.
 
     Raises DataError if a shard is missing, compressed, damaged or truncated, a caption is not
     UTF-8 or not JSON, or no sample is left.
     """
+    seen = _Seen(pattern, dict(keys or {}))
     shards = _expand(pattern)
-    return collect(pattern, itertools.chain.from_iterable(map(_read_shard, shards)))
+    pairs = itertools.chain.from_iterable(_read_shard(shard, seen) for shard in shards)
+    return collect(pattern, pairs, cleaning=cleaning, notes=seen.notes)
+
+
+@dataclass
+class _Seen:
+    """What a set of shards holds beside its pairs."""
+
+    pattern: str
+    keys: dict[str, str | None]
+    unread: Counter[str] = field(default_factory=Counter)  # members by extension
+    examples: list[str] = field(default_factory=list)  # of them
+    attributes: dict[str, None] = field(default_factory=dict)  # of .json members, in order
+    dotted: list[str] = field(default_factory=list)  # members whose dots hide their extension
+
+    def columns(self) -> dict[str, str | None]:
+        """What label, patient and frame are called, of the attributes so far."""
+        where, names = Path(self.pattern), list(self.attributes)
+        return {
+            what: given
+            if (given := self.keys.get(what)) is not None and given not in names
+            else find_column(names, what, given, where)
+            for what in ("label", "patient", "frame")
+        }
+
+    def notes(self) -> Iterator[Note]:
+        """What is to be said of it."""
+        if self.dotted:
+            count = len(self.dotted)
+            what = f"{plural(count, 'file')} in the shards with dots within the name"
+            text = f"{what}: {examples(self.dotted, 2)}; webdataset ends a name at its first dot: "
+            yield Note("members_with_dots", count, f"{text}write them with _ instead")
+        if self.unread:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.unread.most_common())
+            text = f"{plural(self.unread.total(), 'file')} in the shards not read: {kinds}"
+            yield Note(
+                "files_not_read", self.unread.total(), f"{text} ({examples(self.examples, 2)})"
+            )
+        columns = self.columns()
+        for what, given in self.keys.items():
+            if given is not None and given not in self.attributes:
+                raise DataError(
+                    f"{self.pattern}: no attribute {given!r}; correct --{what}-key (the attributes "
+                    f"are {', '.join(self.attributes) or 'none'})"
+                )
+        yield from note_columns(list(self.attributes), columns, also=("text",))
 
 
 def read_member(image: str) -> bytes:
@@ -127,18 +190,35 @@ def _read_index(shard: str, mtime_ns: int, size: int) -> _Index:
     return index
 
 
-def _read_shard(shard: str) -> Iterator[Record | Dropped]:
+def _read_shard(shard: str, seen: _Seen) -> Iterator[Record | Dropped]:
     """The samples of a shard in the order of their first members."""
     samples: dict[str, dict[str, str]] = {}
     for member in _index(shard):
         if match := _SAMPLE_NAME.fullmatch(member):
             samples.setdefault(match[1], {})[match[2].lower()] = member
+        else:
+            seen.unread["without suffix"] += 1
+            seen.examples.append(member)
     for members in samples.values():
         image = next((members[ext] for ext in _IMAGE_EXTENSIONS if ext in members), None)
+        read = {image, members.get("txt"), members.get("json")}
+        dotted = 0
+        for extension, member in members.items():
+            if member in read:
+                continue
+            last = extension.rpartition(".")[2]
+            if image is None and "." in extension and last in (*_IMAGE_EXTENSIONS, "txt", "json"):
+                seen.dotted.append(member)
+                dotted += last in _IMAGE_EXTENSIONS
+            else:
+                seen.unread[f".{extension}"] += 1
+                seen.examples.append(member)
         if image is None:
-            yield Dropped("sample without image")
+            lost = "image with dots within its name" if dotted else "sample without image"
+            yield from [Dropped(lost)] * (dotted or 1)
             continue
         attributes = _read_json(f"{shard}::{members['json']}") if "json" in members else {}
+        seen.attributes |= dict.fromkeys(attributes)
         if "txt" in members:
             caption = _decode(f"{shard}::{members['txt']}")
         else:
@@ -146,10 +226,15 @@ def _read_shard(shard: str) -> Iterator[Record | Dropped]:
         if not isinstance(caption, str) or not caption:
             yield Dropped("sample without caption")
             continue
-        label, patient, frame = (attributes.get(key) for key in ("label", "patient", "frame"))
+        columns = seen.columns()
+        label, patient, frame = (
+            attributes.get(columns[key] or "") for key in ("label", "patient", "frame")
+        )
         if frame is not None and (type(frame) is not int or frame < 0):
             raise DataError(f"{shard}::{members['json']}: frame {frame!r} is not an index from 0")
-        yield Record(f"{shard}::{image}", caption, _text(label), _text(patient), frame)
+        split = parse_split(str(attributes.get("split") or ""))
+        name = f"{os.path.basename(shard)}::{image}"
+        yield Record(f"{shard}::{image}", caption, _text(label), _text(patient), frame, split, name)
 
 
 def _text(value: Any) -> str | None:

@@ -14,7 +14,8 @@ class DataSource:
     """A data set with masks, labels or captions.
 
     Attributes:
-        data: "sample" (simulated images that come with fastht), a folder, or a CSV or TSV table.
+        data: "sample" (simulated images that come with fastht), a folder, or a CSV, TSV, JSON or
+            Parquet table.
         layout: a name that `fastht data list` tells; default: found out.
         name: which data set of layout published, e.g. BUSI, or which organ of layout reports.
         include_normal: take the images without lesion of layout busi.
@@ -24,12 +25,15 @@ class DataSource:
         skip_empty: leave out the slices of layout prostate in which nothing is marked.
         exclude_origin: sets that layout bus-cot pools and that are left out, e.g. BUSI BUSBRA.
         concept: take only the images of layout rocov2 that have this UMLS concept (CUI).
+        separator: column separator of a table; default: found out.
         image_key: field of the image in layouts json and parquet, with dots for fields inside
             fields; default: image, in Parquet the one column of images.
         caption_key: likewise of the caption, also in layout reports; default: caption.
-        label_key: likewise of the class; default: label.
-        patient_key: likewise of the patient; default: patient.
-        split_key: likewise of the split; default: split.
+        label_key: column of the classes of a table, or likewise; default: label.
+        patient_key: column of the patients, none of whom is on two sides, or likewise; default:
+            patient, in a table also a name that means the same.
+        split_key: likewise of the split in layouts json and parquet; default: split.
+        frame_key: column of the frames of multi-frame files; default: frame.
         image_dirs: folders below which layout json looks for images; default: that of the file.
     """
 
@@ -42,11 +46,13 @@ class DataSource:
     skip_empty: bool = False
     exclude_origin: tuple[str, ...] = ()
     concept: str | None = None
+    separator: str | None = None
     image_key: str | None = None
     caption_key: str | None = None
     label_key: str | None = None
     patient_key: str | None = None
     split_key: str | None = None
+    frame_key: str | None = None
     image_dirs: tuple[str, ...] = ()
 
     def load(self, task: Need, *, leave_out: bool = False) -> CaseSet:

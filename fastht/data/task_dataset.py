@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from fastht.data.cases import Case, read_case_image
 from fastht.data.images import DataError
 from fastht.data.masks import read_mask
-from fastht.data.resize import Placement, Resize, place
+from fastht.data.resize import Placement, Resize, place, shrink_mask
 
 Augmentation = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 _NO_LABEL = -1
@@ -91,8 +91,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
         image = _to_tensor(picture.resize(inner, Image.Resampling.BICUBIC)).permute(2, 0, 1)
         mask = None
         if self.with_masks:
-            drawn = Image.fromarray(read_mask(case, picture.size))
-            mask = _to_tensor(drawn.resize(inner, Image.Resampling.NEAREST))
+            mask = torch.from_numpy(shrink_mask(read_mask(case, picture.size), inner))
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
                 # Not torch.manual_seed, which would also reseed GPUs.

@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from fastht.data import DataError, images, read_image
+from fastht.data import DataError, read_image
 
 RAMP8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -200,7 +200,7 @@ def test_empty_and_missing_files_and_directory(tmp_path: Path) -> None:
 
 
 def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    monkeypatch.setattr("fastht.data.pixels.MAX_PIXELS", 99)
     assert read_image(save(tmp_path / "fits.png", Image.new("L", (9, 11)))).size == (9, 11)
     with pytest.raises(DataError, match=r"large\.png: more than 99 pixels"):
         read_image(save(tmp_path / "large.png", Image.new("L", (10, 10))))

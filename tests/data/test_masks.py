@@ -82,3 +82,70 @@ def test_damage_is_named(image: str, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"broken\.png: not an image"):
         read_mask(masked(image, tmp_path / "broken.png"))
+
+
+# Masks of several values
+
+
+def regions(*values: int | tuple[int, int, int]) -> np.ndarray:
+    """A picture with a square of 6 x 6 pixels of each value."""
+    squares = [np.zeros((12, 12, 3), np.uint8) for _ in values]
+    for square, value in zip(squares, values, strict=True):
+        square[3:9, 3:9] = value
+    return np.hstack(squares)
+
+
+def read(tmp_path: Path, drawn: np.ndarray, name: str = "m.png", **options: int) -> np.ndarray:
+    Image.fromarray(drawn).save(tmp_path / name, **options)
+    picture_of = tmp_path / "i.png"
+    Image.fromarray(np.zeros(drawn.shape[:2], np.uint8)).save(picture_of)
+    return read_mask(masked(str(picture_of), tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((85, 170, 255), "255, 170, 85"),
+        ((128, 255), "255, 128"),
+        ((100, 200), "200, 100"),
+        (((255, 0, 0), (0, 255, 0)), "255/0/0, 0/255/0"),
+        (((128, 0, 0), (0, 128, 0)), "128/0/0, 0/128/0"),
+    ],
+)
+def test_regions_of_several_values_are_refused(
+    tmp_path: Path, values: tuple[int, ...], told: str
+) -> None:
+    with pytest.raises(DataError, match=rf"m\.png: the mask has regions of several .*\({told}\)"):
+        read(tmp_path, regions(*values))
+
+
+def test_gray_masks_of_several_values_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"regions of several values \(255, 100\); write the"):
+        read(tmp_path, regions(100, 255)[..., 0])
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_the_noise_of_jpeg_is_no_region(tmp_path: Path, quality: int) -> None:
+    y, x = np.mgrid[:200, :300]
+    disc = ((y - 90) ** 2 + (x - 140) ** 2 < 50**2).astype(np.uint8)
+    found = read(tmp_path, disc * np.uint8(255), "m.jpg", quality=quality)
+    assert (found != disc).mean() < 0.002
+
+
+def test_soft_edges_are_no_region(tmp_path: Path) -> None:
+    large = Image.fromarray(regions(255, 255)).resize((480, 240), Image.Resampling.BICUBIC)
+    found = read(tmp_path, np.asarray(large))
+    assert found.mean() == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_mask_of_one_odd_value_is_its_foreground(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read(tmp_path, regions(0, 200)[..., 0]), regions(0, 1)[..., 0])
+
+
+def test_exif_that_turned_the_image_alone_is_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "i.jpg", exif=exif)
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match="EXIF turns the image by 90 degrees: was the mask drawn"):
+        read_mask(masked(str(tmp_path / "i.jpg"), tmp_path / "m.png"))

@@ -1,12 +1,13 @@
 """load_records on tables of every layout that it promises."""
 
+import re
 from importlib import resources
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fastht.data import DataError, Record, load_records
+from fastht.data import DataError, Record, load_records, split_records
 
 CAPTION = "Hypoechoic nodule in the right thyroid lobe."
 
@@ -153,12 +154,132 @@ def test_spreadsheet_leftovers_do_no_harm(tmp_path: Path) -> None:
     assert len(load_records(table(tmp_path / "t.csv", text))) == 2
 
 
+# Columns that are not read, and those read by what they mean
+
+
+@pytest.mark.parametrize("column", ["patient_id", "Patient ID", "PatientID", "SUBJECT-ID"])
+def test_a_patient_by_another_name_is_a_patient(tmp_path: Path, column: str) -> None:
+    for i in range(60):
+        image(tmp_path / f"{i}.png")
+    rows = "".join(f"{i}.png,{CAPTION},{i // 6}\n" for i in range(60))
+    found = load_records(table(tmp_path / "t.csv", f"filepath,title,{column}\n{rows}"))
+    train, val = split_records(found.records, val_fraction=0.2)
+    assert not {r.patient for r in train} & {r.patient for r in val}
+    assert "10 patients" in found.describe()
+    assert found.account().endswith(f"note: column {column} is read as the patient's")
+
+
+def test_two_columns_that_mean_the_patient_are_refused(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    data = table(tmp_path / "t.csv", f"filepath,title,patient_id,subject\na.png,{CAPTION},1,2\n")
+    with pytest.raises(DataError, match=r"patient_id and subject may both be .* --patient-key"):
+        load_records(data)
+    assert load_records(data, patient_key="subject").records[0].patient == "2"
+
+
+@pytest.mark.parametrize(
+    ("column", "hint"),
+    [
+        ("case_id", "case_id looks like the patient's: if it is, give it by --patient-key case_id"),
+        ("Diagnosis", "Diagnosis looks like the label's: .* --label-key Diagnosis"),
+        ("frame no", "1 column not read: frame no"),
+        ("age", "1 column not read: age"),
+    ],
+)
+def test_columns_that_are_not_read_are_told(tmp_path: Path, column: str, hint: str) -> None:
+    image(tmp_path / "a.png")
+    data = table(tmp_path / "t.csv", f"filepath,title,{column},mask\na.png,{CAPTION},1,m.png\n")
+    (note,) = load_records(data).notes
+    assert (note.kind, note.count) == ("columns_not_read", 1)
+    assert re.search(hint, note.text)
+
+
+def test_all_is_well_is_short(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    data = table(tmp_path / "t.csv", f"filepath,title,label,patient\na.png,{CAPTION},x,1\n")
+    assert load_records(data).notes == ()
+    assert "\n" not in load_records("sample").account()
+
+
+def test_sides_are_read_and_nonsense_is_not(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    text = f"filepath,title,split\na.png,{CAPTION},Valid\n"
+    assert load_records(table(tmp_path / "t.csv", text)).records[0].split == "val"
+    with pytest.raises(DataError, match="line 2: split 'later' is none of train, val and test"):
+        load_records(table(tmp_path / "t.csv", text.replace("Valid", "later")))
+
+
+# How spreadsheets and other systems write
+
+
+def test_semicolons_of_european_spreadsheets(tmp_path: Path) -> None:
+    path = image(tmp_path / "1.png")
+    text = "filepath;title\n1.png;An oval, hypoechoic mass with circumscribed margins\n"
+    expected = (Record(str(path), "An oval, hypoechoic mass with circumscribed margins"),)
+    assert load_records(table(tmp_path / "a.csv", text)).records == expected
+    for first in ("sep=;\n", "SEP=;\r\n", '"sep=;"\n'):
+        data = table(tmp_path / "b.csv", first + text)
+        assert load_records(data).records == load_records(data, separator=";").records == expected
+
+
+def test_lines_are_counted_with_the_statement_of_the_separator(tmp_path: Path) -> None:
+    data = table(tmp_path / "b.csv", "sep=;\nfilepath;title\na;b;c\n")
+    with pytest.raises(DataError, match="line 3: 3 cells under 2 columns"):
+        load_records(data)
+
+
+def test_paths_written_on_windows_are_found(tmp_path: Path) -> None:
+    path = image(tmp_path / "images" / "1.png")
+    data = table(tmp_path / "t.csv", f"filepath,title\nimages\\1.png,{CAPTION}\n")
+    assert load_records(data).records == (Record(str(path), CAPTION),)
+
+
+# Captions that the cleaning or an encoding has damaged
+
+
+def test_captions_that_lost_letters_are_counted(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    text = f"filepath,title\na.png,Lésion hypoéchogène irrégulière\na.png,{CAPTION}\n"
+    text += "a.png,Гипоэхогенное образование\n"
+    data = table(tmp_path / "t.csv", text)
+    assert load_records(data).dropped == {}
+    found = load_records(data, cleaning="paper")
+    short = "caption shorter than 20 characters once letters outside ASCII are removed"
+    assert found.dropped == {short: 1}
+    (note,) = found.notes
+    assert (note.kind, note.count) == ("captions_lost_letters", 1)
+    assert "a.png; keep them by --cleaning letters" in note.text
+
+
+def test_captions_of_a_wrong_encoding_are_counted(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    data = table(tmp_path / "t.csv", "filepath,title\na.png,L\ufffdsion hypo\ufffdchogene dense\n")
+    (note,) = load_records(data).notes
+    assert note.kind == "captions_decoded_wrong"
+    assert "export the texts as UTF-8" in note.text
+
+
+def test_pairs_that_stand_twice_are_counted(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    rows = f"a.png,{CAPTION}\n" * 3
+    (note,) = load_records(table(tmp_path / "t.csv", f"filepath,title\n{rows}")).notes
+    assert (note.kind, note.count) == ("pairs_twice", 2)
+
+
+def test_labels_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    rows = "".join(f"a.png,{CAPTION} {i},{x}\n" for i, x in enumerate(["cyst", "Cyst ", "mass"]))
+    (note,) = load_records(table(tmp_path / "t.csv", f"filepath,title,label\n{rows}")).notes
+    assert (note.kind, note.count) == ("labels_alike", 2)
+    assert "Cyst, cyst; write them alike" in note.text
+
+
 # What is dropped
 
 
 def test_drops_are_counted_and_described(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
-    rows = [("a.png", CAPTION, "p1"), ("a.png", "x" * 20, "p2"), ("a.png", "x" * 19 + "肝", "p3")]
+    rows = [("a.png", CAPTION, "p1"), ("a.png", "x" * 20, "p2"), ("a.png", "x" * 18 + "é", "p3")]
     rows += [("a.png", "", "p4")] + [(f"gone{i}.png", CAPTION, "p5") for i in range(7)]
     rows += [("", CAPTION, "p6")]
     text = "filepath,title,patient\n" + "".join(",".join(row) + "\n" for row in rows)
@@ -189,7 +310,8 @@ def test_nothing_left(tmp_path: Path) -> None:
         ("filepath,title,title\na,b,c\n", "repeated column title"),
         ("path,words\na,b\n", "columns are path, words; .*--image-key and --caption-key"),
         ("filepath,Caption\na,b\n", "columns are filepath, Caption"),
-        ("filepath;title\na;b\n", "columns are filepath;title; .*--separator"),
+        ("filepath|title\na|b\n", "columns are filepath\\|title; .*--separator"),
+        ("filepath|title\na|b, c\n", "2 cells under 1 columns; name what .* --separator"),
         ("filepath,title\na,b,c\n", "line 2: 3 cells under 2 columns; quote"),
         ('filepath,title\na,"b\nc,d\ne,f\n', "unexpected end of data; quote"),
     ],

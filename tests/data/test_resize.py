@@ -1,10 +1,16 @@
 """Images into the square and maps back: nothing moves, nothing of the border comes along."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
-from fastht.data.resize import Placement, Resize, place
+from fastht.data.resize import Placement, Resize, place, shrink_mask
 
 SIZE = 112
 RADIUS = 60.0
@@ -89,3 +95,45 @@ def test_fewer_pixels_are_averages() -> None:
     maps = (torch.arange(SIZE) % 2).float().expand(1, 1, SIZE, SIZE)
     found = place((8, 8), SIZE, "squash").restore(maps, (8, 8))
     torch.testing.assert_close(found, torch.full((1, 1, 8, 8), 0.5), atol=0.02, rtol=0)
+
+
+# Masks
+
+
+def lesion(height: int, width: int, row: int, column: int, size: int = 3) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[row : row + size, column : column + size] = 1
+    return mask
+
+
+@given(
+    st.integers(8, 900),
+    st.integers(8, 900),
+    st.data(),
+)
+def test_no_lesion_vanishes(height: int, width: int, data: st.DataObject) -> None:
+    row, column = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    small = shrink_mask(lesion(height, width, row, column, size=1), (56, 40))
+    most = (1 + math.ceil(40 / height)) * (1 + math.ceil(56 / width))
+    assert 1 <= small.sum() <= most
+    rows, columns = small.nonzero()
+    assert abs((rows.mean() + 0.5) * height / 40 - row - 0.5) <= max(1, height / 40)
+    assert abs((columns.mean() + 0.5) * width / 56 - column - 0.5) <= max(1, width / 56)
+
+
+def test_a_small_lesion_beside_a_large_one_stays() -> None:
+    mask = lesion(800, 1000, 405, 503) | lesion(800, 1000, 600, 100, size=80)
+    by_nearest = np.array(Image.fromarray(mask).resize((112, 112), Image.Resampling.NEAREST))
+    assert by_nearest[:75].sum() == 0  # the small one falls between the pixels
+    small = shrink_mask(mask, (112, 112))
+    assert 1 <= small[:75].sum() <= 2
+    assert (small[75:] == by_nearest[75:]).all()  # the large one is as it was
+
+
+def test_what_nearest_neighbour_keeps_is_not_changed() -> None:
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 2, (20, 30)).astype(np.uint8)
+    mask = coarse.repeat(9, axis=0).repeat(9, axis=1)
+    assert (shrink_mask(mask, (30, 20)) == coarse).all()
+    assert (shrink_mask(coarse, (270, 180)) == mask).all()
+    assert not shrink_mask(np.zeros((300, 300), np.uint8), (20, 20)).any()

@@ -93,6 +93,51 @@ def test_drops_are_counted(tmp_path: Path) -> None:
         load_shards(str(write(tmp_path / "t.tar", [{"png": png(2)}])))
 
 
+def tar(path: Path, names: list[str]) -> Path:
+    """A shard of members of these names, captions where they end in txt."""
+    with tarfile.open(path, "w") as file:
+        for name in names:
+            data = CAPTION.encode() if name.endswith("txt") else png(1)
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_dots_within_names_are_told_by_the_member(tmp_path: Path) -> None:
+    dotted = [f"1.2.840.{i}.{suffix}" for i in range(4) for suffix in ("jpg", "txt")]
+    with pytest.raises(DataError, match=r"4 image with dots within its name") as caught:
+        load_shards(str(tar(tmp_path / "a.tar", dotted)))
+    assert r"8 files in the shards with dots within the name: 1.2.840.0.jpg" in str(caught.value)
+    assert "write them with _ instead" in str(caught.value)
+    some = load_shards(str(tar(tmp_path / "b.tar", ["a.jpg", "a.txt", *dotted[:4]])))
+    assert len(some) == 1
+    assert some.dropped == {"image with dots within its name": 2}
+
+
+def test_members_that_are_not_read_are_counted_by_kind(tmp_path: Path) -> None:
+    names = ["a.jpg", "a.txt", "a.gif", "b.jp2", "b.png", "b.txt", "README"]
+    (note,) = load_shards(str(tar(tmp_path / "a.tar", names))).notes
+    assert (note.kind, note.count) == ("files_not_read", 3)
+    for kind in ("1 .gif", "1 .jp2", "1 without suffix"):
+        assert kind in note.text
+
+
+def test_patients_of_shards_by_another_name(tmp_path: Path) -> None:
+    def sample(**attributes: Any) -> dict[str, Any]:
+        return {"png": png(1), "json": json.dumps({"caption": CAPTION, **attributes}).encode()}
+
+    shard = write(tmp_path / "s.tar", [sample(patient_id=7, site="x"), sample(patient_id=8)])
+    found = load_records(shard)
+    assert [record.patient for record in found] == ["7", "8"]
+    kinds = {note.kind: note.text for note in found.notes}
+    assert kinds.keys() == {"columns_by_meaning", "columns_not_read"}
+    assert "site" in kinds["columns_not_read"]
+    assert load_records(shard, patient_key="site").records[0].patient == "x"
+    with pytest.raises(DataError, match="no attribute 'who'; correct --patient-key"):
+        load_records(shard, patient_key="who")
+
+
 # Patterns
 
 

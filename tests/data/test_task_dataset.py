@@ -230,3 +230,24 @@ def test_pictures_have_their_own_size(cases: tuple[Case, ...]) -> None:
     np.testing.assert_array_equal(
         picture.permute(1, 2, 0), np.asarray(Image.open(cases[1].image).convert("RGB"))
     )
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox"])
+def test_predicting_nothing_of_a_small_lesion_scores_nothing(tmp_path: Path, resize: str) -> None:
+    pytest.importorskip("monai")
+    from fastht.tasks.images.goals import SegmentationGoal
+
+    mask = np.zeros((800, 1000), np.uint8)
+    mask[402:405, 503:506] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(mask // 2).save(tmp_path / "image.png")
+    case = Case("1", str(tmp_path / "image.png"), (str(tmp_path / "mask.png"),))
+    for size in (112, 224):
+        item = TaskDataset(
+            [case], size, mean=(0,) * 3, std=(1,) * 3, with_masks=True, resize=resize
+        )[0]
+        assert item["mask"].sum() >= 1
+        logits = torch.zeros(1, 2, size, size)
+        logits[:, 0] = 1  # nothing
+        batch = {"mask": item["mask"][None], "shape": item["shape"][None]}
+        assert SegmentationGoal().judge(logits, batch)["dice"] == [0.0]

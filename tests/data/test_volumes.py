@@ -97,3 +97,83 @@ def test_without_nibabel_says_what_to_install(
     remedy = r"a\.nii: NIfTI needs nibabel: pip install 'fastht\[tasks\]'"
     with pytest.raises(DataError, match=remedy):
         volume_shape(str(tmp_path / "a.nii"))
+
+
+# A scan and its mask
+
+
+AFFINE = np.diag([0.1, 0.2, 1.0, 1.0])
+AFFINE[:3, 3] = (5, -7, 2)
+
+
+def placed(path: Path, voxels: np.ndarray, affine: np.ndarray) -> str:
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+    return str(path)
+
+
+def scan_and_mask() -> tuple[np.ndarray, np.ndarray]:
+    """[x, y, z]; what is bright is marked, and lies in no symmetrical place."""
+    scan = np.zeros((40, 30, 4), np.uint8)
+    scan[4:14, 3:9, 1:3] = 255
+    return scan, (scan > 0).astype(np.uint8)
+
+
+AXES = ["x", "y", "z", "xy", "xz", "xyz"]
+
+
+@pytest.mark.parametrize("flipped", AXES)
+def test_a_mask_stored_the_other_way_round_is_turned(tmp_path: Path, flipped: str) -> None:
+    scan, mask = scan_and_mask()
+    affine = AFFINE.copy()
+    for axis in ("xyz".index(name) for name in flipped):
+        affine[:3, 3] += affine[:3, axis] * (mask.shape[axis] - 1)
+        affine[:3, axis] *= -1
+        mask = np.flip(mask, axis)
+    scan_file = placed(tmp_path / "s.nii.gz", scan, AFFINE)
+    mask_file = placed(tmp_path / "m.nii.gz", mask, affine)
+    overlap = 0
+    for z in range(4):
+        case = Case("a", f"{scan_file}::{z}", (f"{mask_file}::{z}",))
+        bright = np.asarray(read_case_image(case))[..., 0] == 255
+        found = read_mask(case) == 1
+        np.testing.assert_array_equal(found, bright)
+        overlap += int(found.sum())
+    assert overlap == 2 * 60
+
+
+def test_a_mask_with_other_axes_is_turned(tmp_path: Path) -> None:
+    scan, mask = scan_and_mask()
+    swapped = AFFINE[:, [1, 0, 2, 3]]
+    scan_file = placed(tmp_path / "s.nii.gz", scan, AFFINE)
+    mask_file = placed(tmp_path / "m.nii.gz", mask.transpose(1, 0, 2), swapped)
+    found = read_volume(mask_file, scan_file)
+    np.testing.assert_array_equal(found > 0, read_volume(scan_file) > 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (np.diag([1.0, 1.5, 1.0, 1.0]), "lies up to 17.5 voxels from"),
+        (
+            np.array([[1, 0, 0, 0.3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
+            "up to 3.0 voxels",
+        ),
+    ],
+)
+def test_a_mask_that_lies_elsewhere_is_refused(
+    tmp_path: Path, change: np.ndarray, message: str
+) -> None:
+    scan, mask = scan_and_mask()
+    scan_file = placed(tmp_path / "s.nii.gz", scan, AFFINE)
+    mask_file = placed(tmp_path / "m.nii.gz", mask, change @ AFFINE)
+    with pytest.raises(DataError, match=rf"m\.nii\.gz: .*{message}"):
+        read_mask(Case("a", f"{scan_file}::1", (f"{mask_file}::1",)))
+
+
+def test_headers_that_say_nothing_and_rounding_change_nothing(tmp_path: Path) -> None:
+    scan, mask = scan_and_mask()
+    scan_file = placed(tmp_path / "s.nii.gz", scan, AFFINE)
+    for affine in (np.eye(4), AFFINE + 1e-4):
+        mask_file = placed(tmp_path / "m.nii.gz", mask, affine)
+        found = read_volume(mask_file, scan_file)
+        np.testing.assert_array_equal(found > 0, read_volume(scan_file) > 0)

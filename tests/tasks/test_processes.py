@@ -11,7 +11,7 @@ import time
 import pytest
 
 # Dropout draws per process, so that several processes equal one only without it.
-COMMON = ["--pretrained", "none", "--batch-size", "10", "--workers", "0", "--val-fraction", "0.25"]
+COMMON = ["--pretrained", "none", "--batch-size", "10", "--workers", "0", "--val-fraction", "0.265"]
 
 
 def command(pairs, model, out, *extra):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastht.data.account import add_account
 from fastht.data.cases import CaseSet, Need, Reading
 from fastht.data.images import DataError
 from fastht.data.layouts import (
@@ -42,6 +43,7 @@ class Layout:
     options: tuple[str, ...] = ()
 
 
+TABLE_OPTIONS = ("separator", "label_key", "patient_key", "frame_key")
 LAYOUTS = {
     "published": Layout(
         "all/images, all/masks, segmentation/NAME/{train,val,test}.txt, "
@@ -122,6 +124,7 @@ LAYOUTS = {
         "a .csv or .tsv file with columns filepath, mask, label, patient, split, title",
         table.fits,
         table.read,
+        TABLE_OPTIONS,
     ),
     # Last: any folder of folders of images has it, so it counts only where no other fits.
     "folder": Layout(
@@ -201,7 +204,7 @@ def scan_cases(
         raise DataError(f"{source}: {what}; omit it")
     reading = chosen.read(root, task, **given)
     found = reading.finish(source, layout, task)
-    return found, reading.problems
+    return add_account(found, root, reading.used, task), reading.problems
 
 
 def _detect(root: Path) -> str:

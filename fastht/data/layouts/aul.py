@@ -26,11 +26,14 @@ def read(root: Path, task: Need) -> Reading:
         folder = _class_folder(root, name)
         images = ImageFolder(folder / "image")
         outlines = folder / "segmentation" / "mass"
+        # Those of liver and body, and of masses where no mask is needed.
+        reading.used.update(map(str, (folder / "segmentation").glob("*/*.json")))
         if not images.files:
             what = f"no images of class {label}; unpack {name}.zip here"
             reading.problems.append(f"{images.path}: {what}")
         if label == "normal" and task == "segment":
             reading.left_out["normal, no mass"] = len(images.files)
+            reading.used.update(map(str, images.files))
             continue
         if task == "segment":
             stems = {image.stem for image in images.files}

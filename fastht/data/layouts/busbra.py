@@ -28,6 +28,7 @@ def read(root: Path, task: Need, *, fold: int | None = None) -> Reading:
     """
     reading = Reading()
     table = root / _TABLE
+    reading.used.update(map(str, (table, *root.glob("*-fold-cv.csv"))))
     rows = _read(table, ("ID", "Case", "Pathology"))
     split = None if fold is None else _read_fold(root / _FOLDS, fold)
     images, masks = ImageFolder(root / "Images"), ImageFolder(root / "Masks")

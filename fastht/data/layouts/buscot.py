@@ -36,6 +36,7 @@ def read(root: Path, task: Need, *, exclude_origin: tuple[str, ...] = ()) -> Rea
     Raises DataError if a table cannot be read, or there is no image of an excluded origin.
     """
     reading = Reading()
+    reading.used.update((str(root / _LESIONS), str(root / _PATIENTS)))
     lesions = _entries(root / _LESIONS)
     sources = _entries(root / _PATIENTS)
     origins = Counter(str(entry.get("dataset") or "") for entry in sources.values())
@@ -65,6 +66,7 @@ def read(root: Path, task: Need, *, exclude_origin: tuple[str, ...] = ()) -> Rea
                 raise DataError(f"{where}: {what}; copy both tables again")
             if _bare(origin) in excluded:
                 reading.left_out[f"origin {origin}"] += 1
+                reading.used.add(str(image))
                 continue
             # Every pooled set numbers its patients by itself.
             patient = f"{origin}-{patient}"

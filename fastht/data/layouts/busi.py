@@ -36,6 +36,7 @@ def read(root: Path, task: Need, *, include_normal: bool = False) -> Reading:
         if label == "normal" and not include_normal:
             if images:
                 reading.left_out["normal, no lesion"] = len(images)
+                reading.used.update(map(str, folder.files))
             continue
         for stem in masks.keys() - images.keys():
             reading.problems.append(f"{masks[stem][0]}: no image {stem}; add it or remove the mask")

@@ -39,6 +39,7 @@ def read(root: Path, task: Need, *, benign_malignant: bool = False) -> Reading:
     unreadable: set[str] = set()
     for file in sorted(root.glob("*.xml"), key=lambda file: natural(file.name)):
         unreadable.add(file.stem)
+        reading.used.add(str(file))
         with reading.noting():
             annotations[file.stem] = read_annotation(str(file))
             unreadable.remove(file.stem)
@@ -52,6 +53,7 @@ def read(root: Path, task: Need, *, benign_malignant: bool = False) -> Reading:
             continue
         annotation = annotations[stem]
         pictured.add((stem, number))
+        reading.used.add(str(image))
         with reading.noting():
             label = _label(annotation, benign_malignant, root / f"{stem}.xml")
             if task == "segment" and not annotation.outlines.get(number):

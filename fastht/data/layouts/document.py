@@ -78,6 +78,7 @@ def read_json_rows(
     sides: dict[str, Split] = {}
     names: Counter[str] = Counter()
     for file, side in files.items():
+        reading.used.add(str(file))
         for where, row in read_rows(file):
             with reading.noting():
                 found |= {f for f in Keys.__annotations__ if keys.value(row, f) is not None}

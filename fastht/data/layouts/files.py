@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastht.data.images import DataError
-from fastht.data.tables import read_text
+from fastht.data.tables import guess_separator, read_text
 
 # What read_image takes.
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _SUFFIXES = (*_PICTURES, ".dcm", ".dicom", ".ima")
+
+
+# How files begin that are images whatever they are called: as scanners and DICOM CDs name theirs.
+_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+_DICM = slice(128, 132)
 
 
 class ImageFolder:
@@ -26,7 +31,7 @@ class ImageFolder:
         self._by_name = {file.name: file for file in self.files}
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         for file in self.files:
-            self._by_stem[file.stem].append(file)
+            self._by_stem[stem_of(file)].append(file)
 
     def get(self, name: str) -> Path | None:
         """The file of exactly this name."""
@@ -67,6 +72,31 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that systems and editors make for themselves."""
+    return name.startswith((".", "~$")) or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def is_image_file(file: Path) -> bool:
+    """Whether a file is an image, by its suffix or, where it has none, by how it begins."""
+    if is_image_name(file.name):
+        return file.is_file()
+    # The last part of a DICOM UID looks like a suffix.
+    if is_hidden(file.name) or not re.fullmatch(r"(\.\d+)?", file.suffix) or not file.is_file():
+        return False
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(_DICM.stop)
+    except OSError:
+        return False
+    return head[_DICM] == b"DICM" or head.startswith(_BEGINNINGS)
+
+
+def stem_of(file: Path) -> str:
+    """The name of an image file without its suffix, if it has one."""
+    return file.stem if file.suffix.lower() in _SUFFIXES else file.name
+
+
 def has_images(folder: Path) -> bool:
     """Whether an image lies directly in the folder."""
     return next(iter(_image_files(folder)), None) is not None
@@ -75,7 +105,7 @@ def has_images(folder: Path) -> bool:
 def _image_files(folder: Path) -> Iterable[Path]:
     if not folder.is_dir():
         return ()
-    return (file for file in folder.iterdir() if is_image_name(file.name) and file.is_file())
+    return (file for file in folder.iterdir() if is_image_file(file))
 
 
 def read_labels(path: Path) -> dict[str, Described]:
@@ -85,7 +115,8 @@ def read_labels(path: Path) -> dict[str, Described]:
     different rows.
     """
     described: dict[str, Described] = {}
-    reader = csv.reader(read_text(path).splitlines(), strict=True)
+    text = read_text(path)
+    reader = csv.reader(text.splitlines(), strict=True, delimiter=guess_separator(path, text))
     try:
         for cells in reader:
             row = [cell.strip() for cell in cells]

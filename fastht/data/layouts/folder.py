@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from fastht.data.cases import Case, Need, Reading, Split, parse_split
 from fastht.data.images import DataError
-from fastht.data.layouts.files import Described, ImageFolder, has_images, read_labels
+from fastht.data.layouts.files import (
+    Described,
+    ImageFolder,
+    has_images,
+    is_hidden,
+    read_labels,
+    stem_of,
+)
+from fastht.data.notes import Note, examples, plural
+
+_IMAGES, _MASKS = ("images", "image", "imgs"), ("masks", "mask")
+# Folders of these names are no classes.
+_NO_CLASSES = {*_IMAGES, "img", *_MASKS, "labels", "label", "annotations", "segmentations", "gt"}
+_MASK_NAME = re.compile(
+    r"(?:.*[\s_-])?(?:mask|seg|segmentation|annotation|gt)s?(?:[\s_-]*\d+)?", re.IGNORECASE
+)
 
 
 def fits(root: Path) -> bool:
@@ -29,16 +45,49 @@ def read(root: Path, task: Need) -> Reading:
             )
         else:
             for folder in _class_folders(part):
-                for image in ImageFolder(folder).files:
-                    name = _name(split, f"{folder.name}-{image.stem}")
-                    reading.cases.append(Case(name, str(image), label=folder.name, split=split))
+                _read_class(reading, folder, split, described)
+    _note_rows(reading, root, described)
     return reading
+
+
+def _read_class(
+    reading: Reading, folder: Path, split: Split | None, described: Mapping[str, Described]
+) -> None:
+    """Add the cases of the folder of one class."""
+    if folder.name.lower() in _NO_CLASSES:
+        reading.problems.append(
+            f"{folder}: a folder of this name is no class; rename it, or put images into images/ "
+            "and their masks into masks/, with classes in labels.csv"
+        )
+        return
+    files = ImageFolder(folder).files
+    masks = {file for file in files if _MASK_NAME.fullmatch(stem_of(file))}
+    if len(masks) == len(files):
+        masks = set()
+    for image in files:
+        if image in masks:
+            reading.left_out["mask among the images of a class"] += 1
+            reading.used.add(str(image))
+            continue
+        name = _name(split, f"{folder.name}-{stem_of(image)}")
+        patient = described.get(image.name, Described(None, None)).patient
+        label = folder.name
+        reading.cases.append(Case(name, str(image), label=label, patient=patient, split=split))
+
+
+def _note_rows(reading: Reading, root: Path, described: Mapping[str, Described]) -> None:
+    """Note rows of labels.csv whose images are not there."""
+    there = {Path(case.image).name for case in reading.cases}
+    if lost := [name for name in described if name not in there]:
+        text = f"{plural(len(lost), 'row')} of {root / 'labels.csv'} without image"
+        reading.notes.append(Note("rows_without_image", len(lost), f"{text}: {examples(lost)}"))
 
 
 def _described(reading: Reading, folder: Path) -> dict[str, Described]:
     """The rows of a folder's labels.csv, if it has one."""
     table = folder / "labels.csv"
     if table.is_file():
+        reading.used.add(str(table))
         with reading.noting():
             return read_labels(table)
     return {}
@@ -52,7 +101,8 @@ def _read_pairs(
     described: Mapping[str, Described],
 ) -> None:
     """Add the cases of a folder of images and one of masks."""
-    images, masks = ImageFolder(part / "images"), ImageFolder(part / "masks")
+    images = ImageFolder(_folder(part, _IMAGES) or part / "images")
+    masks = ImageFolder(_folder(part, _MASKS) or part / "masks")
     if not images.files:
         reading.problems.append(f"{images.path}: no images; add some or remove the folder")
     if task == "segment" and not masks.path.is_dir():
@@ -62,12 +112,13 @@ def _read_pairs(
         with reading.noting():
             mask = None
             if task == "segment":
-                mask = masks.find(image.name, image.stem, f"{image.stem}_mask")
+                stem = stem_of(image)
+                mask = masks.find(image.name, stem, f"{stem}_mask")
                 if mask is None:
-                    raise DataError(f"{image}: no mask {masks.path / image.stem}.png; add it")
+                    raise DataError(f"{image}: no mask {masks.path / stem}.png; add it")
             label, patient = described.get(image.name, Described(None, None))
             files = (str(mask),) if mask else ()
-            name = _name(split, image.stem)
+            name = _name(split, stem_of(image))
             reading.cases.append(Case(name, str(image), files, label, patient, split=split))
 
 
@@ -81,11 +132,21 @@ def _parts(root: Path) -> list[tuple[Split | None, Path]]:
 
 
 def _is_paired(part: Path) -> bool:
-    return (part / "images").is_dir()
+    return _folder(part, _IMAGES) is not None
+
+
+def _folder(part: Path, names: tuple[str, ...]) -> Path | None:
+    """The first folder that is called by one of some names, in any case."""
+    found = {path.name.lower(): path for path in sorted(part.glob("*")) if path.is_dir()}
+    return next((found[name] for name in names if name in found), None)
 
 
 def _class_folders(part: Path) -> list[Path]:
-    return [path for path in sorted(part.glob("*")) if path.is_dir() and has_images(path)]
+    return [
+        path
+        for path in sorted(part.glob("*"))
+        if path.is_dir() and not is_hidden(path.name) and has_images(path)
+    ]
 
 
 def _name(split: Split | None, name: str) -> str:

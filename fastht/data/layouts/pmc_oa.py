@@ -33,6 +33,7 @@ def read(root: Path, task: Need) -> Reading:
         names = " and ".join(table.name for table in tables)
         raise DataError(f"{root}: both {names}; move one of them away")
     reading = Reading()
+    reading.used.add(str(tables[0]))
     for where, row in read_rows(tables[0]):
         with reading.noting():
             name = str(row.get("image") or "")

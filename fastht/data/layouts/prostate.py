@@ -8,7 +8,7 @@ from pathlib import Path
 from fastht.data.cases import Case, Need, Reading, Split
 from fastht.data.images import DataError
 from fastht.data.layouts.files import natural
-from fastht.data.volumes import read_volume, volume_shape
+from fastht.data.volumes import read_volume, same_place, volume_shape
 
 _SCANS, _MASKS = "micro_ultrasound_scans", "expert_annotations"
 _SPLITS: tuple[Split, ...] = ("train", "test")
@@ -49,13 +49,12 @@ def _read_scan(
 ) -> None:
     """Add the slices of one volume."""
     shape = volume_shape(str(scan))
-    if mask is not None and (found := volume_shape(str(mask))) != shape:
-        sizes = [" x ".join(map(str, size)) for size in (found, shape)]
-        raise DataError(f"{mask}: {sizes[0]} voxels, {scan} has {sizes[1]}; export it again")
+    if mask is not None:
+        same_place(str(mask), str(scan))  # refuses what lies elsewhere
     patient = scan.name.partition(".")[0]
     marked = {*range(shape[0])}
     if mask is not None and skip_empty:
-        marked = {*read_volume(str(mask)).any(axis=(1, 2)).nonzero()[0].tolist()}
+        marked = {*read_volume(str(mask), str(scan)).any(axis=(1, 2)).nonzero()[0].tolist()}
     for index in range(shape[0]):
         if index not in marked:
             reading.left_out["slice without prostate"] += 1

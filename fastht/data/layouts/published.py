@@ -29,10 +29,12 @@ def read(root: Path, task: Need, *, name: str | None = None) -> Reading:
     images, masks = ImageFolder(root / "all" / "images"), ImageFolder(root / "all" / "masks")
     labels: dict[str, Described] = {}
     if task == "classify":
+        reading.used.add(str(folder / "labels.csv"))
         with reading.noting():
             labels = read_labels(folder / "labels.csv")
     for split in SPLITS:
         listing = folder / f"{split}.txt"
+        reading.used.add(str(listing))
         with reading.noting():
             for file in _read_list(listing):
                 image = images.get(file)

@@ -43,6 +43,7 @@ def read(
     if not isinstance(found, dict) or not all(isinstance(rows, list) for rows in found.values()):
         raise DataError(f"{table}: not an object of lists train, val and test; copy it again")
     reading = Reading()
+    reading.used.add(str(table))
     sides: dict[str, Split] = {}
     folder = root / f"{organ}_report"
     for side, rows in found.items():

@@ -33,6 +33,7 @@ def read(root: Path, task: Need, *, concept: str | None = None) -> Reading:
     seen: set[str] = set()
     for name, split in _SIDES.items():
         table = root / f"{name}_captions.csv"
+        reading.used.update(map(str, (table, *root.glob(f"{name}_concepts*.csv"))))
         rows = _read(table, ("ID", "Caption"))
         concepts = _concepts(root, name) if concept else {}
         # The archives hold the folder of the split once more.
@@ -41,12 +42,13 @@ def read(root: Path, task: Need, *, concept: str | None = None) -> Reading:
         for line, row in rows:
             with reading.noting():
                 where = f"{table}, line {line}"
+                image = folder / f"{row['ID']}.jpg"
                 known = concepts.get(row["ID"], set())
                 seen |= known
                 if concept and concept not in known:
                     reading.left_out[f"without concept {concept}"] += 1
+                    reading.used.add(str(image))
                     continue
-                image = folder / f"{row['ID']}.jpg"
                 if not image.is_file():
                     raise DataError(f"{where}: no image {image}; copy it again")
                 caption = clean_caption(row["Caption"])

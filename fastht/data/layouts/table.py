@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from fastht.data.captions import clean_caption
 from fastht.data.cases import Case, Need, Reading, parse_split
+from fastht.data.columns import find_column, note_columns
 from fastht.data.images import DataError
 from fastht.data.tables import parse_frame, read_table
 
@@ -24,31 +25,50 @@ def sample_path() -> Path:
     return Path(str(resources.files("fastht.data") / "sample" / "sample.csv"))
 
 
-def read(root: Path, task: Need) -> Reading:
+def read(
+    root: Path,
+    task: Need,
+    *,
+    separator: str | None = None,
+    label_key: str | None = None,
+    patient_key: str | None = None,
+    frame_key: str | None = None,
+) -> Reading:
     """Read the cases of a table; paths are relative to it.
 
     Columns: filepath (or filename, image); mask, label, patient, split, frame and title (or
     caption) if they are there.
 
-    Raises DataError if the table cannot be read or lacks a column of images.
+    separator: of the columns; None finds it out.
+    label_key, patient_key, frame_key: names of columns; None takes label, patient and frame, or a
+        name that means the same.
+
+    Raises DataError if the table cannot be read or lacks a column of images or one that is named.
     """
-    columns, rows = read_table(root)
+    columns, rows = read_table(root, separator)
     image_key = _first(_IMAGE_KEYS, columns)
     if image_key is None:
         wanted = " or ".join(_IMAGE_KEYS)
         raise DataError(
-            f"{root}: no column {wanted}; the columns are {', '.join(columns)}; rename one"
+            f"{root}: no column {wanted}; the columns are {', '.join(columns)}; rename one "
+            "(and check --separator)"
         )
     if task == "segment" and "mask" not in columns:
         raise DataError(f"{root}: no column mask; the columns are {', '.join(columns)}; add it")
     caption_key = _first(_CAPTION_KEYS, columns)
+    given = {"label": label_key, "patient": patient_key, "frame": frame_key}
+    read_as = {what: find_column(columns, what, key, root) for what, key in given.items()}
     reading = Reading()
+    if root != sample_path():  # whose other columns say how it was made
+        also = (image_key, caption_key or "")
+        reading.notes += note_columns(columns, read_as, also=also)
     for line, row in rows:
         where = f"{root}, line {line}"
         with reading.noting():
             image = _existing(root, row[image_key], "image", where)
             mask = _existing(root, row["mask"], "mask", where) if task == "segment" else None
-            frame = parse_frame(row.get("frame", ""), where)
+            cells = {what: row.get(name or "") or None for what, name in read_as.items()}
+            frame = parse_frame(cells["frame"] or "", where)
             split = parse_split(row.get("split", ""))
             if split is None and row.get("split"):
                 what = f"split {row['split']!r} is none of train, val and test"
@@ -59,8 +79,8 @@ def read(root: Path, task: Need) -> Reading:
                     name=_name(row[image_key]) + suffix,
                     image=str(image) if frame is None else f"{image}::{frame}",
                     masks=(str(mask),) if mask else (),
-                    label=row.get("label") or None,
-                    patient=row.get("patient") or None,
+                    label=cells["label"],
+                    patient=cells["patient"],
                     caption=clean_caption(row[caption_key]) if caption_key else "",
                     split=split,
                 )
@@ -77,6 +97,8 @@ def _existing(table: Path, cell: str, what: str, where: str) -> Path:
     if not cell:
         raise DataError(f"{where}: no {what}; fill the cell or remove the row")
     path = table.parent / cell
+    if not path.is_file() and "\\" in cell:  # written on Windows
+        path = table.parent / cell.replace("\\", "/")
     if not path.is_file():
         raise DataError(f"{where}: no {what} {path}; check the path")
     return path
@@ -84,5 +106,5 @@ def _existing(table: Path, cell: str, what: str, where: str) -> Path:
 
 def _name(cell: str) -> str:
     """A path as one word, without its suffix: a/b.png is a-b."""
-    path = PurePath(cell).with_suffix("")
+    path = PurePath(cell.replace("\\", "/")).with_suffix("")
     return "-".join(part for part in path.parts if part not in (path.anchor, ".."))

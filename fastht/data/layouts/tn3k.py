@@ -28,6 +28,7 @@ def read(root: Path, task: Need, *, fold: int | None = None) -> Reading:
     """
     reading = Reading()
     chosen = _read_fold(root, fold)
+    reading.used.update(map(str, root.glob("tn3k-trainval-fold*.json")))
     for part in ("trainval", "test"):
         images = ImageFolder(root / f"{part}-image")
         masks = ImageFolder(root / f"{part}-mask")
@@ -35,6 +36,7 @@ def read(root: Path, task: Need, *, fold: int | None = None) -> Reading:
             reading.problems.append(f"{images.path}: no images; copy the data again")
         labels: dict[str, Described] = {}
         if (table := root / f"label4{part}.csv").is_file():
+            reading.used.add(str(table))
             with reading.noting():
                 labels = read_labels(table)
         for image in images.files:
@@ -42,6 +44,9 @@ def read(root: Path, task: Need, *, fold: int | None = None) -> Reading:
             if part == "trainval" and chosen is not None:
                 if image.stem not in chosen:
                     reading.left_out["image in no side of the fold"] += 1
+                    reading.used.add(str(image))
+                    if (mask := masks.find(image.name, image.stem)) is not None:
+                        reading.used.add(str(mask))
                     continue
                 split = chosen.pop(image.stem)
             with reading.noting():

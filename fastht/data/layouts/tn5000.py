@@ -32,6 +32,7 @@ def read(root: Path, task: Need) -> Reading:
     sides: dict[str, Split] = {}
     for split in SPLITS:
         listing = root / "ImageSets" / "Main" / f"{split}.txt"
+        reading.used.update((str(listing), str(listing.with_name("trainval.txt"))))
         for line in read_text(listing).splitlines():
             # Lists of Pascal VOC may hold a second column for presence.
             for name in line.split()[:1]:
@@ -44,10 +45,13 @@ def read(root: Path, task: Need) -> Reading:
             if image is None:
                 listing = root / "ImageSets" / "Main" / f"{split}.txt"
                 raise DataError(f"{listing}: no image {name} in {images.path}; copy it again")
-            label = _label(root / "Annotations" / f"{name}.xml") if task == "classify" else None
+            annotation = root / "Annotations" / f"{name}.xml"
+            reading.used.add(str(annotation))
+            label = _label(annotation) if task == "classify" else None
             reading.cases.append(Case(name, str(image), label=label, split=split))
-    if lost := sum(image.stem not in sides for image in images.files):
-        reading.left_out["image in no list of the split"] = lost
+    if lost := [str(image) for image in images.files if image.stem not in sides]:
+        reading.left_out["image in no list of the split"] = len(lost)
+        reading.used.update(lost)
     return reading
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from fastht.data import ImageTextDataset, Record
 from fastht.losses import ClipLoss, SigLipLoss
@@ -167,6 +167,7 @@ class ContrastiveTask:
         labels = {record.label for record in [*train_records, *val_records]} - {None}
         self.classes = sorted(map(str, labels)) if len(labels) > 1 else []
         captions = [record.caption for record in train_records]
+        self._loader: DataLoader[Any] | None = None
         self._held_out_texts: tuple[Tensor, Tensor | None] | None = None
         if method == "lora-text":
             texts = embedder.tokenizer(captions)
@@ -197,7 +198,7 @@ class ContrastiveTask:
 
     def judge(self) -> tuple[float, HeldOut]:
         """Return the loss over the held-out samples, and how well each of them is told apart."""
-        images = self._encode(self.val_data)
+        images = self._encode_held_out()
         texts, class_features = self._held_out_texts or self._embed_held_out()
         captions = [record.caption for record in self.val_records]
         right = None
@@ -224,17 +225,20 @@ class ContrastiveTask:
         return texts, _class_features(self.classes, self.embedder)
 
     @torch.no_grad()
-    def _encode(self, data: Dataset[Any]) -> Tensor:
-        """Encode all images, each process a share; return ``[n, E]`` on the CPU in order."""
+    def _encode_held_out(self) -> Tensor:
+        """Encode the held-out images, each process a share; ``[n, E]`` on the CPU in order."""
+        data = self.val_data
         accelerator = self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         total = len(data)  # type: ignore[arg-type]
         share = -(-total // world)
         # The last process's share is filled up with copies, which are cut off again below.
         indices = [min(i, total - 1) for i in range(rank * share, (rank + 1) * share)]
-        loader = make_loader(
-            Subset(data, indices), workers=self.workers, batch_size=self.batch_size
-        )
+        if self._loader is None:  # its workers live as long as the task
+            self._loader = make_loader(
+                Subset(data, indices), workers=self.workers, batch_size=self.batch_size
+            )
+        loader = self._loader
         training = self.model.training
         self.model.eval()
         parts = []

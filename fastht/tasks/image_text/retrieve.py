@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 import fastht
 from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
+from fastht.data.captions import Cleaning, clean_caption
 from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
 from fastht.tasks.image_text.run import (
+    READING_OPTIONS,
     UNKNOWN_FILES,
     ClipRun,
     check_folder,
@@ -45,8 +47,13 @@ class RetrieveArguments:
             TSV table, or webdataset shards ("shards/{000..009}.tar").
         image_key: column of the image files; default: filepath, or filename.
         caption_key: column of the captions; default: title, or Caption.
+        label_key: column of the classes; default: label.
+        patient_key: column of the patients; default: patient, or a name that means the same.
+        frame_key: column of the frames of multi-frame files; default: frame.
         separator: column separator of the table; default: found out.
         image_dirs: folders in which relative image paths are looked up, before the table's own.
+        cleaning: what captions and the query keep: letters of every script, or ASCII alone as in
+            the paper; default: as the run did, else letters.
         run: folder of a run of fastht train, which names the model.
         model: without a run: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or
             "fastht-tiny".
@@ -64,8 +71,12 @@ class RetrieveArguments:
     data: str = "run"
     image_key: str | None = None
     caption_key: str | None = None
+    label_key: str | None = None
+    patient_key: str | None = None
+    frame_key: str | None = None
     separator: str | None = None
     image_dirs: tuple[Path, ...] = ()
+    cleaning: Cleaning | None = None
     run: Path | None = None
     model: str = "ViT-B-16"
     pretrained: str = "openai"
@@ -93,9 +104,15 @@ def retrieve(arguments: RetrieveArguments) -> int:
     data = str(clip.arguments.get("data", "sample")) if own else arguments.data
     out = arguments.out or results_folder("retrieve", data, arguments.run, arguments.model)
     check_folder(out)
-    found = _load(data, clip.arguments if own and clip.arguments else vars(arguments))
+    cleaning = arguments.cleaning or clip.cleaning
+    query = None if arguments.query is None else clean_caption(arguments.query, cleaning)
+    if query == "":
+        raise ValueError(f"--query {arguments.query!r} has no letters; give the text to look for")
+    found = _load(data, clip.arguments if own and clip.arguments else vars(arguments), cleaning)
     records = _keep(found, own and arguments.run is not None, clip)
-    print(found.describe())
+    cut = clip.fit_captions([record.caption for record in found])
+    found = replace(found, notes=(*found.notes, *cut.notes(clip.caption_part)))
+    print(found.account())
     if arguments.run is not None:
         print(f"{len(found) - len(records)} of them left out, as {arguments.run} trained on them.")
     records, known = judge_copies(arguments.run, records, arguments.copies)
@@ -104,16 +121,16 @@ def retrieve(arguments: RetrieveArguments) -> int:
     if data == "sample":
         print("These images are SIMULATED: they show that things work, nothing clinical.")
     out.mkdir(parents=True, exist_ok=True)
-    if arguments.query is not None:
-        _answer(arguments.query, records, clip, arguments, out)
+    if query is not None:
+        _answer(query, records, clip, arguments, out)
     else:
         _measure(records, data, found, clip, arguments, out, known)
     return 0
 
 
-def _load(data: str, options: Mapping[str, Any]) -> RecordSet:
-    names = ("image_key", "caption_key", "separator", "image_dirs")
-    return load_records(data, **{name: options[name] for name in names if options.get(name)})
+def _load(data: str, options: Mapping[str, Any], cleaning: Cleaning) -> RecordSet:
+    given = {name: options[name] for name in READING_OPTIONS if options.get(name)}
+    return load_records(data, **given | {"cleaning": cleaning})
 
 
 def _keep(found: RecordSet, own: bool, clip: ClipRun) -> tuple[Record, ...]:
@@ -169,6 +186,7 @@ def _measure(
                 found.dropped | {"the run trained on": left_out},
                 device=next(clip.model.parameters()).device,
                 seconds=time.monotonic() - started,
+                notes=found.notes,
             ),
             "fastht_version": fastht.__version__,
         },

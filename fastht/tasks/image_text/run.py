@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,28 +18,39 @@ from torch.utils.data import Dataset
 
 from fastht.checkpoint import load_adapter, save_adapter
 from fastht.config import HTConfig
-from fastht.data import Record
+from fastht.data.captions import Cleaning, clean_caption
 from fastht.data.cases import split_part
 from fastht.data.tables import read_table
-from fastht.files import cache_dir, write_atomically
+from fastht.files import cache_dir, check_writable
 from fastht.lora import add_lora, disable_lora
 from fastht.patch import disable_adapter, patch
+from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, CutCaptions, find_cut
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.images.supervised import load_trained, save_trained
 from fastht.tasks.models.build import build_clip, model_source
 from fastht.tasks.results.folders import inner_folder, run_folder
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
+from fastht.tasks.training.seen import SPLIT_NAME
 
 Method = Literal["ht", "lora", "lora-text"]
 
 ARGUMENTS_NAME = "arguments.json"
-SPLIT_NAME = "split.csv"
 ADAPTER_NAME = "adapter"
 LORA_NAME = "lora.safetensors"
 UNKNOWN_FILES = (
     "NOTE: no file of this data is in the split of {run}. Files are known by their paths, so "
     "copies of images that trained would be scored as if they were new."
+)
+READING_OPTIONS = (
+    "image_key",
+    "caption_key",
+    "label_key",
+    "patient_key",
+    "frame_key",
+    "separator",
+    "image_dirs",
+    "cleaning",
 )
 _NEEDED = ("data", "model", "pretrained", "method", "lora_rank")
 
@@ -108,16 +117,6 @@ def load_weights(model: nn.Module, method: Method, run: Path) -> None:
         load_trained(model, path)
 
 
-def write_split(run: Path, sides: Mapping[str, Sequence[Record]]) -> None:
-    """Write on which side of a run's split each sample is, with the absolute path of its file."""
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["file", "split"])
-    for side, records in sides.items():
-        table.writerows([os.path.abspath(record.image), side] for record in records)
-    write_atomically(run / SPLIT_NAME, text.getvalue().encode())
-
-
 def read_split(run: Path) -> dict[str, str]:
     """Return the side of each file of a run's split, by :func:`file_key`.
 
@@ -175,6 +174,29 @@ class ClipRun:
         with as_base(self.model, self.method):
             yield "before"
         yield "after"
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """How the run cleaned its captions, and so how other texts are cleaned for it."""
+        chosen: Cleaning = self.arguments.get("cleaning", "letters")
+        return chosen
+
+    @property
+    def caption_part(self) -> CaptionPart:
+        """What the run read of captions that are too long for the text tower."""
+        part: CaptionPart = self.arguments.get("caption_part", "start")
+        return part
+
+    def clean(self, text: str) -> str:
+        """Return a text as the run's captions were cleaned."""
+        return clean_caption(text, self.cleaning)
+
+    def fit_captions(self, captions: Sequence[str]) -> CutCaptions:
+        """Read captions as the run did from now on; return what is cut of these."""
+        held = self.embedder.tokenizer
+        plain = held.tokenizer if isinstance(held, CaptionFit) else held
+        self.embedder.tokenizer = CaptionFit(plain, self.caption_part, captions)
+        return find_cut(self.embedder.tokenizer, captions)
 
     @torch.no_grad()
     def encode_images(self, data: Dataset[Any], batch_size: int, workers: int) -> Tensor:
@@ -266,9 +288,12 @@ def results_folder(command: str, data: str, run: Path | None, model: str) -> Pat
 
 
 def check_folder(out: Path | None) -> None:
-    """Raise ``ValueError`` if a folder of results is a file."""
-    if out is not None and out.exists() and not out.is_dir():
+    """Raise ``ValueError`` if a folder of results is a file, ``OSError`` if it is read-only."""
+    if out is None:
+        return
+    if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
+    check_writable(out)
 
 
 def _load_model(model: str, pretrained: str, adapter: Path | None) -> ClipRun:

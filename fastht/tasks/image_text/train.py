@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,23 @@ from accelerate.utils import set_seed
 
 import fastht
 from fastht.config import HTConfig
-from fastht.data import RecordSet, load_records, split_records
+from fastht.data import DataError, RecordSet, load_records, split_records
+from fastht.data.captions import Cleaning
 from fastht.data.overlap.remembered import remember
-from fastht.files import cache_dir, write_json
+from fastht.data.signature import record_entries
+from fastht.files import cache_dir, check_writable, write_json
+from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, find_cut
 from fastht.tasks.image_text.contrastive import ContrastiveTask, Loss
 from fastht.tasks.image_text.held_out import held_out_intervals
 from fastht.tasks.image_text.positives import Positives, describe_positives
 from fastht.tasks.image_text.run import (
     ARGUMENTS_NAME,
+    READING_OPTIONS,
     Method,
     adapt,
     as_base,
     load_weights,
     weights_path,
-    write_split,
 )
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
@@ -42,6 +46,7 @@ from fastht.tasks.results.tables import (
     RESULTS_NAME,
     write_table,
 )
+from fastht.tasks.training.seen import check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
     STATE_NAME,
@@ -52,6 +57,8 @@ from fastht.tasks.training.trainer import (
 )
 
 CURVES_NAME = "curves.png"
+# Its token numbers tell tokenizers, and how many tokens they take, apart.
+_PROBE = "Hypoechoic mass, 12.5 mm, BI-RADS 4a; Lésion hypoéchogène. 低回声结节"
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,17 @@ class TrainArguments:
             shards ("shards/{000..009}.tar").
         image_key: column of the image files; default: filepath, or filename.
         caption_key: column of the captions; default: title, or Caption.
+        label_key: column of the classes; default: label.
+        patient_key: column of the patients, none of whom is both trained on and held out; default:
+            patient, or a name that means the same.
+        frame_key: column of the frames of multi-frame files; default: frame.
         separator: column separator of the table; default: found out.
         image_dirs: folders in which relative image paths are looked up, before the table's own.
-        val_fraction: share of the data that is held out.
+        cleaning: what captions keep: letters of every script, or ASCII alone as in the paper.
+        caption_part: what is read of captions that are longer than the text tower reads: their
+            start, their end, or the sentences that fewest captions share.
+        val_fraction: share of the patients that is held out, on average, where the data does not
+            say which by a column split.
         flip: mirror each training image left to right with probability 1/2; the paper does not.
         model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or "fastht-tiny".
         pretrained: open_clip's tag or the file of its weights; "none" starts from random ones.
@@ -86,8 +101,13 @@ class TrainArguments:
     data: str = "sample"
     image_key: str | None = None
     caption_key: str | None = None
+    label_key: str | None = None
+    patient_key: str | None = None
+    frame_key: str | None = None
     separator: str | None = None
     image_dirs: tuple[Path, ...] = ()
+    cleaning: Cleaning = "letters"
+    caption_part: CaptionPart = "start"
     val_fraction: float = 0.1
     flip: bool = False
     model: str = "ViT-B-16"
@@ -140,20 +160,27 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     _check_folder(out, arguments.resume)
 
     records = load_records(
-        arguments.data,
-        image_key=arguments.image_key,
-        caption_key=arguments.caption_key,
-        separator=arguments.separator,
-        image_dirs=arguments.image_dirs,
+        arguments.data, **{name: getattr(arguments, name) for name in READING_OPTIONS}
     )
     train_records, val_records = split_records(
         records.records, val_fraction=arguments.val_fraction, seed=config.seed
     )
+    sides = {"train": train_records, "val": val_records}
     model, transform = build_model(arguments, accelerator)
+    captions = [record.caption for record in records]
+    tokenizer = CaptionFit(
+        open_clip.get_tokenizer(model_source(arguments.model)), arguments.caption_part, captions
+    )
+    cut = find_cut(tokenizer, captions)
+    records = replace(records, notes=(*records.notes, *cut.notes(arguments.caption_part)))
     _say(accelerator, _introduction(arguments, records, len(train_records), len(val_records)))
+    if cut.most_are_equal:
+        raise DataError(
+            f"{records.source}: most captions cannot be told apart: "
+            f"{cut.describe(arguments.caption_part)}"
+        )
 
     base_model = f"{arguments.model}/{arguments.pretrained}"
-    tokenizer = open_clip.get_tokenizer(model_source(arguments.model))
     task = ContrastiveTask(
         model,
         method,
@@ -175,14 +202,15 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         _say(accelerator, describe_positives(task.keys, arguments.positives))
     if floor is not None:
         _say(accelerator, f"The held-out loss cannot fall below {floor:.4f}.")
-    trainer = Trainer(
-        accelerator, config, task, out, _signature(arguments, records), arguments.resume
-    )
+    signature = _signature(arguments, tokenizer)
+    trainer = Trainer(accelerator, config, task, out, signature, arguments.resume)
+    if arguments.resume:
+        check_data(out, record_entries(sides))
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         plain = _plain(arguments) | {"fastht_version": fastht.__version__}
         write_json(out / ARGUMENTS_NAME, plain)
-        write_split(out, {"train": train_records, "val": val_records})
+        keep_data(out, record_entries(sides))
     with as_base(model, method):
         loss_before, held_before = task.judge()
     started = time.monotonic()
@@ -221,8 +249,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "gallery": held_after.retrieval.gallery(),
     }
     results["provenance"] = provenance(
-        {"train": train_records, "val": val_records},
+        sides,
         records.dropped,
+        notes=records.notes,
         device=accelerator.device,
         seconds=time.monotonic() - begun,
         processes=accelerator.num_processes,
@@ -274,6 +303,7 @@ def build_model(arguments: TrainArguments, accelerator: Accelerator) -> tuple[to
 def _check_folder(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
+    check_writable(out)
     occupied = (out / STATE_NAME).exists()
     if occupied and not resume:
         raise ResumeError(f"{out} holds a run already: add --resume, or give another --out")
@@ -281,19 +311,26 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise ResumeError(f"{out} holds no state to resume from; start it without --resume")
 
 
-def _signature(arguments: TrainArguments, records: RecordSet) -> dict[str, Any]:
-    """Return the settings that decide a run's numbers: a resumed run must have the same."""
+def _signature(arguments: TrainArguments, tokenizer: CaptionFit) -> dict[str, Any]:
+    """Return the settings that decide a run's numbers: a resumed run must have the same.
+
+    What the data holds is compared by :func:`run.check_data`, which tells what has changed.
+    """
     plain = _plain(arguments)
     for name in ("out", "resume", "image_dirs"):
         del plain[name]
     trainer = plain.pop("trainer")
     for name in ("workers", "checkpoint_steps"):
         del trainer[name]
-    return plain | trainer | {"samples": len(records)}
+    tokens = tokenizer.tokenizer([_PROBE])
+    digest = hashlib.sha256(tokens.contiguous().numpy().tobytes()).hexdigest()[:16]
+    return plain | trainer | {"tokenizer": digest}
 
 
 def _introduction(arguments: TrainArguments, records: RecordSet, train: int, val: int) -> str:
-    lines = [records.describe(), f"{train} samples to train on, {val} held out."]
+    left = len(records) - train - val
+    apart = f", {left} of split test are neither" if left else ""
+    lines = [records.account(), f"{train} samples to train on, {val} held out{apart}."]
     if arguments.data == "sample":
         lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
     if arguments.pretrained == "none":

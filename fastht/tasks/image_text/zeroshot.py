@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import fastht
+from fastht.data.account import one_class
 from fastht.data.cases import SPLITS, Case, CaseSet, read_case_image
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
@@ -111,10 +112,13 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
     check_folder(out)
     found = replace(arguments, data=data).load("classify", leave_out=True)
     if len(found.classes) < 2:
-        raise DataError(
-            f"{found.source}: all images are {found.classes[0]!r}; give several classes"
-        )
-    prompts = load_prompts(_choose_prompts(arguments, data), found.classes)
+        raise DataError(one_class(found))
+    prompts = {
+        label: tuple(map(clip.clean, sentences))
+        for label, sentences in load_prompts(
+            _choose_prompts(arguments, data), found.classes
+        ).items()
+    }
     split, cases = choose_side(found, arguments.split)
     kept = tuple(case for case in cases if not clip.trained_on(case.image))
     if not kept:
@@ -161,6 +165,7 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
             found.left_out | {"the run trained on": len(cases) - len(kept)},
             device=next(clip.model.parameters()).device,
             seconds=time.monotonic() - started,
+            notes=found.notes,
         ),
         "fastht_version": fastht.__version__,
     }
@@ -301,7 +306,7 @@ def _introduction(
     arguments: ZeroShotArguments,
     data: str,
 ) -> str:
-    lines = [found.describe(), *(f"  {what}" for what in found.unusable[:_EXAMPLES])]
+    lines = [found.account(), *(f"  {what}" for what in found.unusable[:_EXAMPLES])]
     if arguments.run is not None:
         lines.append(
             f"{left_out} images of split {split} left out, as {arguments.run} trained on them."

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fastht.data.cases import Task
+from fastht.data.signature import case_entries
+from fastht.files import check_writable
 from fastht.tasks.images.experiment import (
     FEW_SHOT_PERCENTS,
     ExperimentArguments,
@@ -53,20 +55,22 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     out = arguments.out
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
+    check_writable(out)
     if not arguments.resume and (held := next((run.out for run in runs if run.out.exists()), None)):
         raise ResumeError(f"{held} is there already: add --resume, or give another --out")
     cases = load_split(arguments, task)
     accelerator = make_accelerator(arguments.trainer)  # the processes of all runs
     say = functools.partial(accelerator.print, flush=True)
-    say(cases.describe())
+    say(cases.account())
     if arguments.data == "sample":
         say("These images are SIMULATED: they show that things work, nothing clinical.")
     if arguments.pretrained == "none":
         say("The base has RANDOM weights: it shows that things work, not how well.")
+    entries = case_entries(cases)
     for number, run in enumerate(runs, 1):
         share = "" if run.percent == 100 else f", {run.percent:g} % of the training data"
         say(f"\nrun {number} of {len(runs)}: {run.method}{share}, seed {run.seed} -> {run.out}")
-        perform(run, cases)
+        perform(run, cases, entries)
     if accelerator.is_main_process:
         print()
         report(ReportArguments((out,), out))

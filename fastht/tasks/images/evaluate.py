@@ -14,6 +14,7 @@ import tyro
 from fastht.data.cases import Case, CaseSet, Task
 from fastht.data.images import DataError
 from fastht.data.resize import Resize
+from fastht.data.signature import case_entries
 from fastht.data.source import DataSource
 from fastht.files import write_json
 from fastht.tasks.images.class_outcome import Fitted, fit_on_side, leave_classes, refit
@@ -33,6 +34,7 @@ from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import shown_cases
 from fastht.tasks.results.tables import RESULTS_NAME, WIDTH, read_run, summarise, text_table
+from fastht.tasks.training.seen import SPLIT_NAME, check_data, count_trained
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
 
@@ -100,6 +102,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     vision = build_model(made, task, description["method"], len(classes))
     load_trained(vision.module, folder / BEST_NAME)
     cases, side = _cases_to_score(arguments, made, task)
+    trained = 0 if arguments.data == "run" else count_trained(folder, side)
     accelerator = make_accelerator(replace(made.trainer, precision=arguments.precision))
     side, known = judge_copies(folder, side, arguments.copies, accelerator.print)
     data = make_dataset(made, task, side, vision, classes)
@@ -116,7 +119,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         best_path=folder / BEST_NAME,
     )
     if accelerator.is_main_process:
-        print(f"{cases.describe()}\n{len(data)} of them are scored.", flush=True)
+        print(f"{cases.account()}\n{len(data)} of them are scored.{_known(trained)}", flush=True)
     model_name = f"{made.model}/{made.pretrained}"
     title, shown = f"{description['method']} on {name}", shown_cases(side, model_name, cases.source)
     scores, judged = leave_outcome(scored, data, classes, out, title, shown)
@@ -137,6 +140,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         "model": model_name,
         "data": cases.source,
         "trained_on": made.data,
+        "scored_that_trained": trained,
         **made.resize_stated,
         "classes": list(classes),
         "test_images": len(data),
@@ -153,6 +157,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
             device=accelerator.device,
             seconds=time.monotonic() - started,
             processes=accelerator.num_processes,
+            notes=cases.notes,
         )
         write_json(out / RESULTS_NAME, results)
         note = fill(f"[low, high]: {results['intervals']['note']}", WIDTH)
@@ -162,6 +167,15 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         print(f"\nresults and pictures: {out}")
     accelerator.end_training()
     return 0
+
+
+def _known(trained: int | None) -> str:
+    """Say how many of the images the run has seen in training."""
+    if trained is None:
+        return "\nNOTE: the run is of an older version; whether it trained on them is not known."
+    if not trained:
+        return ""
+    return f"\nNOTE: {trained} of them trained this run: their scores say nothing of new images."
 
 
 def _temperature(
@@ -197,6 +211,8 @@ def _cases_to_score(
     """Return the data set and the cases of it that are scored."""
     own = arguments.data == "run"
     cases = load_split(made, task) if own else arguments.load(task)
+    if own and (arguments.run / SPLIT_NAME).exists():
+        check_data(arguments.run, case_entries(cases))
     split = arguments.split or ("test" if own or cases.side("test") else "all")
     chosen = cases.cases if split == "all" else cases.side(split)
     if not chosen:

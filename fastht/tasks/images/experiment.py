@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from fastht.data.account import note_sides, one_class
 from fastht.data.augment import PaperAugmentation
 from fastht.data.cases import Case, CaseSet, Task
+from fastht.data.images import DataError
 from fastht.data.resize import RESIZES, Resize
 from fastht.data.source import DataSource
 from fastht.data.splits import split_cases
@@ -186,7 +188,12 @@ def load_split(arguments: ExperimentArguments, task: Task) -> CaseSet:
         arguments.val_fraction,
         arguments.test_fraction,
     )
-    return split_cases(arguments.load(task), fractions, seed=arguments.trainer.seed)
+    found = arguments.load(task)
+    if task == "classify" and len(found.classes) == 1:
+        raise DataError(one_class(found))
+    divided = split_cases(found, fractions, seed=arguments.trainer.seed)
+    sides = note_sides(divided) if task == "classify" else ()
+    return dataclasses.replace(divided, notes=(*divided.notes, *sides))
 
 
 def build_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import fastht
 from fastht.checkpoint import save_adapter
 from fastht.data.cases import SPLITS, Case, CaseSet, Task
 from fastht.data.images import DataError
+from fastht.data.layouts import TABLE_OPTIONS
 from fastht.data.overlap.remembered import remember
+from fastht.data.signature import Entry, case_entries
 from fastht.data.splits import few_shot
 from fastht.files import write_json
 from fastht.tasks.images.class_outcome import fit_on_side, leave_classes
@@ -35,6 +38,7 @@ from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import Shown, shown_cases
 from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
 from fastht.tasks.scores.native import Tolerances
+from fastht.tasks.training.seen import SPLIT_NAME, check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
 
@@ -43,7 +47,7 @@ BEST_NAME = "best.safetensors"
 ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.png"
 # Options that runs of older versions do not have, and what they did.
-_LATER = {
+_LATER: dict[str, Any] = {
     "resize": "squash",
     "tolerance_px": Tolerances.px,
     "tolerance_mm": Tolerances.mm,
@@ -52,9 +56,8 @@ _LATER = {
     "concept": None,
     "image_key": None,
     "caption_key": None,
-    "label_key": None,
-    "patient_key": None,
     "split_key": None,
+    **dict.fromkeys(TABLE_OPTIONS),
 }
 # Options that do not change what a run computes.
 _FREE = ("out", "resume", "methods", "percents", "repeats")
@@ -105,7 +108,7 @@ class Run:
         }
 
 
-def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
+def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) -> dict[str, Any]:
     """Train and score; leave everything in the run's folder.
 
     A run that has come to its end is not repeated but read.
@@ -113,6 +116,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
     Args:
         run: what to do.
         cases: with their sides.
+        entries: what they are, where the caller has read it already.
 
     Returns:
         The content of the folder's ``results.json``.
@@ -124,6 +128,9 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
     """
     description = run.describe(cases)
     out = run.out
+    entries = case_entries(cases) if entries is None else entries
+    if (out / SPLIT_NAME).exists():  # else nothing was started, or by an older version
+        check_data(out, entries)
     if (done := _finished(out, description)) is not None:
         return done
     started = time.monotonic()
@@ -159,6 +166,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / RUN_NAME, description | {"fastht_version": fastht.__version__})
+        keep_data(out, entries)
     progress = trainer.fit()
     if progress.best is None:
         raise NonFiniteLossError(
@@ -205,6 +213,7 @@ def perform(run: Run, cases: CaseSet) -> dict[str, Any]:
             device=accelerator.device,
             seconds=time.monotonic() - started,
             processes=accelerator.num_processes,
+            notes=cases.notes,
         )
         learnt = shown_cases([*chosen, *cases.side("val")], model_name, cases.source)
         _leave_training(run, model, task.monitor, progress, learnt)

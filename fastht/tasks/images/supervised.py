@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from fastht.data.task_dataset import TaskDataset
 from fastht.files import write_atomically
@@ -99,6 +99,7 @@ class SupervisedTask:
         self.batch_size = batch_size
         self.workers = workers
         self.best_path = best_path
+        self._val_loader: DataLoader[Any] | None = None
         self.monitor = f"val_{goal.monitor}"
 
     def evaluate(self) -> Scores:
@@ -120,7 +121,14 @@ class SupervisedTask:
             The scores, and the entries of all images in the order of the data.
         """
         goal = goal or self.goal
-        judged = predict(self.model, goal, data, self.accelerator, self.batch_size, self.workers)
+        loader = None
+        if data is self.val_data:  # scored every epoch: its workers live as long as the task
+            if self._val_loader is None:
+                self._val_loader = make_share(data, self.accelerator, self.batch_size, self.workers)
+            loader = self._val_loader
+        judged = predict(
+            self.model, goal, data, self.accelerator, self.batch_size, self.workers, loader
+        )
         return goal.summarise(judged), judged
 
     def save_best(self) -> None:
@@ -132,6 +140,14 @@ class SupervisedTask:
         return [self.train_data.file(int(i)) for i in batch["index"]]  # type: ignore[attr-defined]
 
 
+def make_share(
+    data: TaskDataset, accelerator: Accelerator, batch_size: int, workers: int
+) -> DataLoader[Any]:
+    """Return a loader of this process's share of a data set."""
+    share = range(accelerator.process_index, len(data), accelerator.num_processes)
+    return make_loader(Subset(data, share), workers=workers, batch_size=batch_size)
+
+
 @torch.no_grad()
 def predict(
     model: nn.Module,
@@ -140,15 +156,15 @@ def predict(
     accelerator: Accelerator,
     batch_size: int,
     workers: int,
+    loader: DataLoader[Any] | None = None,
 ) -> dict[str, list[Any]]:
     """Judge all images of a data set, each process a share of them; see ``SupervisedTask.score``.
 
     Every image is judged once, however many processes there are, so that their scores are those
     of one.
     """
-    rank, world = accelerator.process_index, accelerator.num_processes
-    share = range(rank, len(data), world)
-    loader = make_loader(Subset(data, share), workers=workers, batch_size=batch_size)
+    if loader is None:
+        loader = make_share(data, accelerator, batch_size, workers)
     training = model.training
     model.eval()
     judged: list[tuple[int, dict[str, Any]]] = []

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from fastht.data.notes import Note, count_notes
 from fastht.hardware import device_name
 from fastht.version import __version__
 
@@ -32,6 +33,7 @@ def provenance(
     device: torch.device,
     seconds: float,
     processes: int = 1,
+    notes: Iterable[Note] = (),
 ) -> dict[str, Any]:
     """Return what a ``results.json`` tells of where its numbers come from, as plain JSON types.
 
@@ -41,12 +43,14 @@ def provenance(
         device: that computed.
         seconds: from the start of the command, or of its last continuation, to its scores.
         processes: how many computed together.
+        notes: what was said of the data.
 
     Returns:
         ``fastht``, ``torch``, ``python``, ``system``, ``device``, ``hardware``, ``processes``,
-        ``threads`` of each process, ``seconds``, ``left_out``; for each side of ``split`` its
-        ``images``, ``patients`` (``None`` where none is known), images ``without_patient`` and
-        images by class, ``classes``; and ``patients_on_several_sides``, which should be none.
+        ``threads`` of each process, ``seconds``, ``left_out``, the counts of ``notes`` by kind; for
+        each side of ``split`` its ``images``, ``patients`` (``None`` where none is known), images
+        ``without_patient`` and images by class, ``classes``; and ``patients_on_several_sides``,
+        which should be none.
     """
     listed = {name: list(items) for name, items in sides.items()}
     patients = {name: {i.patient for i in items} - {None} for name, items in listed.items()}
@@ -62,6 +66,7 @@ def provenance(
         "threads": torch.get_num_threads(),
         "seconds": seconds,
         "left_out": dict(left_out),
+        "notes": count_notes(notes),
         "split": {
             name: {
                 "images": len(items),

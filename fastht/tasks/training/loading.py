@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +13,25 @@ from torch.utils.data import DataLoader, Dataset
 from fastht.data import DataError
 
 
+class LoadingError(RuntimeError):
+    """The processes that load images cannot; the message says why and what to do."""
+
+
 def make_loader(data: Dataset[Any], *, workers: int, **options: Any) -> DataLoader[Any]:
     """Return a loader that draws nothing from the global random number generator.
 
     Starting workers would otherwise draw from the generator that dropout uses, so that a run
-    resumed within an epoch went on with other numbers.
+    resumed within an epoch went on with other numbers. Workers stay alive from one epoch to the
+    next: where processes are spawned, each start imports everything anew.
     """
-    return DataLoader(data, num_workers=workers, generator=torch.Generator(), **options)
+    return DataLoader(
+        data,
+        num_workers=workers,
+        generator=torch.Generator(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_end_by_signal if workers else None,
+        **options,
+    )
 
 
 def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -26,13 +40,51 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         DataError: a sample cannot be read; in its own words, which PyTorch buries in the worker's
             traceback.
+        LoadingError: a worker was ended, or has no memory to hand its batches on.
     """
-    batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except DataError as error:
-            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
-        yield batch
+    try:
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
+    except DataError as error:
+        raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
+    except (RuntimeError, OSError) as error:
+        if told := _explain(str(error), loader.num_workers):
+            raise LoadingError(told) from error
+        raise
+
+
+def _explain(message: str, workers: int) -> str | None:
+    """What a user can do about an error of workers; None for other errors."""
+    if not workers:
+        return None
+    if "shared memory" in message or "/torch_" in message or "Bus error" in message:
+        return (
+            f"the workers ({workers}) have too little shared memory{_shared_memory()}: add "
+            "--workers 0, or give the container more (docker run --shm-size 1g, or --ipc host)"
+        )
+    if "worker" in message and ("Killed" in message or "exited unexpectedly" in message):
+        return (
+            "a worker that loads images was ended from outside, most often for lack of memory: "
+            f"use fewer --workers (there are {workers}) or a smaller --batch-size"
+        )
+    if "Too many open files" in message or "received 0 items of ancdata" in message:
+        return "the workers have too many files open: raise `ulimit -n`, or add --workers 0"
+    return None
+
+
+def _shared_memory() -> str:
+    """How large /dev/shm is, where there is one."""
+    try:
+        return f" (/dev/shm has {shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MiB)"
+    except OSError:
+        return ""
+
+
+def _end_by_signal(worker: int) -> None:
+    """Let a worker end on SIGTERM as processes do, whatever the main process makes of it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

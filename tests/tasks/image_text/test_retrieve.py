@@ -80,18 +80,39 @@ def test_the_base_alone_and_unlabelled_data(pairs, tiny_model, tmp_path, capsys)
 
 
 def test_a_query_names_the_nearest_images(runs, tmp_path, capsys):
-    query = "Ultrasound 3 showing a bright echogenic solid mass"
+    bright, dark = (
+        f"Ultrasound 3 showing a {what}"
+        for what in ("bright echogenic solid mass", "anechoic fluid filled cyst")
+    )
     options = {"run": runs / "ht", "workers": 0, "out": tmp_path / "out"}
-    retrieve(RetrieveArguments(query=query, **options))
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    found = [line for line in lines if line and line[0].isdigit() and line[-1].endswith(".png")]
-    assert [line[0] for line in found] == ["1", "2", "3", "4", "5"]
-    similarities = [float(line[1]) for line in found]
-    assert similarities == sorted(similarities, reverse=True)
-    # Odd numbers are bright; half of the images are.
-    assert sum(int(line[2][-6:-4]) % 2 for line in found) >= 4
+    odd = {}
+    for query in (bright, dark):
+        retrieve(RetrieveArguments(query=query, **options))
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        found = [line for line in lines if line and line[0].isdigit() and line[-1].endswith(".png")]
+        assert [line[0] for line in found] == ["1", "2", "3", "4", "5"]
+        similarities = [float(line[1]) for line in found]
+        assert similarities == sorted(similarities, reverse=True)
+        odd[query] = sum(int(line[2][-6:-4]) % 2 for line in found)
+    assert odd[bright] >= odd[dark] + 2  # odd numbers are bright; half of the images are
     assert (tmp_path / "out" / "query.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_query_is_cleaned_as_captions_are(runs, tmp_path, capsys):
+    options = {"run": runs / "ht", "workers": 0, "out": tmp_path / "out"}
+    said = {}
+    for query in (
+        "Le\u0301sion  hypo\u00e9chog\u00e8ne",
+        "L\u00e9sion hypoe\u0301choge\u0300ne\ufffd",
+    ):
+        retrieve(RetrieveArguments(query=query, **options))
+        lines = capsys.readouterr().out.splitlines()
+        said[query] = [line for line in lines if line[:1].isdigit() and line.endswith(".png")]
+    one, other = said.values()
+    assert one == other
+    with pytest.raises(ValueError, match="--query '肿块' has no letters"):
+        retrieve(RetrieveArguments(query="肿块", cleaning="paper", **options))
 
 
 def test_the_sample_is_the_default(tiny_model, tmp_path, capsys):

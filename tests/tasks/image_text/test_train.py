@@ -25,7 +25,7 @@ def arguments(pairs, tiny_model, tmp_path):
         data=str(pairs),
         model=tiny_model,
         pretrained="none",
-        val_fraction=0.25,
+        val_fraction=0.265,  # 10 of the 40
         trainer=TrainerConfig(epochs=6, batch_size=10, lr=1e-2, workers=0),
         out=tmp_path / "run",
     )
@@ -119,11 +119,159 @@ def test_a_run_is_not_overwritten_and_resumes_only_as_itself(arguments):
     train(arguments)
     with pytest.raises(ResumeError, match="add --resume, or give another --out"):
         train(arguments)
-    with pytest.raises(ResumeError, match=r"val_fraction was 0\.25 and is 0\.5"):
+    with pytest.raises(ResumeError, match=r"val_fraction was 0\.265 and is 0\.5"):
         train(dataclasses.replace(arguments, val_fraction=0.5, resume=True))
     with pytest.raises(ResumeError, match="no state to resume"):
         train(dataclasses.replace(arguments, out=arguments.out / "other", resume=True))
     assert train(dataclasses.replace(arguments, resume=True))["epochs"] == 6
+
+
+def changed(pairs, folder, change):
+    """A copy of the pairs, whose rows a function has changed."""
+    shutil.copytree(pairs.parent, folder, dirs_exist_ok=True)
+    with pairs.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows = change(rows)
+    with (folder / pairs.name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["filepath", "title", "label", "patient"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / pairs.name
+
+
+def edit(number, **cells):
+    return lambda rows: [row | cells if i == number else row for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit(3, title="Another caption of the same image"), r"1 image has another caption \(03"),
+        (edit(3, label="another label"), r"1 image has another label \(03\.png\)"),
+        (edit(3, patient="p1"), r"1 image is of another patient \(03\.png\)"),
+        (lambda rows: rows[:-1], r"1 image is gone \(39\.png\)"),
+        (lambda rows: rows[::-1], None),
+    ],
+)
+def test_no_run_goes_on_with_other_data(
+    arguments, pairs, tmp_path, change, message, finished, monkeypatch
+):
+    data = changed(pairs, tmp_path / "data", lambda rows: rows)
+    steps = dataclasses.replace(arguments.trainer, checkpoint_steps=1)
+    longer = dataclasses.replace(arguments, data=str(data), trainer=steps)
+    if finished:
+        train(longer)
+    else:
+        # After the first epoch's line: the state on disk is of a batch before it.
+        with monkeypatch.context() as patch:
+            patch.setattr("fastht.tasks.training.trainer.tqdm.write", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train(longer)
+    files = {f.name: f.read_bytes() for f in longer.out.iterdir() if f.is_file()}
+    changed(pairs, tmp_path / "data", change)
+    again = dataclasses.replace(longer, resume=True)
+    if message is None:  # sorted rows are the same data
+        assert train(again)["epochs"] == 6
+        return
+    with pytest.raises(ResumeError, match=message) as caught:
+        train(again)
+    assert "go on with the data as it was, or start anew" in str(caught.value)
+    assert {f.name: f.read_bytes() for f in longer.out.iterdir() if f.is_file()} == files
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_no_run_goes_on_with_other_pixels(arguments, pairs, tmp_path):
+    data = changed(pairs, tmp_path / "data", lambda rows: rows)
+    quick = dataclasses.replace(arguments.trainer, epochs=1)
+    first = dataclasses.replace(arguments, data=str(data), trainer=quick)
+    train(first)
+    shutil.copy(data.parent / "05.png", data.parent / "04.png")
+    with pytest.raises(ResumeError, match=r"1 image has other pixels \(04\.png\)"):
+        train(dataclasses.replace(first, resume=True))
+
+
+def test_a_sorted_table_trains_the_same_bits(arguments, pairs, tmp_path):
+    shuffled = changed(pairs, tmp_path / "data", lambda rows: rows[::-1])
+    in_order = train(arguments)
+    again = train(
+        dataclasses.replace(arguments, data=str(shuffled), out=arguments.out.with_name("again"))
+    )
+    assert again["after"] == in_order["after"]
+
+
+def test_a_run_of_an_older_version_with_another_split_is_refused(arguments):
+    quick = dataclasses.replace(arguments.trainer, epochs=1)
+    first = dataclasses.replace(arguments, trainer=quick)
+    train(first)
+    rows = list(csv.DictReader((first.out / "split.csv").open()))
+    other = {"train": "val", "val": "train"}
+    lines = [f"{row['file']},{other[row['split']]}" for row in rows]
+    (first.out / "split.csv").write_text("\n".join(["file,split", *lines]))
+    with pytest.raises(ResumeError, match="40 images change sides"):
+        train(dataclasses.replace(first, resume=True))
+
+
+# What the text tower does not read
+
+
+HISTORY = "The patient was referred after a screening examination elsewhere. " * 6
+
+
+def long_captions(pairs, folder):
+    """The pairs with a history before the finding that is longer than the tower's 32 tokens."""
+    findings = ["an oval cyst.", "a spiculated mass."]
+
+    def lengthen(rows):
+        return [
+            row | {"title": f"{HISTORY} Image {i} shows {findings[i % 2]}"}
+            for i, row in enumerate(rows)
+        ]
+
+    return changed(pairs, folder, lengthen)
+
+
+def test_captions_that_become_equal_are_refused(arguments, pairs, tmp_path):
+    data = long_captions(pairs, tmp_path / "data")
+    with pytest.raises(DataError, match="most captions cannot be told apart: 40 captions") as told:
+        train(dataclasses.replace(arguments, data=str(data)))
+    assert "the 32 tokens that the text tower reads" in str(told.value)
+    assert "40 captions become equal to others" in str(told.value)
+    assert "--caption-part end or sentences" in str(told.value)
+    assert not arguments.out.exists()
+
+
+@pytest.mark.parametrize("part", ["end", "sentences"])
+def test_another_part_of_long_captions_is_learnt(arguments, pairs, tmp_path, part, capsys):
+    data = long_captions(pairs, tmp_path / "data")
+    results = train(dataclasses.replace(arguments, data=str(data), caption_part=part))
+    assert results["after"]["val_loss"] < results["before"]["val_loss"] - 0.05
+    assert results["provenance"]["notes"]["captions_cut"] == 40
+    assert "captions_equal_when_cut" not in results["provenance"]["notes"]
+    assert "40 captions of 40 longer than the 32 tokens" in capsys.readouterr().out
+
+
+def test_the_first_lines_and_the_results_tell_the_same_of_the_data(
+    arguments, pairs, tmp_path, capsys
+):
+    def torn(rows):
+        rows = edit(3, title="Lésion hypoéchogène à contours irréguliers")(rows)
+        return [
+            row | {"label": row["label"].upper() if i == 5 else row["label"]}
+            for i, row in enumerate(rows)
+        ]
+
+    data = changed(pairs, tmp_path / "data", torn)
+    quick = dataclasses.replace(arguments.trainer, epochs=1)
+    results = train(dataclasses.replace(arguments, data=str(data), cleaning="paper", trainer=quick))
+    assert results["provenance"]["notes"] == {"captions_lost_letters": 1, "labels_alike": 2}
+    printed = capsys.readouterr().out
+    for part in ("1 caption lost letters that are not ASCII: 03.png", "differ in case or spaces"):
+        assert f"{part}" in printed
+    assert printed.index("note: ") < printed.index("epoch 1")
 
 
 def test_a_diverging_run_names_the_files_and_keeps_no_adapter(arguments, monkeypatch):

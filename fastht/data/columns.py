@@ -1,0 +1,85 @@
+"""Which columns of a table are read, which are not, and what those look like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from fastht.data.images import DataError
+from fastht.data.notes import Note, examples, plural
+
+# Names that can mean nothing else, without regard to case, spaces and marks: taken, and said.
+_SAME = {
+    "label": {"label"},
+    "patient": {"patient", "patientid", "patientidentifier", "patientnumber", "patientno"}
+    | {"subject", "subjectid"},
+    "frame": {"frame"},
+}
+# Names that probably mean it: left alone, with the option that would read them.
+_ALIKE = {
+    "patient": {"case", "caseid", "casenumber", "id", "pid", "study", "studyid", "person"}
+    | {"personid", "participant", "participantid", "mrn", "caseno", "patid", "patientname"},
+    "label": {"class", "classes", "category", "diagnosis", "pathology", "labels", "histology"},
+    "frame": {"frameindex", "frameid", "framenumber", "slice", "sliceindex"},
+}
+# What fastht's commands read, each some of them.
+_KNOWN = {"filepath", "filename", "image", "mask", "title", "caption", "split"}
+_SHOWN = 12
+
+
+def find_column(columns: Sequence[str], what: str, given: str | None, where: Path) -> str | None:
+    """The column of labels, patients or frames; None if there is none.
+
+    what: "label", "patient" or "frame".
+    given: the name that the user gives; None takes the column of that name or, without it, the only
+        one whose name means the same, such as "Patient ID".
+
+    Raises DataError if the table has no column of the given name, or several that mean the same.
+    """
+    if given is not None:
+        if given not in columns:
+            raise DataError(f"{where}: no column {given!r}; the columns are {', '.join(columns)}")
+        return given
+    if what in columns:
+        return what
+    found = [name for name in columns if _bare(name) in _SAME[what]]
+    if len(found) > 1:
+        names = " and ".join(found)
+        raise DataError(f"{where}: {names} may both be the {what}'s; choose by --{what}-key")
+    return found[0] if found else None
+
+
+def note_columns(
+    columns: Sequence[str], read: dict[str, str | None], *, also: Collection[str] = ()
+) -> tuple[Note, ...]:
+    """What is to be said of the columns: those taken by another name, and those not read.
+
+    read: the column that is read as label, patient and frame.
+    also: other columns that are read.
+    """
+    notes = []
+    for what, column in read.items():
+        if column is not None and column != what and _bare(column) in _SAME[what]:
+            notes.append(Note("columns_by_meaning", 1, f"column {column} is read as the {what}'s"))
+    used = {*also, *read.values()}
+    left = [c for c in columns if c and c not in used and _bare(c) not in _KNOWN]
+    hints = [
+        f"{column} looks like the {what}'s: if it is, give it by --{what}-key {quote(column)}"
+        for column in left
+        for what, names in _ALIKE.items()
+        if _bare(column) in names and read.get(what) is None
+    ]
+    if left:
+        text = f"{plural(len(left), 'column')} not read: {examples(left, _SHOWN)}"
+        notes.append(Note("columns_not_read", len(left), "; ".join([text, *hints])))
+    return tuple(notes)
+
+
+def quote(name: str) -> str:
+    """A name as a shell takes it."""
+    return name if re.fullmatch(r"[\w.-]+", name, re.ASCII) else f"'{name}'"
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()

@@ -1,0 +1,46 @@
+"""What a user should know of a data set, with its count: no reason to stop, and never unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing that is worth knowing of a data set.
+
+    kind: what results count it as, e.g. "columns_not_read".
+    count: of what the text speaks of.
+    text: what it is, where, and the remedy; empty where another note says it already.
+    """
+
+    kind: str
+    count: int
+    text: str
+
+
+def examples(names: Iterable[str], count: int = _EXAMPLES) -> str:
+    """The first few of some names."""
+    listed = list(names)
+    return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: 1 image, 2 images."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def count_notes(notes: Iterable[Note]) -> dict[str, int]:
+    """The counts by kind, as results keep them."""
+    counts: dict[str, int] = {}
+    for note in notes:
+        counts[note.kind] = counts.get(note.kind, 0) + note.count
+    return counts
+
+
+def account(paragraph: str, notes: Sequence[Note]) -> str:
+    """A paragraph and, a line each, the notes: what a run says of its data first."""
+    return "\n".join([paragraph, *(f"note: {note.text}" for note in notes if note.text)])

@@ -1,0 +1,127 @@
+"""Runs on masks or labels whose data changes: none goes on, none is scored on its training."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+pytest.importorskip("monai")
+pytest.importorskip("torchmetrics")
+
+from fastht.data import DataError
+from fastht.tasks.images.commands import train
+from fastht.tasks.images.evaluate import EvalArguments, evaluate
+from fastht.tasks.images.experiment import ExperimentArguments
+from fastht.tasks.models.methods import AdapterSettings
+from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.trainer import TrainerConfig
+
+
+@pytest.fixture
+def own_table(table, tmp_path):
+    """A copy of the table, for tests that change it."""
+    return shutil.copy(table, tmp_path / "own.csv")
+
+
+@pytest.fixture
+def arguments(own_table, tiny_model, tmp_path):
+    return ExperimentArguments(
+        data=str(own_table),
+        model=tiny_model,
+        pretrained="none",
+        blocks=(0, 1),
+        width=16,
+        image_size=32,
+        methods=("frozen",),
+        settings=AdapterSettings(bottleneck_dim=8, lora_rank=2),
+        trainer=TrainerConfig(epochs=1, batch_size=8, lr=1e-2, patience=0, workers=0),
+        out=tmp_path / "runs",
+    )
+
+
+def rewrite(path, change):
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows = change(rows)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sorted_rows(rows):
+    return sorted(rows, key=lambda row: row["title"])
+
+
+def other_label(rows):
+    return [
+        {**rows[0], "label": "cyst" if rows[0]["label"] != "cyst" else "benign mass"},
+        *rows[1:],
+    ]
+
+
+def other_mask(rows):
+    return [{**rows[0], "mask": rows[5]["mask"]}, *rows[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_label, "1 image has another label"),
+        (other_mask, "1 image has another mask"),
+        (lambda rows: rows[:-2], "2 images are gone"),
+        (
+            lambda rows: [{**r, "patient": "all"} if i < 2 else r for i, r in enumerate(rows)],
+            "2 images are of other patients",
+        ),
+    ],
+)
+def test_changed_data_is_neither_resumed_nor_scored(arguments, own_table, change, message):
+    assert train("segment", arguments) == 0
+    folder = arguments.out / "frozen" / "seed-0"
+    before = (folder / "results.json").read_bytes()
+    rewrite(own_table, sorted_rows)  # which is no change
+    assert train("segment", dataclasses.replace(arguments, resume=True)) == 0
+    assert evaluate("segment", EvalArguments(run=folder, out=folder / "again")) == 0
+    assert (folder / "results.json").read_bytes() == before
+    rewrite(own_table, change)
+    with pytest.raises(ResumeError, match=message):
+        train("segment", dataclasses.replace(arguments, resume=True))
+    with pytest.raises(ResumeError, match=message):
+        evaluate("segment", EvalArguments(run=folder, out=folder / "third"))
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_images_that_trained_are_told_when_they_are_scored(arguments, own_table, capsys):
+    train("classify", arguments)
+    folder = arguments.out / "frozen" / "seed-0"
+    with (folder / "split.csv").open() as file:
+        trained = sum(row["split"] == "train" for row in csv.DictReader(file))
+    capsys.readouterr()
+    evaluate("classify", EvalArguments(run=folder, data=str(own_table), out=folder / "all"))
+    assert f"NOTE: {trained} of them trained this run" in capsys.readouterr().out
+    assert (
+        json.loads((folder / "all" / "results.json").read_text())["scored_that_trained"] == trained
+    )
+    evaluate("classify", EvalArguments(run=folder, out=folder / "own"))
+    assert "NOTE" not in capsys.readouterr().out
+
+
+def test_one_class_is_told_before_anything_is_built(arguments, own_table):
+    rewrite(own_table, lambda rows: [row | {"label": "cyst"} for row in rows])
+    with pytest.raises(DataError, match="all images are 'cyst'; give several classes"):
+        train("classify", arguments)
+    assert not arguments.out.exists()
+
+
+def test_the_account_is_printed_first_and_kept_with_the_results(arguments, own_table, capsys):
+    rewrite(own_table, lambda rows: [row | {"site": "x", "case": "1"} for row in rows])
+    train("segment", arguments)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("48 cases from")
+    assert printed[1].startswith("note: ")
+    assert "case looks like the patient's" not in printed[1]  # the patient is known
+    results = json.loads((arguments.out / "frozen" / "seed-0" / "results.json").read_text())
+    assert results["provenance"]["notes"]["columns_not_read"] >= 2
