@@ -19,6 +19,7 @@ from fastht.data.images import DataError
 from fastht.data.notes import Note, account, examples, plural
 
 _EXAMPLES = 5  # names of missing images that are kept for messages
+_MANY_WORDS = 75  # more than CLIP's 77 tokens hold, of which two are marks, however short they are
 _TOO_SHORT = f"caption shorter than {MIN_CAPTION_LENGTH} characters"
 _DECODED_WRONG = "\ufffd"
 
@@ -64,6 +65,10 @@ class RecordSet:
         for attribute in ("label", "patient"):
             if values := {getattr(record, attribute) for record in self} - {None}:
                 parts.append(f"{len(values):,} {attribute}{'s' if len(values) > 1 else ''}")
+        if long := sum(len(record.caption.split()) > _MANY_WORDS for record in self):
+            parts.append(
+                f"{plural(long, 'caption')} of over {_MANY_WORDS} words (CLIP reads 77 tokens)"
+            )
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
         missing = f" (missing: {', '.join(self.missing)})" if self.missing else ""
         return f"{', '.join(parts)}; dropped: {reasons or 'none'}{missing}."

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dicom_files import write_dicom
 from miniature_sets import blob, draw, lines, picture
+from PIL import Image
 
 from fastht.data import CaseSet, load_cases
 from fastht.data.check import CheckArguments, check, inspect_cases
@@ -158,3 +159,55 @@ def test_the_spacing_of_pixels_is_told_and_contradictions_are_problems(
     status, text = run(capsys, tmp_path)
     assert status == 1
     assert "b.dcm: Pixel Spacing is [0.1, -0.1], no two lengths above 0" in text
+
+
+def test_one_of_each_fault_is_listed_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(8):
+        picture(tmp_path / "Images" / f"{i}.png", seed=i)
+        draw(tmp_path / "Masks" / f"{i}.png", blob(i, 1))
+    images, masks = tmp_path / "Images", tmp_path / "Masks"
+    (images / "0.png").write_bytes(b"broken")
+    several = np.zeros((10, 14), np.uint8)
+    several[1:5, 1:5], several[5:9, 7:11] = 1, 2
+    draw(masks / "1.png", several, 120)
+    (masks / "2.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(images / "3.png") as image:
+        image.save(images / "3.jpg", exif=exif)
+    (images / "3.png").unlink()
+    pages = [Image.fromarray(blob(i, i)) for i in range(3)]
+    (images / "4.png").unlink()
+    pages[0].save(images / "4.tif", save_all=True, append_images=pages[1:])
+    large = np.zeros((800, 1000), np.uint8)
+    large[405:408, 503:506] = 1
+    Image.fromarray(large * np.uint8(9)).save(images / "5.png")
+    draw(masks / "5.png", large)
+    draw(masks / "gone.png", blob(1, 1))
+    (images / "a.gif").write_bytes(b"GIF89a")
+    picture(images / ".hidden.png")
+    lines(tmp_path / "labels.csv", "file,label,patient", "6.png,x,p1", "nowhere.png,x,p2")
+    status, text = run(capsys, tmp_path, image_size=112)
+    assert status == 1
+    for part in (
+        "1 hidden file",
+        "1 .gif file",
+        "1 mask without image",
+        "1 image that no list, label or layout names",  # the one without mask
+        "4 files of the folder not read: ",
+        "1 image turned by EXIF beside masks: ",
+        "3.jpg; look whether the masks are turned too",
+        "1 file of several pictures",
+        "4.tif (3); name one by a column frame",
+        "1 images with lesions that fall between the pixels at 112 x 112: 5; they are kept",
+        "1 row of ",
+        "labels.csv without image: nowhere.png",
+        "6 images without patient",
+        "3 problems:",
+        "2.png: no mask",
+        "0.png: not an image that can be read",
+        "1.png: the mask has regions of several values (240, 120); write the foreground",
+    ):
+        assert part in text, part

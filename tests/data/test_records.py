@@ -16,6 +16,12 @@ def test_a_set_without_drops_says_so() -> None:
     assert found.describe() == "2 image-caption pairs from somewhere, 1 label; dropped: none."
 
 
+def test_long_captions_are_told() -> None:
+    records = (Record("a", CAPTION), Record("b", "a word " * 38))
+    told = RecordSet(records, "somewhere").describe()
+    assert "1 caption of over 75 words (CLIP reads 77 tokens)" in told
+
+
 # Split
 
 

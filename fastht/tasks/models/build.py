@@ -15,6 +15,7 @@ import open_clip
 import torch
 from open_clip.factory import convert_state_dict, load_state_dict, resize_pos_embed
 from torch import nn
+from torchvision.transforms import Compose, ToTensor
 
 from fastht.backbones import find_backbone
 
@@ -129,7 +130,25 @@ def build_clip(name: str, pretrained: str, image_size: int | None = None) -> tup
             "Give the file of the weights (--pretrained FILE), or --pretrained none to start "
             "from random ones"
         ) from error
-    return model, transform
+    return model, _light(transform)
+
+
+def _light(transform: Any) -> Any:
+    """Return a transform for RGB images whose steps are torchvision's alone, if it can be.
+
+    A worker process that is spawned imports what its transform is made of, and open_clip takes as
+    long as everything else. Its own steps do nothing to RGB images but to make tensors of them.
+    """
+    steps: list[Any] = []
+    for step in getattr(transform, "transforms", []):
+        name = getattr(step, "__name__", type(step).__name__)
+        if type(step).__module__.startswith("torchvision."):
+            steps.append(step)
+        elif name == "MaybeToTensor":
+            steps.append(ToTensor())
+        elif name not in ("MaybeConvertMode", "_convert_to_rgb"):
+            return transform
+    return Compose(steps) if steps else transform
 
 
 def model_source(name: str) -> str:

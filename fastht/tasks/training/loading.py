@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fastht.data import DataError
+
+_IMPORTED = ("__main__", "fastht.data", "torchvision.transforms")
 
 
 class LoadingError(RuntimeError):
@@ -22,8 +25,11 @@ def make_loader(data: Dataset[Any], *, workers: int, **options: Any) -> DataLoad
 
     Starting workers would otherwise draw from the generator that dropout uses, so that a run
     resumed within an epoch went on with other numbers. Workers stay alive from one epoch to the
-    next: where processes are spawned, each start imports everything anew.
+    next: where processes are spawned, each start imports everything anew. Where they are forked
+    from a server, it imports once for all of them.
     """
+    if workers and multiprocessing.get_start_method() == "forkserver":
+        multiprocessing.set_forkserver_preload([*_IMPORTED])  # nothing once it has started
     return DataLoader(
         data,
         num_workers=workers,
