@@ -88,7 +88,7 @@ run_compile() {
 
 # The files with tests that need a GPU, of which engines.py makes some: others need packages that a
 # GPU machine may lack.
-gpu_tests() { grep -rlE 'mark\.gpu|^from engines' tests --include='test_*.py'; }
+gpu_tests() { grep -rlE 'mark\.gpu|^from (engines|loss_cases)' tests --include='test_*.py'; }
 
 run_tests() { run_pytest tests/test_gpu.py tests/test_ops.py; }
 

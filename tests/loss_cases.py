@@ -21,6 +21,8 @@ from fastht.losses import (
     soft_label_loss,
 )
 from fastht.losses.blocked import pairs
+from fastht.losses.registry import resolve
+from fastht.ops.registry import BackendUnavailableError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Whether the Triton kernels can run: compiled, or in the interpreter.
@@ -29,6 +31,12 @@ CANDIDATES = [
     for name, status in backends().items()
     if status.usable and name != "reference"
 ]
+
+
+def thin(backend: str, keep: bool) -> None:
+    """Leave out what is not to be kept where kernels run in the interpreter, which is slow."""
+    if backend == "triton" and DEVICE == "cpu" and not keep:
+        pytest.skip("thinned in the interpreter; a GPU runs it")
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,14 @@ LEAVES = ("images", "texts", "scale", "bias")
 
 
 def evaluate(case: str, batch: Batch, backend: str, upstream: float = 1.0) -> dict[str, Tensor]:
-    """Return the loss and the gradients that there are, in float64."""
+    """Return the loss and the gradients that there are, in float64.
+
+    Skips the test where the backend takes no such features: Triton's no float64 on a GPU.
+    """
+    try:
+        resolve(backend, batch.images.device, batch.images.dtype)
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
     leaves = {name: getattr(batch, name).detach().clone().requires_grad_() for name in LEAVES}
     loss = CASES[case](batch, leaves, backend)
     (loss * upstream).backward()

@@ -90,7 +90,7 @@ def test_the_wings_of_the_tasks_import_one_way() -> None:
     ]
 
 
-@pytest.mark.parametrize("package", ["fastht.data", "fastht.tasks"])
+@pytest.mark.parametrize("package", ["fastht.data", "fastht.losses", "fastht.tasks"])
 def test_a_package_has_no_circle(package: str) -> None:
     edges = within(graph(), package)
     assert len(edges) > 5
@@ -99,6 +99,17 @@ def test_a_package_has_no_circle(package: str) -> None:
         edges["fastht.data.images"].add("fastht.data.shards")
         with pytest.raises(CycleError):
             TopologicalSorter(edges).prepare()
+
+
+def test_the_losses_stand_on_the_registry_of_the_ops_alone() -> None:
+    """So that they are usable alone, and nothing below the tasks needs them."""
+    edges = graph()
+    inside = within(edges, "fastht.losses")
+    outside = {target for module in inside for target in edges[module] - inside.keys()}
+    assert outside <= {"fastht.ops.registry", "fastht.ops.custom_op"}
+    for module, targets in edges.items():
+        if module not in inside and wing(module) is None:
+            assert not targets & inside.keys(), module
 
 
 def test_only_the_tasks_know_of_the_tasks() -> None:

@@ -1,12 +1,14 @@
 """The losses in PyTorch's dispatcher: schema, shapes, autograd.
 
 ``fastht::contrastive`` compares the images of a process with the texts of all. What it keeps for
-its backward pass are the features, the keys or tags, and a few vectors of their length.
+its backward pass are the features, the keys or tags, and a few vectors of their length; or, where
+its backend saves products by that, the gradients beside the features (which are kept for nothing
+but to be refused a second derivative).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +17,16 @@ from torch import distributed as dist
 
 from fastht.losses import exchange
 from fastht.losses.registry import implementation
-from fastht.losses.sweeps import COLUMNS, ROWS, Form, Operands, Statistics, sum_dtype
+from fastht.losses.sweeps import (
+    COLUMNS,
+    ROWS,
+    Coefficients,
+    Form,
+    Gradients,
+    Operands,
+    Statistics,
+    sum_dtype,
+)
 from fastht.losses.targets import factors
 from fastht.losses.terms import (
     Counts,
@@ -26,6 +37,7 @@ from fastht.losses.terms import (
     count_positives,
     own_parts,
     weigh,
+    wide_dtype,
 )
 
 # What a process's loss is, where there are several, and whose gradients it makes.
@@ -84,27 +96,76 @@ def contrastive(
     temperature: float,
     reduction: int,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return ``[2]``, the contrastive and the soft-label loss, and the statistics for backward.
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return ``[2]``, the contrastive and the soft-label loss, and what backward needs.
 
     images: ``[R, E]``. texts: ``[N, E]``, of all processes. scale, bias: ``[]``. keys: ``[N]``.
     sizes: ``[W]``, images of each process; ``None`` for one process, which has N of them.
     row_targets, column_targets, table: of :class:`fastht.losses.targets.SoftTargets`.
+    needs: who will want a gradient: images, texts, scale or bias.
     """
     shape, share = _form(form), exchange.share(sizes, len(images))
     targets = (row_targets, column_targets, table)
     o = operands(images, texts, scale, bias, keys, share, targets, temperature)
-    statistics: Statistics = implementation(backend).forward(shape, o)
+    counts = _counts(keys, share)
+    statistics: Statistics
+    gradients = Gradients(None, None, None, None)
+    if _at_once(shape, backend, images, texts, sizes, needs):
+        one = Upstream(*(scale.detach().new_ones(2, 1) for _ in range(2)))
+
+        def k(found: Statistics) -> Coefficients:
+            return coefficients(shape, found, Weights(*weights), temperature, one, counts, share)
+
+        statistics, gradients = implementation(backend).forward_and_backward(
+            shape, o, k, (needs[0], needs[1], needs[2] and shape.logits)
+        )
+    else:
+        statistics = implementation(backend).forward(shape, o)
     if share.processes > 1:
         statistics = exchange.reduce_columns(statistics)
-    parts = own_parts(shape, statistics, o.scale, _counts(keys, share), share)
+    parts = own_parts(shape, statistics, o.scale, counts, share)
     losses = weigh(parts, Weights(*weights), share.total)
     if share.processes > 1:
         if reduction == LOCAL:
             losses = losses * share.processes
         else:
             dist.all_reduce(losses)
-    return losses.to(o.scale.dtype), *statistics[:4]
+    rows, columns, *numbers = gradients
+    none = o.scale.new_empty(0)
+    return (
+        losses.to(o.scale.dtype, copy=True),
+        *statistics[:4],
+        none if rows is None else rows,
+        none.clone() if columns is None else columns,
+        none.clone() if numbers[0] is None else _summed(numbers),
+    )
+
+
+def _summed(rows: Sequence[Tensor | None]) -> Tensor:
+    """Return ``[2]``: the gradients of scale and bias over rows, 0 where there is none."""
+    found = [x.sum(dtype=wide_dtype(x)) for x in rows if x is not None]
+    return torch.stack([found[0], found[1] if len(found) > 1 else torch.zeros_like(found[0])])
+
+
+def _at_once(
+    form: Form,
+    backend: str,
+    images: Tensor,
+    texts: Tensor,
+    sizes: Tensor | None,
+    needs: Sequence[bool],
+) -> bool:
+    """Whether the forward sweep makes the gradients too."""
+    can: Callable[[Form, str, int, int], bool] | None
+    can = getattr(implementation(backend), "can_be_at_once", None)
+    # The gradients of two losses would have to be held apart; and with several processes a
+    # softmax's statistics are known after the sweep.
+    if can is None or not any(needs) or (form.logits and form.soft):
+        return False
+    if sizes is not None and (form.softmax or form.kl):
+        return False
+    return can(form, images.device.type, images.shape[0], texts.shape[0])
 
 
 @contrastive.register_fake
@@ -123,7 +184,8 @@ def _(
     temperature: float,
     reduction: int,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     def vectors(height: int, directions: int, direction: int, length: int) -> Tensor:
         return scale.new_empty(height, length if directions & direction else 0)
 
@@ -134,7 +196,26 @@ def _(
         vectors(4, shape.softmax, COLUMNS, n),
         vectors(5, shape.kl, ROWS, r),
         vectors(5, shape.kl, COLUMNS, n),
+        *_fake_gradients(shape, backend, images, texts, scale, sizes, needs),
     )
+
+
+def _fake_gradients(
+    form: Form,
+    backend: str,
+    images: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    sizes: Tensor | None,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    at_once = _at_once(form, backend, images, texts, sizes, needs)
+    made = [
+        scale.new_empty(x.shape if at_once and needed else (0,))
+        for x, needed in ((images, needs[0]), (texts, needs[1]))
+    ]
+    numbers = scale.new_empty(2 if at_once and needs[2] and form.logits else 0)
+    return made[0], made[1], numbers.to(wide_dtype(scale))
 
 
 @torch.library.custom_op("fastht::contrastive_backward", mutates_args=())
@@ -155,40 +236,45 @@ def contrastive_backward(
     temperature: float,
     reduction: int,
     backend: str,
+    at_once: bool,
     need_images: bool,
     need_texts: bool,
     need_scale: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of images, texts, scale and bias; empty ones where none is needed."""
-    shape, share = _form(form), exchange.share(sizes, len(images))
-    targets = (row_targets, column_targets, table)
-    o = operands(images, texts, scale, bias, keys, share, targets, temperature)
-    softmax_rows, softmax_columns, kl_rows, kl_columns = statistics
-    absent = scale.new_zeros(0)  # nothing of these two is needed any more
-    s = Statistics(softmax_rows, softmax_columns, kl_rows, kl_columns, absent, absent)
+    """Return the gradients of images, texts, scale and bias; empty ones where none is needed.
+
+    at_once: whether the statistics end with gradients, which only have to be scaled.
+    """
     upstream = _upstream(dlosses, sizes, reduction)
-    k = coefficients(
-        shape, s, Weights(*weights), temperature, upstream, _counts(keys, share), share
-    )
-    gradients = implementation(backend).backward(
-        shape, o, k, need_images, need_texts, need_scale and shape.logits
-    )
-    none = images.new_empty(0)
-    dscale, dbias = torch.zeros_like(scale), torch.zeros_like(scale)
-    if gradients.scale is not None:
-        both = (
-            [gradients.scale, gradients.bias] if gradients.bias is not None else [gradients.scale]
+    shape = _form(form)
+    softmax_rows, softmax_columns, kl_rows, kl_columns, drows, dcolumns, numbers = statistics
+    if at_once:
+        factor = upstream.rows[int(shape.soft), 0]
+        dimages, dtexts, numbers = (x * factor.to(x.dtype) for x in (drows, dcolumns, numbers))
+    else:
+        share = exchange.share(sizes, len(images))
+        targets = (row_targets, column_targets, table)
+        o = operands(images, texts, scale, bias, keys, share, targets, temperature)
+        absent = scale.new_zeros(0)  # nothing of these two is needed any more
+        s = Statistics(softmax_rows, softmax_columns, kl_rows, kl_columns, absent, absent)
+        counts = _counts(keys, share)
+        k = coefficients(shape, s, Weights(*weights), temperature, upstream, counts, share)
+        rows, columns, *each = implementation(backend).backward(
+            shape, o, k, need_images, need_texts, need_scale and shape.logits
         )
-        sums = torch.stack([x.sum(dtype=upstream.rows.dtype) for x in both])
-        if share.processes > 1:
-            dist.all_reduce(sums)
-            if reduction != OWN:
-                sums = sums / share.processes
-        dscale = sums[0].to(scale.dtype, copy=True)
-        dbias = sums[-1].to(scale.dtype, copy=True) if len(both) > 1 else dbias
+        dimages = absent if rows is None else rows
+        dtexts = absent.clone() if columns is None else columns
+        numbers = absent.to(wide_dtype(scale)) if each[0] is None else _summed(each)
+    if sizes is not None and numbers.numel():
+        dist.all_reduce(numbers)
+        if reduction != OWN:
+            numbers = numbers / len(sizes)
+    dscale, dbias = (
+        x.to(scale.dtype, copy=True) for x in (numbers if numbers.numel() else scale.new_zeros(2))
+    )
     return (
-        none if gradients.rows is None else gradients.rows.to(images.dtype),
-        none.clone() if gradients.columns is None else gradients.columns.to(texts.dtype),
+        dimages.to(images.dtype) if need_images else images.new_empty(0),
+        dtexts.to(texts.dtype) if need_texts else texts.new_empty(0),
         dscale,
         dbias,
     )
@@ -196,7 +282,7 @@ def contrastive_backward(
 
 def _upstream(dlosses: Tensor, sizes: Tensor | None, reduction: int) -> Upstream:
     """Return what own rows and all columns count, from what all processes were given."""
-    own = dlosses.detach() if dlosses.device.type == "mps" else dlosses.detach().double()
+    own = dlosses.detach().to(wide_dtype(dlosses))
     if sizes is None:
         return Upstream(own[:, None], own[:, None])
     world = len(sizes)
@@ -229,17 +315,14 @@ def _(
     temperature: float,
     reduction: int,
     backend: str,
+    at_once: bool,
     need_images: bool,
     need_texts: bool,
     need_scale: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
-        torch.empty_like(images, memory_format=torch.contiguous_format)
-        if need_images
-        else images.new_empty(0),
-        torch.empty_like(texts, memory_format=torch.contiguous_format)
-        if need_texts
-        else texts.new_empty(0),
+        images.new_empty(images.shape if need_images else (0,)),
+        texts.new_empty(texts.shape if need_texts else (0,)),
         torch.empty_like(scale),
         torch.empty_like(scale),
     )
@@ -249,10 +332,15 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     images, texts, scale, bias, keys, sizes, rows, columns, table, *options = inputs
     _, *statistics = output
     ctx.mark_non_differentiable(*statistics)
+    form, *_, backend, needs = options
+    ctx.at_once = _at_once(_form(form), backend, images, texts, sizes, needs)
+    if ctx.at_once:  # the gradients are made
+        keys, rows, columns, table = None, [], [], []
     ctx.save_for_backward(
         images, texts, scale, bias, keys, sizes, *rows, *columns, *table, *statistics
     )
     ctx.lengths = len(rows), len(columns), len(table)
+    ctx.given = [len(x) for x in inputs[6:9]]
     ctx.options = options
 
 
@@ -264,15 +352,15 @@ def _gradients(ctx: Any, dlosses: Tensor, *_: Any) -> tuple[Any, ...]:
         rest = rest[length:]
     need_images, need_texts, need_scale, need_bias = ctx.needs_input_grad[:4]
     dimages, dtexts, dscale, dbias = torch.ops.fastht.contrastive_backward(
-        dlosses, images, texts, scale, bias, keys, sizes, *lists, rest, *ctx.options,
-        need_images, need_texts, need_scale or need_bias,
+        dlosses, images, texts, scale, bias, keys, sizes, *lists, rest, *ctx.options[:-1],
+        ctx.at_once, need_images, need_texts, need_scale or need_bias,
     )  # fmt: skip
     return (
         dimages if need_images else None,
         dtexts if need_texts else None,
         dscale if need_scale else None,
         dbias if need_bias else None,
-        None, None, *([None] * n for n in ctx.lengths), *(None for _ in ctx.options),
+        None, None, *([None] * n for n in ctx.given), *(None for _ in ctx.options),
     )  # fmt: skip
 
 

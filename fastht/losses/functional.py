@@ -224,9 +224,16 @@ def losses(
             images, texts, scale, bias, keys, sizes, rows, columns, table,
             custom_op.form_numbers(form),
             [weights.softmax, weights.sigmoid, weights.kl, weights.mse],
-            temperature, processes.reduction, backend,
+            temperature, processes.reduction, backend, _needs(images, texts, scale, bias),
         )[0]  # fmt: skip
     return result
+
+
+def _needs(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None) -> list[bool]:
+    """Return who will want a gradient: images, texts, scale or bias."""
+    number = scale.requires_grad or (bias is not None and bias.requires_grad)
+    wanted = [images.requires_grad, texts.requires_grad, number]
+    return [x and torch.is_grad_enabled() for x in wanted]
 
 
 def _products_dtype(x: Tensor) -> Tensor:

@@ -174,6 +174,7 @@ class SigLipLoss(_Loss):
         rank: this process.
         world_size: how many there are.
         dist_impl: accepted: bidir, shift, reduce or gather.
+        chunk_size: accepted: no logits are kept, whatever the number of rows at a time.
         soft_labels: how semantic soft labels enter the loss; default: none.
         backend: one of :func:`fastht.losses.backends`, or "auto".
     """
@@ -184,6 +185,7 @@ class SigLipLoss(_Loss):
         rank: int = 0,
         world_size: int = 1,
         dist_impl: str | None = None,
+        chunk_size: int = 0,
         *,
         soft_labels: SoftLabels | None = None,
         backend: str = "auto",

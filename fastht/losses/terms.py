@@ -73,8 +73,13 @@ def mean_log_positives(keys: Tensor) -> Tensor:
     return count_positives(keys, Share(len(keys), 0, len(keys))).rows.double().log().mean()
 
 
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of vectors as long as the batch: float64, where the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
 def _wide(x: Tensor) -> Tensor:
-    return x if x.device.type == "mps" else x.double()
+    return x.to(wide_dtype(x))
 
 
 def _softmax_losses(s: Tensor, scale: Tensor, count: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from loss_cases import CANDIDATES, CASES, evaluate, make_batch, small_blocks, worst_error
+from loss_cases import CANDIDATES, CASES, evaluate, make_batch, small_blocks, thin, worst_error
 
 from fastht.losses import sweeps
 from fastht.losses.registry import implementation
@@ -32,6 +32,7 @@ CONTROLS = {  # what a broken backend might compute instead
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("backend", CANDIDATES)
 def test_loss_and_gradients_equal_dense_autograd(backend, case, size):
+    thin(backend, size in (1, 33))
     batch = make_batch(size)
     expected = evaluate(case, batch, "reference")
     assert worst_error(evaluate(case, batch, backend), expected) < TOLERANCE
@@ -58,6 +59,7 @@ def test_the_comparison_sees_a_dropped_term_and_two_percent(case):
 @pytest.mark.parametrize("case", ["clip", "clip keys", "siglip", "clip soft ignore"])
 @pytest.mark.parametrize("backend", CANDIDATES)
 def test_scales_from_zero_to_far_beyond_one_shift(backend, case, alike, scale):
+    thin(backend, alike == 0.0 and scale in (0.0, 139.0))
     batch = make_batch(50, scale=scale, alike=alike)
     expected = evaluate(case, batch, "reference")
     assert worst_error(evaluate(case, batch, backend), expected) < TOLERANCE
@@ -74,10 +76,13 @@ def test_rows_that_one_shift_would_lose_are_found(monkeypatch):
     batch.images[7] = -axis
     batch.images[8] = axis
     calls = []
-    sweep = forward_sweep._forward
-    monkeypatch.setattr(
-        forward_sweep, "_forward", lambda f, o, s: calls.append(s.softmax) or sweep(f, o, s)
-    )
+    sweep = forward_sweep.ForwardSweep
+
+    def spied(pairs, shifts):
+        calls.append(shifts and shifts.softmax)
+        return sweep(pairs, shifts)
+
+    monkeypatch.setattr(forward_sweep, "ForwardSweep", spied)
     found = evaluate("clip image", batch, "blocked")
     assert calls == [pytest.approx(79.0, abs=0.1), None]
     exact = evaluate("clip image", batch.to(torch.float64), "reference")

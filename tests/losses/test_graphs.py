@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastht.bench.memory import saved_bytes
 from fastht.losses import clip_loss, custom_op, siglip_loss
+from fastht.losses.blocked import pairs
 from fastht.losses.sweeps import Form
 
 __all__ = ["small_blocks"]
@@ -41,7 +42,7 @@ def test_opcheck(case):
     torch.library.opcheck(
         custom_op.contrastive,
         (*leaves, *bias, keys, None, *sides, custom_op.form_numbers(form), [1.0, 1.0, 0.4, 0.6],
-         0.3, 0, "blocked"),
+         0.3, 0, "blocked", [True, True, True]),
     )  # fmt: skip
 
 
@@ -87,8 +88,10 @@ def test_autocast_rounds_the_features_and_keeps_the_sums():
 
 
 @pytest.mark.parametrize("side", ["images", "texts"])
-def test_a_frozen_side_costs_no_product(monkeypatch, side):
-    batch = make_batch(30)
+@pytest.mark.parametrize(("size", "blocks"), [(24, 1), (48, 6)])
+def test_a_frozen_side_costs_no_product(monkeypatch, small_blocks, size, blocks, side):
+    monkeypatch.setitem(pairs.BLOCKS, DEVICE, (16, 24) if blocks > 1 else (24, 24))
+    batch = make_batch(size)
     products = []
     multiply = Tensor.addmm_
     monkeypatch.setattr(
@@ -103,22 +106,23 @@ def test_a_frozen_side_costs_no_product(monkeypatch, side):
         return {n: x.grad for n, x in leaves.items() if x.grad is not None}
 
     both = gradients("images", "texts")
-    assert len(products) == 2
+    assert len(products) == 2 * blocks
     products.clear()
     one = gradients(side)
-    assert len(products) == 1
+    assert len(products) == blocks
     assert one.keys() == {side}
     torch.testing.assert_close(one[side], both[side], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("loss", [clip_loss, siglip_loss])
 @pytest.mark.parametrize("backend", CANDIDATES)
-def test_a_second_derivative_is_refused_and_the_reference_has_it(backend):
+def test_a_second_derivative_is_refused_and_the_reference_has_it(backend, loss):
     batch = make_batch(8)
     images = batch.images.requires_grad_()
 
     def second(name: str) -> Tensor:
-        loss = siglip_loss(images, batch.texts, batch.scale, batch.bias, backend=name)
-        (first,) = torch.autograd.grad(loss, images, create_graph=True)
+        value = loss(images, batch.texts, batch.scale, backend=name)
+        (first,) = torch.autograd.grad(value, images, create_graph=True)
         return torch.autograd.grad(first.square().sum(), images)[0]
 
     with pytest.raises(RuntimeError, match='no second derivative; use backend="reference"'):
@@ -126,17 +130,48 @@ def test_a_second_derivative_is_refused_and_the_reference_has_it(backend):
     assert second("reference").abs().max() > 0
 
 
-def test_what_is_kept_is_features_and_a_few_vectors():
+def kept(call, batch):
+    images, texts = batch.images.requires_grad_(), batch.texts.requires_grad_()
+    return saved_bytes(lambda: call(images, texts), [images, texts])
+
+
+def test_what_is_kept_is_features_and_a_few_vectors(small_blocks):
     size, width = 512, 16
     batch = make_batch(size, torch.float32, width=width)
-    images, texts = batch.images.requires_grad_(), batch.texts.requires_grad_()
-    kept = saved_bytes(
-        lambda: clip_loss(images, texts, batch.scale, keys=batch.keys, backend="blocked"),
-        [images, texts],
+
+    def clip(backend):
+        return lambda images, texts: clip_loss(
+            images, texts, batch.scale, keys=batch.keys, backend=backend
+        )
+
+    # Twice four vectors, and int64 keys.
+    assert 0 < kept(clip("blocked"), batch) <= 4 * size * (2 * 4 + 2) + 64
+    assert kept(clip("reference"), batch) > 4 * size * size
+
+
+@pytest.mark.parametrize("case", ["one block", "pointwise"])
+def test_gradients_that_are_made_at_once_are_all_that_is_kept_more(monkeypatch, case):
+    size, width = 96, 16
+    batch = make_batch(size, torch.float32, width=width)
+    if case == "pointwise":
+        monkeypatch.setitem(pairs.BLOCKS, DEVICE, (16, 24))
+    loss = clip_loss if case == "one block" else siglip_loss
+    found = kept(lambda images, texts: loss(images, texts, batch.scale, backend="blocked"), batch)
+    assert 0 < found - 4 * 2 * size * width <= 4 * size * 8 + 64
+
+
+def test_a_loss_that_needs_no_gradient_makes_none(monkeypatch):
+    multiply = Tensor.addmm_
+    products = []
+    monkeypatch.setattr(
+        Tensor, "addmm_", lambda self, *args: products.append(self.shape) or multiply(self, *args)
     )
-    assert 0 < kept <= 4 * size * (2 * 4 + 2) + 64  # two times four vectors, and int64 keys
-    dense = saved_bytes(
-        lambda: clip_loss(images, texts, batch.scale, keys=batch.keys, backend="reference"),
-        [images, texts],
+    batch = make_batch(20)
+    images = batch.images.requires_grad_()
+    with torch.no_grad():
+        quiet = clip_loss(images, batch.texts, batch.scale, backend="blocked")
+    assert not products
+    torch.testing.assert_close(
+        clip_loss(images, batch.texts, batch.scale, backend="blocked"), quiet
     )
-    assert dense > 4 * size * size
+    assert len(products) == 1

@@ -5,9 +5,10 @@ import inspect
 import pytest
 import torch
 from loss_cases import make_batch
-from open_clip import loss as open_clip_loss
 
 from fastht.losses import ClipLoss, SigLipLoss, SoftLabels, clip_loss, mean_log_positives
+
+open_clip_loss = pytest.importorskip("open_clip.loss")
 
 PAIRS = [(ClipLoss, open_clip_loss.ClipLoss), (SigLipLoss, open_clip_loss.SigLipLoss)]
 IDS = ["clip", "siglip"]

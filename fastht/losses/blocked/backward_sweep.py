@@ -22,38 +22,62 @@ def backward(
 ) -> Gradients:
     """Return the gradients of a rectangle; see :class:`fastht.losses.sweeps.Gradients`."""
     pairs = Pairs(form, operands)
-    like, dtype = operands.rows, pairs.dtype
-    k = _shared(form, coefficients)
-    rows = torch.zeros(like.shape, dtype=dtype, device=like.device) if need_rows else None
-    columns = None
-    if need_columns:
-        columns = torch.zeros(operands.columns.shape, dtype=dtype, device=like.device)
-    scale = torch.zeros(len(like), dtype=dtype, device=like.device) if need_scale else None
-    bias = torch.zeros_like(scale) if form.sigmoid and scale is not None else None
+    sweep = BackwardSweep(pairs, coefficients, (need_rows, need_columns, need_scale))
     for block in blocks(operands):
-        b = pairs.columns(block)
-        c = pairs.cosines(block, b)
+        sweep.add(block)
+    return sweep.gradients()
+
+
+class BackwardSweep:
+    """The gradients of the blocks that were added.
+
+    ``needs`` says whose are wanted: those of rows, of columns, of scale and bias.
+    """
+
+    def __init__(
+        self, pairs: Pairs, coefficients: Coefficients, needs: tuple[bool, bool, bool]
+    ) -> None:
+        self.pairs, self.gain = pairs, coefficients.gain
+        self.k = _shared(pairs.form, coefficients)
+
+        def zeros(wanted: bool, *size: int) -> Tensor | None:
+            like = pairs.operands.rows
+            return torch.zeros(size, dtype=pairs.dtype, device=like.device) if wanted else None
+
+        (r, width), n = pairs.operands.rows.shape, len(pairs.operands.columns)
+        self.rows = zeros(needs[0], r, width)
+        self.columns = zeros(needs[1], n, width)
+        self.scale = zeros(needs[2], r)
+        self.bias = zeros(needs[2] and pairs.form.sigmoid, r)
+
+    def add(self, block: Block) -> None:
+        """Add the pairs of a block."""
+        pairs, form = self.pairs, self.pairs.form
+        c = pairs.cosines(block)
         positive = pairs.positive(block)
         d = pairs.buffer("derivative", block)
         if form.logits:
-            _logit_derivative(form, k, pairs, block, c, positive, d)
-            if scale is not None:
-                scale[block.rows] += torch.mul(d, c, out=pairs.buffer("scratch", block)).sum(1)
-            if bias is not None:
-                bias[block.rows] += d.sum(1)
-            d *= operands.scale
+            _logit_derivative(form, self.k, pairs, block, c, positive, d)
+            if self.scale is not None:
+                self.scale[block.rows] += torch.mul(d, c, out=pairs.buffer("gap", block)).sum(1)
+            if self.bias is not None:
+                self.bias[block.rows] += d.sum(1)
+            d *= pairs.operands.scale
         else:
             d.zero_()
         if form.soft:
-            _add_soft_derivative(form, k, pairs, block, c, positive, d)
-        if rows is not None:
-            rows[block.rows].addmm_(d, b)
-        if columns is not None:
-            columns[block.columns].addmm_(d.T, pairs.rows(block))
-    for gradient in (rows, columns, scale, bias):
-        if gradient is not None:
-            gradient *= coefficients.gain
-    return Gradients(rows, columns, scale, bias)
+            _add_soft_derivative(form, self.k, pairs, block, c, positive, d)
+        if self.rows is not None:
+            self.rows[block.rows].addmm_(d, pairs.columns(block))
+        if self.columns is not None:
+            self.columns[block.columns].addmm_(d.T, pairs.rows(block))
+
+    def gradients(self) -> Gradients:
+        """Return what was summed, times the gain; nothing can be added after it."""
+        for gradient in (self.rows, self.columns, self.scale, self.bias):
+            if gradient is not None:
+                gradient *= self.gain
+        return Gradients(self.rows, self.columns, self.scale, self.bias)
 
 
 class _Shared(NamedTuple):
@@ -129,5 +153,6 @@ def _add_soft_derivative(
     if form.kl:
         e = pairs.buffer("exponentials", block)
         temperature = pairs.operands.temperature
-        out += set_exponentials(cosines.div_(temperature), k.logits, block, e, product)
+        logits = torch.div(cosines, temperature, out=pairs.buffer("logits", block))
+        out += set_exponentials(logits, k.logits, block, e, product)
         out -= set_exponentials(t.div_(temperature), k.targets, block, e, product)

@@ -37,9 +37,14 @@ class Block(NamedTuple):
         return slice(start, start + length)
 
 
+def block_size(device: str) -> tuple[int, int]:
+    """Return the rows and columns of a block on a type of device."""
+    return BLOCKS.get(device, BLOCKS["cuda"])
+
+
 def blocks(operands: Operands) -> Iterator[Block]:
     """Return the blocks of a rectangle, row by row of them."""
-    height, width = BLOCKS.get(operands.rows.device.type, BLOCKS["cuda"])
+    height, width = block_size(operands.rows.device.type)
     r, c = len(operands.rows), len(operands.columns)
     for top in range(0, r, height):
         for left in range(0, c, width):
@@ -58,6 +63,7 @@ class Pairs:
         self._buffers: dict[str, Tensor] = {}
         self._top = -1
         self._rows = operands.rows[:0]
+        self._known: Block | None = None
 
     def buffer(self, name: str, block: Block, dtype: torch.dtype | None = None) -> Tensor:
         """Return a buffer of the block's shape with what it held before."""
@@ -80,9 +86,13 @@ class Pairs:
         """Return the texts of a block, in the sums' dtype."""
         return self.operands.columns[block.columns].to(self.dtype)
 
-    def cosines(self, block: Block, columns: Tensor) -> Tensor:
-        """Return c."""
-        return torch.mm(self.rows(block), columns.T, out=self.buffer("cosines", block))
+    def cosines(self, block: Block) -> Tensor:
+        """Return c, which nobody may change: the same block is not computed twice running."""
+        c = self.buffer("cosines", block)
+        if block != self._known:
+            torch.mm(self.rows(block), self.columns(block).T, out=c)
+            self._known = block
+        return c
 
     def logits(self, block: Block, cosines: Tensor) -> Tensor:
         """Return z; without the bias for a softmax."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from open_clip import ClipLoss
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from fastht.data import ImageTextDataset, Record
+from fastht.losses import ClipLoss, SigLipLoss
 from fastht.tasks.image_text.held_out import HeldOut
+from fastht.tasks.image_text.positives import Positives, loss_floor, positive_keys
 from fastht.tasks.image_text.run import Method, save_weights
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.scores.retrieval import Retrieval
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
+
+Loss = Literal["clip", "siglip"]
 
 # A class's embedding is the mean over these sentences.
 PROMPTS = (
@@ -29,10 +32,11 @@ PROMPTS = (
 
 
 class ContrastiveModule(nn.Module):
-    """An open_clip model whose call returns the symmetric InfoNCE loss of a batch.
+    """An open_clip model whose call returns the contrastive loss of a batch.
 
-    Features are gathered across processes with their gradients, so that every process sees the
-    loss of the global batch and the averaged gradient is exactly that loss's.
+    Each process compares its images with the texts of all, and the averaged gradient is exactly
+    that of the global batch's loss. The symmetric InfoNCE loss is returned for the global batch,
+    the sigmoid loss for the own images.
 
     Args:
         model: an open_clip model.
@@ -40,6 +44,12 @@ class ContrastiveModule(nn.Module):
             tower that trains, ``[n, L]`` their token numbers.
         accelerator: tells the processes apart.
         flip: mirror each training image left to right with probability 1/2.
+        loss: symmetric InfoNCE, or the sigmoid loss, for models with a logit bias.
+        keys: by sample index ``[n]``: samples of equal keys are positives of each other; default:
+            none are.
+
+    Raises:
+        ValueError: the model has no logit bias, and the loss is the sigmoid loss.
     """
 
     def __init__(
@@ -49,17 +59,22 @@ class ContrastiveModule(nn.Module):
         accelerator: Accelerator,
         *,
         flip: bool = False,
+        loss: Loss = "clip",
+        keys: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.flip = flip
         # No buffer: DDP would send it round at every step.
         self.texts = texts.to(accelerator.device)
-        self.loss = ClipLoss(
-            gather_with_grad=True,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
+        self.keys = None if keys is None else keys.to(accelerator.device)
+        processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+        self.loss: nn.Module
+        if loss == "clip":
+            self.loss = ClipLoss(gather_with_grad=True, **processes)
+        else:
+            self.loss = SigLipLoss(**processes)
+            logit_bias(model)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of ``batch["image"]`` against the captions of ``batch["index"]``."""
@@ -73,9 +88,27 @@ class ContrastiveModule(nn.Module):
         if not texts.is_floating_point():
             texts = self.model.encode_text(texts, normalize=True).float()  # type: ignore[operator]
         scale = self.model.logit_scale.exp()  # type: ignore[operator]
+        bias = logit_bias(self.model) if isinstance(self.loss, SigLipLoss) else None
+        keys = None if self.keys is None else self.keys[batch["index"]]
         # The similarities are compared in float32 whatever the tower computes in.
         with torch.autocast(images.device.type, enabled=False):
-            return self.loss(images.float(), texts, scale.float())
+            loss: Tensor = self.loss(images.float(), texts, scale.float(), bias, keys=keys)
+        return loss
+
+
+def logit_bias(model: nn.Module) -> Tensor:
+    """Return the bias of a model's logits, which the sigmoid loss needs.
+
+    Raises:
+        ValueError: it has none.
+    """
+    bias = getattr(model, "logit_bias", None)
+    if bias is None:
+        raise ValueError(
+            "the sigmoid loss needs a model with a logit bias, and this has none: take a SigLIP "
+            "model (--model ViT-B-16-SigLIP, for instance), or --loss clip"
+        )
+    return bias.float()
 
 
 class ContrastiveTask:
@@ -95,6 +128,8 @@ class ContrastiveTask:
         out: folder of the run, where the best weights go.
         base_model: name of the base for an adapter's config.
         flip: mirror training images at random.
+        loss: what is minimised.
+        positives: what samples have in common that are positives of each other.
     """
 
     monitor = "val_loss"
@@ -115,6 +150,8 @@ class ContrastiveTask:
         out: Path,
         base_model: str,
         flip: bool,
+        loss: Loss = "clip",
+        positives: Positives = "none",
     ) -> None:
         self.model = model
         self.method = method
@@ -138,12 +175,25 @@ class ContrastiveTask:
             with accelerator.main_process_first():
                 texts = embedder(captions)
                 self._held_out_texts = self._embed_held_out()
-        self.module = ContrastiveModule(model, texts, accelerator, flip=flip)
+        self.keys = positive_keys(train_records, positives)
+        self.val_keys = positive_keys(val_records, positives)
+        self.loss = loss
+        self.module = ContrastiveModule(
+            model, texts, accelerator, flip=flip, loss=loss, keys=self.keys
+        )
 
     def evaluate(self) -> dict[str, float]:
         """Return loss, recalls and, where the data has labels, zero-shot accuracy, held out."""
         loss, held_out = self.judge()
-        return {"val_loss": loss} | held_out.scores()
+        floor = self.held_out_floor()
+        floors = {} if floor is None else {"val_loss_floor": floor}
+        return {"val_loss": loss} | floors | held_out.scores()
+
+    def held_out_floor(self) -> float | None:
+        """Return below which the held-out loss cannot fall, where there are several positives."""
+        if self.val_keys is None or self.loss != "clip":
+            return None
+        return loss_floor(self.val_keys, self.batch_size)
 
     def judge(self) -> tuple[float, HeldOut]:
         """Return the loss over the held-out samples, and how well each of them is told apart."""
@@ -205,10 +255,12 @@ class ContrastiveTask:
     def _loss(self, images: Tensor, texts: Tensor) -> float:
         """Average the contrastive loss over held-out batches of the training's size."""
         scale = self.model.logit_scale.exp().float().cpu()  # type: ignore[operator]
-        loss = ClipLoss()
+        bias = logit_bias(self.model).cpu() if self.loss == "siglip" else None
+        loss = ClipLoss() if self.loss == "clip" else SigLipLoss()
         total = 0.0
         for rows in torch.arange(len(images)).split(self.batch_size):
-            total += loss(images[rows], texts[rows], scale).item() * len(rows)
+            keys = None if self.val_keys is None else self.val_keys[rows]
+            total += loss(images[rows], texts[rows], scale, bias, keys=keys).item() * len(rows)
         return total / len(images)
 
 

@@ -17,8 +17,9 @@ import fastht
 from fastht.config import HTConfig
 from fastht.data import RecordSet, load_records, split_records
 from fastht.files import cache_dir, write_json
-from fastht.tasks.image_text.contrastive import ContrastiveTask
+from fastht.tasks.image_text.contrastive import ContrastiveTask, Loss
 from fastht.tasks.image_text.held_out import held_out_intervals
+from fastht.tasks.image_text.positives import Positives, describe_positives
 from fastht.tasks.image_text.run import (
     ARGUMENTS_NAME,
     Method,
@@ -70,6 +71,9 @@ class TrainArguments:
             Models of hf-hub: and local-dir: bring their own.
         method: what trains: HT adapters in the vision tower, LoRA there, or LoRA in the text tower
             too.
+        loss: symmetric InfoNCE, or the sigmoid loss, for models with a logit bias such as SigLIP's.
+        positives: which samples of a batch are positives of each other: those of one caption, label
+            or patient, or none.
         lora_rank: r of LoRA.
         backend: implementation of the HT adapter; see `fastht doctor`.
         adapter: what HT adapters are made of.
@@ -88,6 +92,8 @@ class TrainArguments:
     model: str = "ViT-B-16"
     pretrained: str = "openai"
     method: Method = "ht"
+    loss: Loss = "clip"
+    positives: Positives = "none"
     lora_rank: int = 16
     backend: str = "auto"
     adapter: HTConfig = field(default_factory=HTConfig)
@@ -160,7 +166,14 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         out=out,
         base_model=base_model,
         flip=arguments.flip,
+        loss=arguments.loss,
+        positives=arguments.positives,
     )
+    floor = task.held_out_floor()
+    if task.keys is not None:
+        _say(accelerator, describe_positives(task.keys, arguments.positives))
+    if floor is not None:
+        _say(accelerator, f"The held-out loss cannot fall below {floor:.4f}.")
     trainer = Trainer(
         accelerator, config, task, out, _signature(arguments, records), arguments.resume
     )
@@ -200,6 +213,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "classes": task.classes,
         "model": base_model,
         "data": arguments.data,
+        "loss": arguments.loss,
+        "positives": arguments.positives,
+        "held_out_loss_floor": floor,
         "intervals": intervals,
         "gallery": held_after.retrieval.gallery(),
     }
