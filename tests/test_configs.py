@@ -118,6 +118,7 @@ def test_shipped_kernels_compile_for_hopper_without_spills():
     done = run(
         "benchmarks.compile_table",
         *("--arch", "sm_90", "--channels", "64", "--numbers", "bf16", "--dim", "768"),
+        *("--of", "adapter"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {line.split()[3]: line for line in done.stdout.splitlines() if "_kernel " in line}
