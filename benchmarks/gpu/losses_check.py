@@ -1,14 +1,14 @@
 """Phase ``losses``: the contrastive losses' Triton kernels, right or wrong, and how fast.
 
-    python -m benchmarks.gpu.losses_check --out losses.json --seconds 60
+    python -m benchmarks.gpu.losses_check --out losses.json --seconds 90
 
 First every form of loss and width of numbers against float64, by the adapter's rule of correctness
 (at most twice the error of plain PyTorch in that width), and the same bits again; cases run in
 processes of their own, all at once, which leave their kernels in Triton's cache. Then forward and
 backward of the symmetric loss at three batch sizes, in turns with dense PyTorch and, where it is
-installed, open_clip's; the peak memory of each above its inputs; the time of each kernel; and other
-tile sizes than those of the table. What was not reached in time is named. Exit status: 0, or 1
-where something is wrong. FASTHT_DRY=1 does on a CPU what can be done there.
+installed, open_clip's; the peak memory of each above its inputs; the time of each kernel; and with
+--variants other tile sizes than those of the table. What was not reached in time is named. Exit
+status: 0, or 1 where something is wrong. FASTHT_DRY=1 does on a CPU what can be done there.
 """
 
 from __future__ import annotations
@@ -233,17 +233,18 @@ def kernels(batch: int, numbers: str, calls: int = 3) -> dict[str, float]:
 @contextlib.contextmanager
 def changed(kernel: str, changes: dict[str, int]) -> Iterator[None]:
     """Take other tile sizes for one kernel."""
-    original = configs.options
+    original, edge = configs.options, sweeps.EDGE
 
     def options(name: str, *rest: Any) -> dict[str, Any]:
         chosen = original(name, *rest)
         return {**chosen, **changes} if name == kernel else chosen
 
     configs.options = options
+    sweeps.EDGE = max(edge, *changes.values())  # what tiles reach into is allocated
     try:
         yield
     finally:
-        configs.options = original
+        configs.options, sweeps.EDGE = original, edge
 
 
 def try_variant(index: int, batch: int) -> dict[str, Any]:
@@ -257,7 +258,7 @@ def try_variant(index: int, batch: int) -> dict[str, Any]:
 def short_strips() -> Iterator[None]:
     """Make a small call launch all that a large one does."""
     original = sweeps.STRIP_ROWS, sweeps.STRIP_BYTES
-    sweeps.STRIP_ROWS, sweeps.STRIP_BYTES = sweeps.EDGE, 1
+    sweeps.STRIP_ROWS, sweeps.STRIP_BYTES = 256, 1
     try:
         yield
     finally:
@@ -278,7 +279,7 @@ def in_processes(arguments: list[list[str]], seconds: float) -> Iterator[tuple[l
     end = time.monotonic() + seconds
     for words, process in running:
         try:
-            out, errors = process.communicate(timeout=max(1.0, end - time.monotonic()))
+            out, errors = process.communicate(timeout=max(0.1, end - time.monotonic()))
             yield (
                 words,
                 json.loads(out.splitlines()[-1])
@@ -291,14 +292,15 @@ def in_processes(arguments: list[list[str]], seconds: float) -> Iterator[tuple[l
             yield words, "no time left"
 
 
-def measure(out: Path | None, seconds: float) -> int:
+def measure(out: Path | None, seconds: float, variants: bool) -> int:
     """Run all parts in their order; return the exit status."""
     end = time.monotonic() + seconds
     content: dict[str, Any] = {"cases": [], "times": [], "kernels": {}, "variants": []}
     cases = [["--case", case] for case in (CASES[:1] if DRY else CASES)]
-    warm = [["--warm", what] for what in ("bf16", "fp32", *map(str, range(len(VARIANTS))))]
+    tried = range(len(VARIANTS)) if variants else ()
+    warm = [["--warm", what] for what in ("bf16", "fp32", *map(str, tried))]
     failed = False
-    for words, found in in_processes(cases if DRY else [*warm, *cases], seconds * 0.6):
+    for words, found in in_processes(cases if DRY else [*warm, *cases], seconds / 2):
         good = isinstance(found, dict)
         if words[0] == "--warm":
             if not good:
@@ -332,9 +334,9 @@ def measure(out: Path | None, seconds: float) -> int:
     for numbers in ("bf16", "fp32"):
         content["kernels"][numbers] = kernels(BATCHES[0], numbers)
         print(numbers, "µs:", {k: round(t) for k, t in content["kernels"][numbers].items()})
-    for i in range(1 if DRY else len(VARIANTS)):
+    for i in tried:
         if time.monotonic() > end - 2:
-            print(f"no time left for {len(VARIANTS) - i} variants")
+            print(f"no time left for {len(tried) - i} variants")
             break
         try:
             found = try_variant(i, BATCHES[0])
@@ -351,7 +353,8 @@ def main() -> int:
     """Measure, or do one of the parts in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--variants", action="store_true", help="try other tile sizes too")
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--warm", help="only compile, for numbers or a variant")
     arguments = parser.parse_args()
@@ -364,11 +367,11 @@ def main() -> int:
     if arguments.warm is not None:
         with short_strips():
             if arguments.warm in DTYPES:
-                print(json.dumps(kernels(512, arguments.warm, calls=1)))
+                print(json.dumps(kernels(1024, arguments.warm, calls=1)))
             else:
-                print(json.dumps(try_variant(int(arguments.warm), 512)))
+                print(json.dumps(try_variant(int(arguments.warm), 1024)))
         return 0
-    return measure(arguments.out, arguments.seconds)
+    return measure(arguments.out, arguments.seconds, arguments.variants)
 
 
 if __name__ == "__main__":

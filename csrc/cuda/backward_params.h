@@ -50,7 +50,7 @@ struct ContractParams {
 };
 
 FASTHT_BOTH constexpr int gate_back_floats(int padded, int warps) {
-  return (kBankRows + 3) * padded + 3 * warps;
+  return (kBankRows + 4) * padded + 3 * warps;
 }
 // The tile's correlation is summed in this many parts, each by lanes of its own.
 FASTHT_BOTH constexpr int correlation_splits(int pass, int warps) {
@@ -63,7 +63,8 @@ FASTHT_BOTH constexpr int correlation_cells(int rows, const Grid& grid) {
 FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
 
 // Bytes of shared memory of contract: map, bank, ring, then a place for, one after the other, v with dy
-// or with slices of W2, the map of dv, and the correlation's parts. `pass`: channels at a time.
+// or with slices of W2, the map of dv, and the correlation's parts. `pass`: channels at a time; `ahead`: bytes
+// of a token of dout that are on their way.
 FASTHT_BOTH constexpr int contract_slices_bytes(int padded, int bytes) {
   return 2 * slice_width(padded, bytes) * padded * bytes;
 }
@@ -75,14 +76,11 @@ FASTHT_BOTH constexpr int contract_work(int warps, const Grid& grid, int padded,
   const int gate = gate_back_floats(padded, warps) * 4;
   return largest(largest(products, cells), largest(sums, gate));
 }
-// Steps of 32 features of dout that are on their way: 256 bytes of a token.
-FASTHT_BOTH constexpr int contract_ring(int x_bytes) { return 8 / x_bytes; }
-FASTHT_BOTH constexpr int contract_ring_bytes(int rows) { return rows * 256; }
 FASTHT_BOTH constexpr int contract_shared(int warps, const Grid& grid, int padded, int pass,
-                                          int bytes) {
+                                          int bytes, int ahead) {
   return map_bytes(tile_rows(warps, grid), grid, pass, bytes) + kBankRows * pass * 4 +
          contract_work(warps, grid, padded, pass, bytes) +
-         contract_ring_bytes(tile_rows(warps, grid)) + 16;
+         tile_rows(warps, grid) * ahead + 16;
 }
 
 struct MixBackParams {

@@ -32,15 +32,18 @@ BackwardPlan::Tiling BackwardPlan::tiling(const Device& device, Shared shared) c
   for (const int wanted : {2, 1})
     for (const int warps : {8, 4, 2}) {
       if (warps > 2 && 8 * warps >= problem_.grid.tokens) continue;  // half of them had no token
-      for (int pass = padded; pass >= 16; pass /= 2) {
-        const int bytes = shared(warps, pass);
-        if (bytes > device.shared_per_block ||
-            wanted * (bytes + kReserved) > device.shared_per_multiprocessor)
-          continue;
-        // What the registers allow: 128 of a thread, 255 where a product has more operands.
-        const bool many = bytes_of(problem_.products) == 4 || padded == 128;
-        return {warps, pass, bytes, (many ? 8 : 16) / warps};
-      }
+      for (int pass = padded; pass >= 16; pass /= 2)
+        for (const int ahead : {256, 128}) {
+          const int bytes = shared(warps, pass, ahead);
+          if (bytes > device.shared_per_block ||
+              wanted * (bytes + kReserved) > device.shared_per_multiprocessor)
+            continue;
+          // What the registers allow: 128 of a thread, 255 where a product has more operands.
+          const bool many = bytes_of(problem_.products) == 4 || padded == 128;
+          const int by_shared = device.shared_per_multiprocessor / (bytes + kReserved);
+          const int by_registers = (many ? 8 : 16) / warps;
+          return {warps, pass, ahead, bytes, by_shared < by_registers ? by_shared : by_registers};
+        }
     }
   throw std::invalid_argument(
       "a grid of " + std::to_string(problem_.grid.height) + "x" +
@@ -49,7 +52,7 @@ BackwardPlan::Tiling BackwardPlan::tiling(const Device& device, Shared shared) c
 }
 
 BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool need_input,
-                           bool need_params, const Tuning& tuning)
+                           bool need_params)
     : problem_(problem),
       need_input_(need_input),
       need_params_(need_params),
@@ -57,30 +60,29 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   const int padded = padded_channels(problem.channels), bytes = bytes_of(problem.products);
   const int x_bytes = bytes_of(problem.x);
   const Grid& grid = problem.grid;
-  contract_ = tiling(device, [&](int warps, int pass) {
-    return contract_shared(warps, grid, padded, pass, bytes);
+  contract_ = tiling(device, [&](int warps, int pass, int ahead) {
+    return contract_shared(warps, grid, padded, pass, bytes, ahead);
   });
-  mix_back_ = tiling(device, [&](int warps, int pass) {
+  mix_back_ = tiling(device, [&](int warps, int pass, int) {
     return mix_back_shared(warps, grid, padded, pass, bytes);
   });
-  const int resident = device.shared_per_multiprocessor / (contract_.shared + kReserved);
-  const int at_once = device.multiprocessors * (resident < contract_.blocks ? resident : contract_.blocks);
+  const int at_once = device.multiprocessors * contract_.blocks;
   each_ = ceil_div(problem.batch * ceil_div(grid.tokens, tile_rows(contract_.warps, grid)), at_once);
-  for (const int wanted : {2, 1})
-    for (const int tokens : {tuned(tuning, "expand_tokens", 64), 32, 16}) {
+  // 128 registers of a thread, or 255: as the warps of expand_warps take them.
+  const int by_registers = (bytes == 4 ? 8 : 16) / expand_warps(padded, bytes);
+  for (const int wanted : {by_registers > 1 ? 2 : 1, 1})
+    for (const int tokens : {64, 32, 16}) {
       const int shared = expand_shared(tokens, padded, bytes, x_bytes);
       if (expand_tokens_ == 0 && shared <= device.shared_per_block &&
           wanted * (shared + kReserved) <= device.shared_per_multiprocessor)
         expand_tokens_ = tokens;
     }
-  expand_warps_ = tuned(tuning, "expand_warps", expand_warps(padded, bytes));
-  const int expand_blocks = tuned(tuning, "expand_blocks", (bytes == 4 ? 8 : 16) / expand_warps_);
+  const int by_shared = device.shared_per_multiprocessor /
+                        (expand_shared(expand_tokens_, padded, bytes, x_bytes) + kReserved);
+  const int expand_blocks = by_shared < by_registers ? by_shared : by_registers;
   const int slices = ceil_div(problem.dim, expand_width(bytes));
   const int tiles = ceil_div(problem.batch * grid.tokens, expand_tokens_);
-  const int expand_bytes = expand_shared(expand_tokens_, padded, bytes, x_bytes);
-  const int sharing = device.shared_per_multiprocessor / (expand_bytes + kReserved);
-  const int at_work = device.multiprocessors * (sharing < expand_blocks ? sharing : expand_blocks);
-  const int groups = largest(at_work / slices, 1);
+  const int groups = largest(expand_blocks * device.multiprocessors / slices, 1);
   expand_each_ = ceil_div(tiles, groups);
 
   const std::string numbers = numbers_of(problem);
@@ -88,14 +90,14 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   const std::string aligned = std::string(", ") + text(problem.aligned) + ">";
   kernels_.push_back(fold_kernel(problem));
   kernels_.push_back({"contract.cuh", "ContractParams",
-                      "contract<" + numbers + tiled(contract_) + aligned, contract_.warps * 32,
-                      contract_.blocks});
+                      "contract<" + numbers + tiled(contract_) + number(contract_.ahead) + aligned,
+                      contract_.warps * 32, contract_.blocks});
   kernels_.push_back({"mix_back.cuh", "MixBackParams",
                       "mix_back<" + without_x(numbers) + tiled(mix_back_) + ">",
                       mix_back_.warps * 32, mix_back_.blocks});
   kernels_.push_back({"expand.cuh", "ExpandParams",
-                      "expand<" + numbers + number(expand_tokens_) + number(expand_warps_) + aligned,
-                      expand_warps_ * 32, expand_blocks});
+                      "expand<" + numbers + number(expand_tokens_) + aligned,
+                      expand_warps(padded, bytes) * 32, expand_blocks});
   kernels_.push_back({"finish.cuh", "FinishParams", "finish<" + std::to_string(padded) + ">",
                       kFinishThreads, 1});
   if (problem.filter == Filter::kFull) {

@@ -15,7 +15,7 @@
 
 namespace fastht::cuda {
 
-template <class X, class P, int kChannels, int kWarps, int kPass, bool kAligned>
+template <class X, class P, int kChannels, int kWarps, int kPass, int kAhead, bool kAligned>
 struct Contract {
   using F = typename P::Format;
   using Cell = typename F::Unit;
@@ -25,8 +25,8 @@ struct Contract {
   static constexpr int kBlocks = kChannels / 8, kFours = kChannels / 16;
   static constexpr int kSlice = slice_width(kChannels, F::kBytes);
   static constexpr int kSliceQuads = kSlice * kChannels * F::kBytes / 16;
-  // dout comes kRing steps of 32 features ahead, into shared memory that each lane has for itself.
-  static constexpr int kSteps = kSlice / 32, kRing = contract_ring(X::kBytes);
+  // kAhead bytes of each row of dout come ahead, kRing steps of 32 features, into shared memory that each lane has for itself.
+  static constexpr int kSteps = kSlice / 32, kRing = kAhead / (32 * X::kBytes);
 
   const ContractParams& p;
   Cell* map;
@@ -47,7 +47,7 @@ struct Contract {
     dy = v + p.rows * (kChannels * F::kBytes / 16);
     dv_map = reinterpret_cast<Cell*>(work);
     sums = reinterpret_cast<float*>(work);
-    ring = carver.take<Quad>(contract_ring_bytes(p.rows) / 16);
+    ring = carver.take<Quad>(p.rows * kAhead / 16);
     map = carver.take<Cell>(map_height(p.rows, p.grid) * map_width(p.grid.width) * kPass);
   }
 
@@ -333,9 +333,9 @@ struct Contract {
   }
 };
 
-template <class X, class P, int kChannels, int kWarps, int kPass, bool kAligned>
+template <class X, class P, int kChannels, int kWarps, int kPass, int kAhead, bool kAligned>
 FASTHT_DEVICE void contract(const ContractParams& p) {
-  Contract<X, P, kChannels, kWarps, kPass, kAligned>(p).run();
+  Contract<X, P, kChannels, kWarps, kPass, kAhead, kAligned>(p).run();
 }
 
 }  // namespace fastht::cuda

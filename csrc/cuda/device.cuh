@@ -332,9 +332,13 @@ struct Carver {
 // Starts to copy kCount quads by kThreads threads, of which this is number `thread`. Ends no group.
 template <int kCount, int kThreads>
 FASTHT_DEVICE void copy_quads(Quad* shared, const Quad* global, int thread) {
-  FASTHT_UNROLL for (int i = 0; i < kCount; i += kThreads)
-    if (kCount % kThreads == 0 || thread + i < kCount)
-      copy_async(shared + thread + i, global + thread + i);
+  if constexpr (kCount <= 4 * kThreads) {
+    FASTHT_UNROLL for (int i = 0; i < kCount; i += kThreads)
+      if (kCount % kThreads == 0 || thread + i < kCount)
+        copy_async(shared + thread + i, global + thread + i);
+  } else {
+    FASTHT_ROLLED for (int i = thread; i < kCount; i += kThreads) copy_async(shared + i, global + i);
+  }
 }
 
 FASTHT_DEVICE int smaller(int a, int b) { return a < b ? a : b; }

@@ -102,7 +102,8 @@ FASTHT_DEVICE void store_row(typename F::Unit* row, const float (&c)[kChannels /
 
 // The gate of the block's image and its 7x7 kernel, from the partial sums of all its tiles.
 template <int kChannels, int kThreads>
-FASTHT_DEVICE void finish_image(const DownParams& p, int image, float* mean, float* hidden) {
+FASTHT_DEVICE void finish_image(const DownParams& p, int image, float* mean, float* scales,
+                                float* hidden) {
   const int thread = reread_thread_index();
   const bool gated = p.gate_weight0.data != nullptr;
   for (int c = thread; c < kChannels; c += kThreads) {
@@ -113,6 +114,7 @@ FASTHT_DEVICE void finish_image(const DownParams& p, int image, float* mean, flo
     float scale = 1.0f;
     if (p.filter != Filter::kNone && c < p.channels)
       scale = read(p.spectral_filter, static_cast<long long>(c) * p.frequencies);
+    scales[c] = p.filter == Filter::kChannel ? scale : 1.0f;
     mean[c] = total * scale / static_cast<float>(p.grid.tokens - p.grid.prefix);
   }
   sync_block();
@@ -126,14 +128,18 @@ FASTHT_DEVICE void finish_image(const DownParams& p, int image, float* mean, flo
   }
   if (thread == 0)
     *reinterpret_cast<Floats*>(p.gate + image * 4ll) = {{gate[0], gate[1], gate[2], 0.0f}};
-  float* const kernels = p.kernels + static_cast<long long>(image) * (kBankRows * kChannels);
-  constexpr int kSize = kBankRows * kChannels;
-  for (int i = thread; i < kSize; i += kThreads) {
-    float value = gate[0] * p.bank[i] + gate[1] * p.bank[kSize + i] + gate[2] * p.bank[2 * kSize + i];
-    const int c = i % kChannels;
-    if (p.filter == Filter::kChannel && i < kTaps * kChannels && c < p.channels)
-      value *= read(p.spectral_filter, c);
-    kernels[i] = value;
+  Floats* const kernels =
+      reinterpret_cast<Floats*>(p.kernels + static_cast<long long>(image) * (kBankRows * kChannels));
+  const Floats* const bank = reinterpret_cast<const Floats*>(p.bank);
+  constexpr int kSize = kBankRows * kChannels / 4;
+  FASTHT_ROLLED for (int i = thread; i < kSize; i += kThreads) {
+    const Floats small = bank[i], middle = bank[kSize + i], large = bank[2 * kSize + i];
+    Floats sum;
+    FASTHT_UNROLL for (int j = 0; j < 4; ++j) {
+      sum.v[j] = gate[0] * small.v[j] + gate[1] * middle.v[j] + gate[2] * large.v[j];
+      if (i < kTaps * kChannels / 4) sum.v[j] *= scales[i * 4 % kChannels + j];
+    }
+    kernels[i] = sum;
   }
 }
 
@@ -195,15 +201,15 @@ FASTHT_DEVICE void down(const DownParams& p) {
   constexpr int kSlice = slice_width(kChannels, F::kBytes), kParts = kSlice / 32;
   constexpr int kMatrixQuads = kSlice * kChannels * F::kBytes / 16;
   constexpr int kStageQuads = down_stage_bytes(kWarps, kChannels, F::kBytes, X::kBytes) / 16;
-  const int thread = thread_index(), lane = thread & 31, warp = thread >> 5, t = lane & 3;
+  const int thread = thread_index();
   const int image = block_index() / p.tiles, first = block_index() % p.tiles * p.rows;
   const int end = smaller(first + p.rows, p.grid.tokens);
-  const bool busy = first + warp * 16 < end;
   Carver carver;
   Quad* const stages = carver.take<Quad>(kStages * kStageQuads);
   float* const sums = carver.take<float>(2 * kChannels);
   float* const pools = carver.take<float>(kWarps * kChannels);
   float* const mean = carver.take<float>(kChannels);
+  float* const scales = carver.take<float>(kChannels);
   float* const hidden = carver.take<float>(kMostHidden);
   int* const place = carver.take<int>(4);
   Word* const flag = carver.take<Word>(4);
@@ -240,7 +246,8 @@ FASTHT_DEVICE void down(const DownParams& p) {
 
   float shift[2] = {};
   wait_groups<kStages - 2>();
-  if (busy) {
+  if (first + thread / kLanes * 16 < end) {
+    const int t = thread % 4;
     FASTHT_UNROLL for (int half = 0; half < 2; ++half)
       shift[half] = rough_mean(own_eight<X>(own(stages, 0, half), kThreads), p.dim - t * 8,
                                smaller(p.dim, 32));
@@ -251,7 +258,9 @@ FASTHT_DEVICE void down(const DownParams& p) {
     wait_groups<kStages - 2>();
     sync_block();  // the slice has arrived, and all have done with the one before
     fetch(slice + kStages - 1, place[0], place[1], place[2]);
-    if (!busy) continue;
+    // Where this thread is, is read anew in each turn: registers are short.
+    const int me = reread_thread_index(), lane = me % kLanes, t = lane % 4;
+    if (place[1] + me / kLanes * 16 >= place[2]) continue;
     Quad* const stage = stages + slice % kStages * kStageQuads;
     FASTHT_ROLLED for (int part = 0; part < kParts; ++part) {
       const int feature = slice * kSlice + part * 32;
@@ -296,7 +305,7 @@ FASTHT_DEVICE void down(const DownParams& p) {
     p.partials[static_cast<long long>(block_index()) * kChannels + c] = sum;
   }
   if (last_to_arrive(p.counters + place[0], p.tiles, flag))
-    finish_image<kChannels, kThreads>(p, place[0], mean, hidden);
+    finish_image<kChannels, kThreads>(p, place[0], mean, scales, hidden);
 }
 
 }  // namespace fastht::cuda

@@ -16,11 +16,11 @@ FASTHT_DEVICE int quotient(int a, const Divisor& b) {
   return static_cast<int>((high_product(b.factor, static_cast<Word>(a)) + static_cast<Word>(a)) >> b.shift);
 }
 
-template <class X, class P, int kChannels, int kTokens, int kWarps, bool kAligned>
+template <class X, class P, int kChannels, int kTokens, bool kAligned>
 struct Expand {
   using F = typename P::Format;
   using Transposed = typename TransposedOf<P>::Type;
-  static constexpr int kWidth = expand_width(F::kBytes);
+  static constexpr int kWidth = expand_width(F::kBytes), kWarps = expand_warps(kChannels, F::kBytes);
   static constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
   static constexpr int kRowTiles = kChannels / 16;         // of the sums over tokens
   static constexpr int kParts = kWarps / kRowTiles;        // warps that share one, by features
@@ -37,7 +37,6 @@ struct Expand {
   Quad *x_hat, *x, *dout, *weights;
   Floats* rows;    // [2 stages][kTokens]: the LayerNorm's mean and 1 / deviation, the two row means
   float* vectors;  // skip, norm
-  const int slice = block_index() % p.slices, group = block_index() / p.slices;
 
   FASTHT_DEVICE explicit Expand(const ExpandParams& params) : p(params) {
     Carver carver;
@@ -55,21 +54,21 @@ struct Expand {
 
   FASTHT_DEVICE void run() {
     const int thread = thread_index();
-    const int begin = group * p.each, end = smaller(begin + p.each, p.tiles);
+    const int begin = block_index() / p.slices * p.each, end = smaller(begin + p.each, p.tiles);
     if (p.dx.data != nullptr) {
-      const Quad* const from = static_cast<const Quad*>(p.down) + slice * kWeightQuads;
+      const Quad* const from = static_cast<const Quad*>(p.down) + slice() * kWeightQuads;
       copy_quads<kWeightQuads, kThreads>(weights, from, thread);
       for (int i = thread; i < kWidth; i += kThreads) {
-        const int d = slice * kWidth + i;
+        const int d = slice() * kWidth + i;
         vectors[i] = d < p.dim ? read(p.gammax, d) : 0.0f;
         vectors[kWidth + i] = d < p.dim ? read(p.gamma, d) * read(p.norm_weight, d) : 0.0f;
       }
     }
-    fetch(begin, 0);
+    fetch(begin, begin & 1);
     float by_x[kBlocks][4] = {}, by_hat[kBlocks][4] = {}, by_out[kBlocks][4] = {};
     float sum_out[kOwn][4] = {}, sum_du[4] = {};
     FASTHT_ROLLED for (int tile = begin; tile < end; ++tile) {
-      const int stage = (tile - begin) % 2;
+      const int stage = tile & 1;
       wait_groups<0>();
       sync_block();  // the tile has arrived, and all have done with the other stage
       if (tile + 1 < end) fetch(tile + 1, 1 - stage);
@@ -78,10 +77,13 @@ struct Expand {
       sync_block();
       gather(stage, by_x, by_hat, by_out, sum_out, sum_du);
     }
-    if (p.z != nullptr) store(by_x, by_hat, by_out, sum_out, sum_du);
+    // The group is found again: no register keeps it.
+    if (p.z != nullptr) store((end - 1) / p.each, by_x, by_hat, by_out, sum_out, sum_du);
   }
 
  private:
+  FASTHT_DEVICE int slice() const { return block_index() % p.slices; }
+
   // A token's row in memory; the tokens of all images are counted through.
   struct Row {
     int image, within;
@@ -115,7 +117,7 @@ struct Expand {
     }
     {
       const int row0 = thread / kWideChunks, chunk = thread % kWideChunks;
-      const int feature = slice * kWidth + chunk * kEach;
+      const int feature = slice() * kWidth + chunk * kEach;
       Quad* const to = wide + stage * (2 * kWideQuads) + chunk_at<X, kWidth>(row0, chunk);
       FASTHT_UNROLL for (int at = 0; at < kWideQuads; at += kThreads) {
         if (kWideQuads % kThreads != 0 && thread + at >= kWideQuads) break;
@@ -168,7 +170,7 @@ struct Expand {
     constexpr int kUnits = kTokens / 16 * (kWidth / 32);
     FASTHT_ROLLED for (int unit = warp; unit < kUnits; unit += kWarps) {
       const int row0 = unit / (kWidth / 32) * 16 + lane / 4, part = unit % (kWidth / 32);
-      const int eight = part * 4 + lane % 4, feature = slice * kWidth + eight * 8;
+      const int eight = part * 4 + lane % 4, feature = slice() * kWidth + eight * 8;
       float dh[4][4] = {};
       if (p.dx.data != nullptr) {
         const auto add = [&](int k) {
@@ -181,11 +183,7 @@ struct Expand {
             P::multiply(dh[n], left, right);
           }
         };
-        if constexpr (F::kBytes == 2) {
-          FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) add(k);
-        } else {  // registers are short
-          FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(k);
-        }
+        FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(k);  // registers are short
       }
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         keep_order();
@@ -243,21 +241,24 @@ struct Expand {
     const Quad* const du = narrow + stage * (2 * kNarrowQuads);
     const Quad* const raw = wide + stage * (2 * kWideQuads);
     FASTHT_ROLLED for (int step = 0; step < kTokens; step += 16) {
-      const auto grad = Transposed::template left<kChannels>(du, step, row_tile * 16, lane);
+      {
+        const auto grad = Transposed::template left<kChannels>(du, step, row_tile * 16, lane);
+        FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
+          typename Transposed::Right right[2];
+          Transposed::template right<kWidth>(right, kSame ? raw : x, step, first + n * 8, lane);
+          FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_x[n + i], grad, right[i]);
+          Transposed::template right<kWidth>(right, x_hat, step, first + n * 8, lane);
+          FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_hat[n + i], grad, right[i]);
+        }
+        Transposed::add(sum_du, grad);
+      }
       const auto active =
           Transposed::template left<kChannels>(du + kNarrowQuads, step, row_tile * 16, lane);
       FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
         typename Transposed::Right right[2];
-        Transposed::template right<kWidth>(right, kSame ? raw : x, step, first + n * 8, lane);
-        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_x[n + i], grad, right[i]);
-        Transposed::template right<kWidth>(right, x_hat, step, first + n * 8, lane);
-        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_hat[n + i], grad, right[i]);
         Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step, first + n * 8, lane);
-        FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
-          Transposed::multiply(by_out[n + i], active, right[i]);
-        }
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_out[n + i], active, right[i]);
       }
-      Transposed::add(sum_du, grad);
       if (row_tile * kOwn < kBlocks) {
         typename Transposed::Right right[2];
         Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step,
@@ -275,13 +276,13 @@ struct Expand {
     }
   }
 
-  FASTHT_DEVICE void store(const float (&by_x)[kBlocks][4], const float (&by_hat)[kBlocks][4],
-                           const float (&by_out)[kBlocks][4], const float (&sum_out)[kOwn][4],
+  FASTHT_DEVICE void store(int group, const float (&by_x)[kBlocks][4],
+                           const float (&by_hat)[kBlocks][4], const float (&by_out)[kBlocks][4], const float (&sum_out)[kOwn][4],
                            const float (&sum_du)[4]) {
     const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
     const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
     const long long padded = p.slices * kWidth;
-    const int column = slice * kWidth + first + lane % 4 * 2;
+    const int column = slice() * kWidth + first + lane % 4 * 2;
     const int row = row_tile * 16 + lane / 4;
     float* const sums = p.d_weights + group * (3 * kChannels * padded) + row * padded + column;
     FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
@@ -295,16 +296,16 @@ struct Expand {
         store_pair<Float32>(p.d_up_bias + group * padded + column + (row_tile * kOwn + n) * 8,
                             sum_out[n][0], sum_out[n][1]);
     }
-    if (slice == 0 && first == 0 && lane % 4 == 0) {
+    if (slice() == 0 && first == 0 && lane % 4 == 0) {
       p.d_down_bias[group * kChannels + row] = sum_du[0];
       p.d_down_bias[group * kChannels + row + 8] = sum_du[2];
     }
   }
 };
 
-template <class X, class P, int kChannels, int kTokens, int kWarps, bool kAligned>
+template <class X, class P, int kChannels, int kTokens, bool kAligned>
 FASTHT_DEVICE void expand(const ExpandParams& p) {
-  Expand<X, P, kChannels, kTokens, kWarps, kAligned>(p).run();
+  Expand<X, P, kChannels, kTokens, kAligned>(p).run();
 }
 
 }  // namespace fastht::cuda

@@ -65,14 +65,14 @@ struct DownParams {
   int channels, hidden, frequencies;
   float eps;
 };
-constexpr int kMostHidden = 32;
+constexpr int kMostHidden = 32;  // a lane each
 // Bytes of shared memory of down: `stages` slices of both matrices and of x; then the rest.
 FASTHT_BOTH constexpr int down_stage_bytes(int warps, int padded, int bytes, int x_bytes) {
   return slice_width(padded, bytes) * (2 * padded * bytes + 16 * warps * x_bytes);
 }
 FASTHT_BOTH constexpr int down_shared(int warps, int padded, int bytes, int x_bytes, int stages) {
   return stages * down_stage_bytes(warps, padded, bytes, x_bytes) +
-         ((3 + warps) * padded + kMostHidden + 8) * 4;
+         ((4 + warps) * padded + kMostHidden + 8) * 4;
 }
 
 struct MixUpParams {

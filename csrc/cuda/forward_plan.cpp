@@ -25,7 +25,7 @@ struct ForwardPlan::Arrays {
   MixUpParams mix_up{};
 };
 
-ForwardPlan::ForwardPlan(const Problem& problem, const Device& device, const Tuning& tuning)
+ForwardPlan::ForwardPlan(const Problem& problem, const Device& device)
     : problem_(problem) {
   const int padded = padded_channels(problem.channels), bytes = bytes_of(problem.products);
   const int x_bytes = bytes_of(problem.x);
@@ -42,18 +42,18 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device, const Tun
   const bool strict = bytes == 4 && !problem.tf32, most = padded == 128 || strict;
   // down: no warp without tokens; bytes on their way before blocks that share a multiprocessor.
   const int even = largest(tile_rows(8, grid) / 16, 4);
-  for (const int wanted : {tuned(tuning, "down_blocks", 2), 1})
-    for (const int warps : {tuned(tuning, "down_warps", even), 4})
-      for (const int stages : {tuned(tuning, "down_stages", 3), 2})
+  for (const int wanted : {2, 1})
+    for (const int warps : {even, 4})
+      for (const int stages : {3, 2})
         if (down_warps_ == 0 && fits(wanted, down_shared(warps, padded, bytes, x_bytes, stages)))
           down_warps_ = warps, down_stages_ = stages;
   const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
   // mix_up: the most warps, the least work twice: the first choice of which two fit, or one.
-  for (const int wanted : {tuned(tuning, "mix_up_blocks", 2), 1})
-    for (const int warps : {tuned(tuning, "mix_up_warps", 8), 4}) {
+  for (const int wanted : {2, 1})
+    for (const int warps : {8, 4}) {
       if (warps == 8 && grid.tokens <= 64) continue;
       for (int pass = widest; pass >= 32; pass /= 2)
-        for (const int stages : {tuned(tuning, "mix_up_stages", 3), 2})
+        for (const int stages : {3, 2})
           if (warps_ == 0 &&
               fits(wanted, mix_up_shared(warps, grid, padded, pass, bytes, x_bytes, stages)))
             warps_ = warps, pass_ = pass, stages_ = stages;
@@ -65,9 +65,8 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device, const Tun
         std::to_string(device.shared_per_block) + " bytes)");
   const std::string numbers = numbers_of(problem);
   const auto number = [](int count) { return ", " + std::to_string(count); };
-  const int down_blocks =
-      tuned(tuning, "down_blocks", (most ? 1 : 2) * (down_warps_ <= 4 ? 2 : 1));
-  const int mix_up_blocks = tuned(tuning, "mix_up_blocks", (most ? 1 : 2) * (warps_ == 8 ? 1 : 2));
+  const int down_blocks = (most ? 1 : 2) * (down_warps_ <= 4 ? 2 : 1);
+  const int mix_up_blocks = (most ? 1 : 2) * (warps_ == 8 ? 1 : 2);
   kernels_.push_back(fold_kernel(problem));
   kernels_.push_back({"down.cuh", "DownParams",
                       "down<" + numbers + number(down_warps_) + number(down_stages_) + ", " +

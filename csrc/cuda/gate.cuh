@@ -25,25 +25,33 @@ template <int kThreads>
 FASTHT_DEVICE void hidden_layer(float* hidden, const float* mean, const GateLayers& p) {
   const int lane = thread_index() % kLanes;
   for (int q = thread_index() / kLanes; q < p.hidden; q += kThreads / kLanes) {
-    float sum = 0.0f;
-    for (int c = lane; c < p.channels; c += kLanes)
-      sum += read(p.weight0, q * p.channels + c) * mean[c];
+    int at[4];  // 128 channels at most
+    float weight[4], sum = 0.0f;
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i)
+      at[i] = lane + i * kLanes < p.channels ? q * p.channels + lane + i * kLanes : -1;
+    read_all(weight, p.weight0, at);
+    const float bias = read(p.bias0, q);
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i)
+      if (at[i] >= 0) sum += weight[i] * mean[lane + i * kLanes];
     for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-    if (lane == 0) hidden[q] = sum + read(p.bias0, q);
+    if (lane == 0) hidden[q] = sum + bias;
   }
 }
 
-// softmax(M2 relu(hidden) + m2), in every thread.
+// softmax(M2 relu(hidden) + m2), in every thread: a lane for each of the hidden layer's units.
 FASTHT_DEVICE void gate_weights(float (&gate)[3], const float* hidden, const GateLayers& p) {
-  float largest = 0.0f, total = 0.0f;
+  const int q = thread_index() % kLanes;
+  int at[3];
+  float weight[3], bias[3], active = 0.0f, largest = 0.0f, total = 0.0f;
+  FASTHT_UNROLL for (int k = 0; k < 3; ++k) at[k] = q < p.hidden ? k * p.hidden + q : -1;
+  read_all(weight, p.weight2, at);
+  read_all(bias, p.bias2, {0, 1, 2});
+  if (q < p.hidden) active = hidden[q] <= 0.0f ? 0.0f : hidden[q];  // a NaN stays
   FASTHT_UNROLL for (int k = 0; k < 3; ++k) {
-    float sum = read(p.bias2, k);
-    for (int q = 0; q < p.hidden; ++q) {
-      const float active = hidden[q] <= 0.0f ? 0.0f : hidden[q];  // a NaN stays
-      sum += read(p.weight2, k * p.hidden + q) * active;
-    }
-    gate[k] = sum;
-    largest = k == 0 || sum > largest ? sum : largest;
+    float sum = weight[k] * active;
+    for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+    gate[k] = sum + bias[k];
+    largest = k == 0 || gate[k] > largest ? gate[k] : largest;
   }
   FASTHT_UNROLL for (int k = 0; k < 3; ++k) total += gate[k] = exponential(gate[k] - largest);
   FASTHT_UNROLL for (int k = 0; k < 3; ++k) gate[k] /= total;

@@ -17,13 +17,12 @@ FASTHT_DEVICE void gate_back(const GateParams& p, int image, int tiles, int pixe
   float* const mean = sums + kSize;         // [C] of the filtered map
   float* const hidden = mean + kChannels;   // [hidden], C at most
   float* const d_hidden = hidden + kChannels;
-  float* const parts = d_hidden + kChannels;  // [3][kWarps]
-  for (int i = thread; i < kSize; i += kThreads) {
-    float total = 0.0f;
-    for (int tile = 0; tile < tiles; ++tile) total += correlation[tile * kSize + i];
-    correlation[i] = total;
-    sums[i] = total;
-  }
+  float* const factors = d_hidden + kChannels;  // [C] of a channel filter
+  float* const parts = factors + kChannels;     // [3][kWarps]
+  FASTHT_UNROLL_EIGHT for (int i = thread; i < kSize; i += kThreads) sums[i] = correlation[i];
+  for (int tile = 1; tile < tiles; ++tile)
+    FASTHT_UNROLL_EIGHT for (int i = thread; i < kSize; i += kThreads) sums[i] += correlation[tile * kSize + i];
+  for (int i = thread; i < kSize; i += kThreads) correlation[i] = sums[i];
   const bool gated = p.hidden > 0, scaled = p.filter == Filter::kChannel;
   if (!gated && !scaled) return;
   float* const record = p.records + static_cast<long long>(image) * record_size(kChannels, p.hidden);
@@ -34,18 +33,18 @@ FASTHT_DEVICE void gate_back(const GateParams& p, int image, int tiles, int pixe
     float factor = 1.0f;
     if (p.filter != Filter::kNone && c < p.channels) factor = read(p.spectral_filter, c * p.frequencies);
     mean[c] = pooled[c] * factor * per_pixel;
+    factors[c] = scaled ? factor : 1.0f;
   }
   sync_block();
 
   // The softmax's gradient subtracts the gated mean of the three convolutions. Taken from the
   // kernels, not from the sums, it keeps the digits that would cancel.
   float by_gate[3] = {};
-  for (int i = thread; i < kSize; i += kThreads) {
+  FASTHT_UNROLL_EIGHT for (int i = thread; i < kSize; i += kThreads) {
     const float k3 = p.bank[i], k5 = p.bank[kSize + i], k7 = p.bank[2 * kSize + i];
     const float middle = g3 * k3 + g5 * k5 + g7 * k7;
-    float g = sums[i];
-    const int c = i % kChannels;  // the filter does not scale the biases
-    if (scaled && i < kTaps * kChannels && c < p.channels) g *= read(p.spectral_filter, c);
+    const float factor = i < kTaps * kChannels ? factors[i % kChannels] : 1.0f;  // not of biases
+    const float g = sums[i] * factor;
     by_gate[0] += (k3 - middle) * g;
     by_gate[1] += (k5 - middle) * g;
     by_gate[2] += (k7 - middle) * g;
@@ -77,14 +76,20 @@ FASTHT_DEVICE void gate_back(const GateParams& p, int image, int tiles, int pixe
   for (int c = thread; c < kChannels; c += kThreads) {
     const bool real = c < p.channels;
     float d_mean = 0.0f;
-    for (int q = 0; q < p.hidden && real; ++q)
-      d_mean += read(p.weight0, q * p.channels + c) * d_hidden[q];
-    const float factor = scaled && real ? read(p.spectral_filter, c) : 1.0f;
+    for (int first = 0; first < p.hidden; first += 8) {
+      int at[8];
+      float weight[8];
+      FASTHT_UNROLL for (int i = 0; i < 8; ++i)
+        at[i] = real && first + i < p.hidden ? (first + i) * p.channels + c : -1;
+      read_all(weight, p.weight0, at);
+      FASTHT_UNROLL for (int i = 0; i < 8; ++i)
+        if (at[i] >= 0) d_mean += weight[i] * d_hidden[first + i];
+    }
     record[record_mean(kChannels) + c] = mean[c];
-    record[record_constant() + c] = d_mean * factor * per_pixel;
+    record[record_constant() + c] = d_mean * factors[c] * per_pixel;
     if (!scaled) continue;
     float by_filter = d_mean * (pooled[c] * per_pixel);
-    for (int row = 0; row < kTaps; ++row) {
+    FASTHT_UNROLL_EIGHT for (int row = 0; row < kTaps; ++row) {
       const int i = row * kChannels + c;
       by_filter += (g3 * p.bank[i] + g5 * p.bank[kSize + i] + g7 * p.bank[2 * kSize + i]) * sums[i];
     }

@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -39,12 +38,6 @@ struct Problem {
 struct Device {
   int shared_per_block, shared_per_multiprocessor, multiprocessors;
 };
-
-using Tuning = std::map<std::string, int>;
-inline int tuned(const Tuning& t, const char* name, int otherwise) {
-  const auto found = t.find(name);
-  return found == t.end() ? otherwise : found->second;
-}
 
 // One instantiation of a kernel.
 struct Kernel {
@@ -137,7 +130,7 @@ inline int frequencies_of(const Problem& problem) {
 class ForwardPlan {
  public:
   // Throws std::invalid_argument where the device has too little shared memory for the grid.
-  ForwardPlan(const Problem& problem, const Device& device, const Tuning& tuning = {});
+  ForwardPlan(const Problem& problem, const Device& device);
   const std::vector<Kernel>& kernels() const { return kernels_; }
   // Of one call, 256-byte aligned; the call needs no part of it afterwards.
   size_t workspace_bytes() const { return workspace_bytes_; }
@@ -158,17 +151,16 @@ class ForwardPlan {
 class BackwardPlan {
  public:
   // `need_input`, `need_params`: whether dx and the parameters' gradients are wanted.
-  BackwardPlan(const Problem& problem, const Device& device, bool need_input, bool need_params,
-               const Tuning& tuning = {});
+  BackwardPlan(const Problem& problem, const Device& device, bool need_input, bool need_params);
   const std::vector<Kernel>& kernels() const { return kernels_; }
   size_t workspace_bytes() const { return workspace_bytes_; }
   void run(const BackwardCall& call, const Launch& launch) const;
 
  private:
-  // Warps of a block, channels convolved at a time, shared memory, blocks that share a
-  // multiprocessor.
+  // Warps of a block, channels convolved at a time, bytes of a token of dout that are on their way
+  // (contract), shared memory, blocks that share a multiprocessor.
   struct Tiling {
-    int warps = 0, pass = 0, shared = 0, blocks = 0;
+    int warps = 0, pass = 0, ahead = 0, shared = 0, blocks = 0;
   };
   template <class Shared>
   Tiling tiling(const Device& device, Shared shared) const;
@@ -180,7 +172,7 @@ class BackwardPlan {
   Tiling contract_, mix_back_;
   SpectralPlan spectral_;
   int each_ = 1;  // tiles of a block of contract
-  int expand_tokens_ = 0, expand_warps_ = 0, expand_each_ = 1;
+  int expand_tokens_ = 0, expand_each_ = 1;
 
   struct Arrays;
   void arrange(Arrays& arrays, const BackwardCall& call, Workspace& workspace) const;

@@ -124,8 +124,7 @@ void bind_plans(py::module_& module) {
   module.def("padded_channels", &padded_channels, "C as the kernels have it: 32, 64 or 128.");
   module.def("shipped_kernels", [](bool common) { return listed(shipped_kernels(common)); });
   py::class_<ForwardPlan>(module, "ForwardPlan")
-      .def(py::init<const Problem&, const Device&, const Tuning&>(), py::arg(), py::arg(),
-           py::arg("tuning") = Tuning{})
+      .def(py::init<const Problem&, const Device&>())
       .def_property_readonly("kernels", &kernels<ForwardPlan>)
       .def_property_readonly("workspace_bytes", &ForwardPlan::workspace_bytes)
       .def("run", [](const ForwardPlan& plan, const Problem& problem, const Target& target,
@@ -139,8 +138,7 @@ void bind_plans(py::module_& module) {
             target, stream);
       });
   py::class_<BackwardPlan>(module, "BackwardPlan")
-      .def(py::init<const Problem&, const Device&, bool, bool, const Tuning&>(), py::arg(),
-           py::arg(), py::arg(), py::arg(), py::arg("tuning") = Tuning{})
+      .def(py::init<const Problem&, const Device&, bool, bool>())
       .def_property_readonly("kernels", &kernels<BackwardPlan>)
       .def_property_readonly("workspace_bytes", &BackwardPlan::workspace_bytes)
       .def("run", [](const BackwardPlan& plan, const Problem& problem, const Target& target,

@@ -28,6 +28,7 @@ struct How {
 template <class X, class P, int C, int kWarps, int kPass, bool kAligned>
 void check(const Case& c, double limit, double sum_limit, const std::vector<How>& orders) {
   using F = typename P::Format;
+  constexpr int kAhead = kWarps == 8 ? 256 : 128;
   constexpr Format kNarrow = format_of<F>(), kFloat = Format::kFloat32;
   std::mt19937 random(1);
   const auto draw = [&](Format format, long long size, float deviation, float mean = 0.0f) {
@@ -186,8 +187,8 @@ void check(const Case& c, double limit, double sum_limit, const std::vector<How>
     p.gate = {gate.floats(), bank.floats(), pooled.floats(), filter.array(), weight0.array(),
               bias0.array(), weight2.array(), found_records.floats(),
               c.channel_filter ? Filter::kChannel : Filter::kNone, C, Q, 1};
-    run<ContractParams>(contract<X, P, C, kWarps, kPass, kAligned>, p, blocks, kWarps * kLanes,
-                        contract_shared(kWarps, p.grid, C, kPass, F::kBytes), how.order,
+    run<ContractParams>(contract<X, P, C, kWarps, kPass, kAhead, kAligned>, p, blocks, kWarps * kLanes,
+                        contract_shared(kWarps, p.grid, C, kPass, F::kBytes, kAhead), how.order,
                         how.truncate);
     Error e_dv, e_z, e_correlation, e_point, e_bias, e_logits, e_constant, e_filter, e_hidden;
     for (long long i = 0; i < maps; ++i) {

@@ -64,7 +64,7 @@ void check(const Case& c, double bound, double sum_bound) {
     p.d_up_bias = found_out.floats(), p.d_down_bias = found_du.floats();
     p.tokens = divisor(N), p.total = total, p.dim = D, p.slices = slices;
     p.tiles = tiles, p.each = c.each;
-    run<ExpandParams>(expand<X, P, C, kTokens, expand_warps(C, F::kBytes), kAligned>, p, slices * groups,
+    run<ExpandParams>(expand<X, P, C, kTokens, kAligned>, p, slices * groups,
                       expand_warps(C, F::kBytes) * kLanes, expand_shared(kTokens, C, F::kBytes, X::kBytes),
                       order, order == 6);
     Error e_dx, e_x, e_hat, e_out, e_sum_out, e_sum_du;

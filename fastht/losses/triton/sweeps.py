@@ -159,9 +159,10 @@ def _filled(form: Form, operands: Operands) -> Operands:
         widths |= {"row_factors": FACTORS, "column_factors": FACTORS}
     if form.shares:
         widths |= {"row_shares": SHARES, "column_shares": SHARES}
-    return operands._replace(
-        **{name: filled(getattr(operands, name), width) for name, width in widths.items()}
-    )
+    wide: dict[str, Any] = {
+        name: filled(getattr(operands, name), width) for name, width in widths.items()
+    }
+    return operands._replace(**wide)
 
 
 def forward(form: Form, operands: Operands) -> Statistics:
