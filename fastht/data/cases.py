@@ -11,13 +11,14 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from fastht.data.captions import clean_caption
 from fastht.data.images import DataError, read_image
 from fastht.data.notes import Note, account
 from fastht.data.parquet import is_cell, read_cell
 from fastht.data.volumes import is_volume, read_slice
 
 Task = Literal["segment", "classify"]
-Need = Literal["segment", "classify", "caption", "image"]
+Need = Literal["segment", "classify", "pairs", "image"]
 """What is needed beside an image: a mask, a label, a caption, nothing."""
 
 Split = Literal["train", "val", "test"]
@@ -48,7 +49,7 @@ class Case:
     masks: tuple[str, ...] = ()  # their union is the foreground
     label: str | None = None
     patient: str | None = None
-    caption: str = ""
+    caption: str = ""  # as the data has it; whoever reads it cleans it
     split: Split | None = None
     origin: str | None = None  # of a set that pools others: the one that the image is from
 
@@ -122,7 +123,7 @@ class Reading:
         """Make the set, and note what makes it unfit for what is needed."""
         left_out, notes = dict(self.left_out), tuple(self.notes)
         found = CaseSet(tuple(self.cases), source, layout, left_out, notes=notes)
-        self._note_repeated(captions=task == "caption")
+        self._note_repeated(captions=task == "pairs")
         lacking: list[str] = []
         if task == "classify" and found.cases:
             unlabelled = [case for case in found if case.label is None]
@@ -135,7 +136,11 @@ class Reading:
             for alike in labels_alike(case.label for case in found):
                 what = f"classes that differ in case or spaces alone: {', '.join(alike)}"
                 self.problems.append(f"{source}: {what}; write them alike")
-        if task == "caption" and found.cases and not any(case.caption for case in found):
+        if (
+            task == "pairs"
+            and found.cases
+            and not any(clean_caption(case.caption) for case in found)
+        ):
             what = "no image has a caption that is in letters which the text towers read"
             self.problems.append(f"{source}: {what}; give a column that has, by its key")
         if not found.cases and not self.problems:
@@ -182,6 +187,15 @@ def sort_classes(labels: Iterable[str]) -> tuple[str, ...]:
 def parse_split(name: str) -> Split | None:
     """The split that a folder or cell names, e.g. "valid" for val; None if it names none."""
     return _SPLIT_NAMES.get(name.strip().lower())
+
+
+def side_of(cell: str, where: str) -> Split | None:
+    """The split that a cell names; None if it is empty. Raises DataError if it names none."""
+    split = parse_split(cell)
+    if split is None and cell:
+        what = f"split {cell!r} is none of train, val and test"
+        raise DataError(f"{where}: {what}; correct the cell")
+    return split
 
 
 def split_part(file: str) -> tuple[str, str | None]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
 from fastht.data.account import note_sides, one_class
-from fastht.data.cases import SPLITS, Case, CaseSet, Need, read_case_image
+from fastht.data.cases import SPLITS, Case, CaseSet, Need, read_case_image, sort_classes
 from fastht.data.images import DataError
 from fastht.data.layouts import scan_cases
 from fastht.data.masks import read_mask
 from fastht.data.notes import examples
+from fastht.data.records import Record
 from fastht.data.resize import lost_when_small
 from fastht.data.source import DataSource
 from fastht.data.spacing import Spacing, read_spacing
@@ -25,8 +27,8 @@ class CheckArguments(DataSource):
     """Read all images, masks and labels of a data set; list what is wrong and what is there.
 
     Attributes:
-        task: "segment" needs masks, "classify" labels, "caption" captions, "image" nothing;
-            "pairs", images with captions as fastht train reads them, has options of its own
+        task: "segment" needs masks, "classify" labels, "image" nothing; "pairs", images with
+            captions as fastht train reads them, has options of its own
             (`fastht data check --task pairs --help`).
         image_size: side of the images in a model, at which small lesions are looked for.
     """
@@ -72,7 +74,7 @@ def tell(findings: Findings) -> int:
 
 def inspect_cases(cases: CaseSet, task: Need, image_size: int = 224) -> Findings:
     """Read every image and, for segmentation, every mask; collect instead of raising."""
-    findings = Findings([cases.describe(), *_count_table(cases)])
+    findings = Findings([cases.describe(), *count_table(cases.cases)])
     findings.notes += [note.text for note in (*cases.notes, *note_sides(cases)) if note.text]
     small: list[str] = []
     sizes: Counter[tuple[int, int]] = Counter()
@@ -98,7 +100,7 @@ def inspect_cases(cases: CaseSet, task: Need, image_size: int = 224) -> Findings
                 spacings.append(read_spacing(case))
         except DataError as error:
             findings.problems.append(str(error))
-    findings.summary += _describe_pixels(sizes, list(shares.values()))
+    findings.summary += describe_pixels(sizes, list(shares.values()))
     findings.summary += _describe_spacings(spacings)
     if empty := [name for name, share in shares.items() if not share]:
         findings.notes.append(f"{len(empty):,} empty masks: {examples(empty)}")
@@ -110,7 +112,7 @@ def inspect_cases(cases: CaseSet, task: Need, image_size: int = 224) -> Findings
     if flat:
         findings.notes.append(f"{len(flat):,} images of a single colour: {examples(flat)}")
     _compare(findings, [group for group in same.values() if len(group) > 1])
-    _follow_patients(findings, cases)
+    follow_patients(findings, cases)
     return findings
 
 
@@ -134,7 +136,7 @@ def _compare(findings: Findings, groups: list[list[Case]]) -> None:
         findings.notes.append(f"{len(repeated):,} copies: {examples(repeated)}")
 
 
-def _follow_patients(findings: Findings, cases: CaseSet) -> None:
+def follow_patients(findings: Findings, cases: Iterable[Case | Record]) -> None:
     """Note patients on several sides: published splits have some, and are what they are."""
     sides: dict[str, set[str]] = defaultdict(set)
     for case in cases:
@@ -144,7 +146,8 @@ def _follow_patients(findings: Findings, cases: CaseSet) -> None:
         findings.notes.append(f"{len(several):,} patients in several splits: {examples(several)}")
 
 
-def _describe_pixels(sizes: Counter[tuple[int, int]], shares: list[float]) -> list[str]:
+def describe_pixels(sizes: Counter[tuple[int, int]], shares: list[float]) -> list[str]:
+    """Lines of the sizes that most images have, and of the share of foreground if any is known."""
     lines = []
     if sizes:
         common = [f"{w} x {h} ({count:,})" for (w, h), count in sizes.most_common(3)]
@@ -166,15 +169,16 @@ def _describe_spacings(spacings: list[Spacing | None]) -> list[str]:
     return [f"pixel spacing: known of {len(known):,} of {len(spacings):,} images{sizes}"]
 
 
-def _count_table(cases: CaseSet) -> list[str]:
+def count_table(cases: Sequence[Case | Record]) -> list[str]:
     """Rows of classes and columns of splits, where there are both."""
     counts = Counter((case.label, case.split) for case in cases)
     splits = [split for split in SPLITS if any(key[1] == split for key in counts)]
-    if not cases.classes or not splits:
+    classes = sort_classes(case.label for case in cases if case.label is not None)
+    if not classes or not splits:
         return []
-    width = max(map(len, cases.classes))
+    width = max(map(len, classes))
     lines = [" " * width + "".join(f"{split:>8}" for split in splits)]
-    for label in cases.classes:
+    for label in classes:
         cells = (f"{counts[label, split]:>8,}" for split in splits)
         lines.append(f"{label:<{width}}{''.join(cells)}")
     return lines

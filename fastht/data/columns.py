@@ -50,6 +50,13 @@ def find_column(columns: Sequence[str], what: str, given: str | None, where: Pat
     return found[0] if found else None
 
 
+def find_split(columns: Sequence[str], given: str | None, where: Path) -> str:
+    """The column of the split; a table need not have it. Raises DataError if a given one is not."""
+    if given is not None and given not in columns:
+        raise DataError(f"{where}: no column {given!r}; the columns are {', '.join(columns)}")
+    return given or "split"
+
+
 def note_columns(
     columns: Sequence[str], read: dict[str, str | None], *, also: Collection[str] = ()
 ) -> tuple[Note, ...]:
@@ -67,8 +74,8 @@ def note_columns(
     hints = [
         f"{column} looks like the {what}'s: if it is, give it by --{what}-key {quote(column)}"
         for column in left
-        for what, names in _ALIKE.items()
-        if _bare(column) in names and read.get(what) is None
+        for what in _ALIKE
+        if read.get(what) is None and _bare(column) in _ALIKE[what] | _SAME[what]
     ]
     if left:
         text = f"{plural(len(left), 'column')} not read: {examples(left, _SHOWN)}"

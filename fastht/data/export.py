@@ -35,7 +35,7 @@ class ExportArguments(DataSource):
     be used are left out and told of.
 
     Attributes:
-        task: what has to be there: masks (segment), labels (classify), captions (caption) or
+        task: what has to be there: masks (segment), labels (classify), captions (pairs) or
             nothing (image). What else is there is written too.
         out: folder of the table and of what is drawn.
     """

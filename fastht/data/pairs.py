@@ -8,12 +8,12 @@ from importlib import resources
 from pathlib import Path
 
 from fastht.data.captions import Cleaning
-from fastht.data.cases import parse_split
-from fastht.data.columns import find_column, note_columns
+from fastht.data.cases import side_of
+from fastht.data.columns import find_column, find_split, note_columns
 from fastht.data.images import DataError
 from fastht.data.notes import Note, plural
 from fastht.data.records import Dropped, Record, RecordSet, collect
-from fastht.data.set_records import load_set
+from fastht.data.set_records import is_set, load_set
 from fastht.data.shards import load_shards
 from fastht.data.tables import parse_frame, read_table
 
@@ -31,6 +31,7 @@ def load_records(
     image_dirs: Sequence[_Folder] = (),
     label_key: str | None = None,
     patient_key: str | None = None,
+    split_key: str | None = None,
     frame_key: str | None = None,
     cleaning: Cleaning = "letters",
 ) -> RecordSet:
@@ -46,20 +47,32 @@ def load_records(
     label_key, patient_key, frame_key: column names. Default: label, patient and frame if the table
         has them, or names that mean the same, as "Patient ID", which is noted. What is not read is
         noted too.
+    split_key: column of the side that a pair is on, see split_records; default: split, if there.
     cleaning: of the captions, see clean_caption.
 
-    A column split says which side a pair is on; see split_records.
+    Of a folder, a JSON or a Parquet file the keys name fields, with dots for fields inside fields.
 
     Raises DataError for a table that cannot be read or lacks the columns, an image directory that
     does not exist, or if no pair is left.
     """
     sample = resources.files("fastht.data") / "sample" / "sample.csv"
     path = Path(str(sample) if str(data) == "sample" else data)
-    if path.is_dir() or path.suffix.lower() in (".json", ".jsonl", ".parquet"):
-        return load_set(data, image_key=image_key, caption_key=caption_key, image_dirs=image_dirs)
+    if is_set(path):
+        return load_set(
+            data,
+            cleaning=cleaning,
+            image_dirs=image_dirs,
+            image_key=image_key,
+            caption_key=caption_key,
+            label_key=label_key,
+            patient_key=patient_key,
+            split_key=split_key,
+            frame_key=frame_key,
+            separator=separator,
+        )
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
-        if image_key or caption_key or separator or image_dirs:
-            options = "image and caption keys, separator and image directories"
+        if image_key or caption_key or split_key or separator or image_dirs:
+            options = "image, caption and split keys, separator and image directories"
             raise DataError(f"{data}: {options} are for .csv, .tsv and .txt tables; omit them")
         keys = {"label": label_key, "patient": patient_key, "frame": frame_key}
         return load_shards(os.fspath(data), keys=keys, cleaning=cleaning)
@@ -70,6 +83,7 @@ def load_records(
         what: find_column(columns, what, given, path)
         for what, given in (("label", label_key), ("patient", patient_key), ("frame", frame_key))
     }
+    split_column = find_split(columns, split_key, path)
     for folder in image_dirs:
         if not os.path.isdir(folder):
             raise DataError(f"{path}: no image directory {folder}; correct the path")
@@ -89,17 +103,16 @@ def load_records(
             )
         where = f"{path}, line {line}"
         label, patient, frame = (row.get(read[what] or "") or None for what in _DESCRIBING)
-        split = parse_split(row.get("split", ""))
-        if split is None and row.get("split"):
-            what = f"split {row['split']!r} is none of train, val and test"
-            raise DataError(f"{where}: {what}; correct the cell")
+        split = side_of(row.get(split_column, ""), where)
         name = named.replace("\\", "/")
         index = parse_frame(frame or "", where)
         pairs.append(Record(image, row[caption_column], label, patient, index, split, name))
 
     def notes() -> Iterator[Note]:
         if str(data) != "sample":  # whose other columns say how it was made
-            yield from note_columns(columns, read, also=(image_column, caption_column))
+            yield from note_columns(
+                columns, read, also=(image_column, caption_column, split_column)
+            )
         patients = [pair.patient for pair in pairs if isinstance(pair, Record)]
         if 0 < (lacking := patients.count(None)) < len(patients):
             text = f"{plural(lacking, 'pair')} without patient; each image counts as one by itself"

@@ -14,6 +14,8 @@ from torch import Tensor
 Resize = Literal["squash", "letterbox"]
 """squash: fill the square without regard to the shape, as the paper; letterbox: keep the shape."""
 
+_TOUCHED = 1e-6  # of a pixel: less than any share that is computed
+
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 
@@ -90,7 +92,9 @@ def _lost(mask: np.ndarray, found: np.ndarray) -> Tensor:
     if (size[0] >= mask.shape[1] and size[1] >= mask.shape[0]) or not mask.any():
         return torch.zeros(1, *found.shape)
     shares = Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
-    covered = torch.from_numpy(np.array(shares))[None]
+    # A pixel on the edge of two boxes is in neither where rounding puts it outside both.
+    touched = F.adaptive_max_pool2d(torch.from_numpy(mask).float()[None], found.shape)
+    covered = torch.maximum(torch.from_numpy(np.array(shares))[None], touched * _TOUCHED)
     seen = F.max_pool2d(torch.from_numpy(found).float()[None], 3, stride=1, padding=1) > 0
     return covered * ~seen
 

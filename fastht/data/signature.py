@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from fastht.data.cases import Case, split_part
+from fastht.data.embedded import is_embedded, read_embedded
 from fastht.data.images import DataError
 from fastht.data.notes import examples, plural
 from fastht.data.records import Record
-from fastht.data.shards import read_member
 from fastht.data.tables import read_table
 
 _READERS = 8  # threads; files lie on disks that answer several at once
@@ -156,8 +156,8 @@ def _with_part(name: str, part: int | None) -> str:
 
 
 def _file(image: str) -> str:
-    """What is read of an image's name: a member of a shard, or a file without its part."""
-    return image if ".tar::" in image else split_part(image)[0]
+    """What is read of an image's name: what is inside a file, or a file without its part."""
+    return image if is_embedded(image) else split_part(image)[0]
 
 
 def _digest_files(images: Iterable[str]) -> dict[str, str]:
@@ -168,8 +168,8 @@ def _digest_files(images: Iterable[str]) -> dict[str, str]:
 
 
 def _digest_file(file: str) -> str:
-    if ".tar::" in file:
-        return _digest(read_member(file))
+    if is_embedded(file):
+        return _digest(read_embedded(file))
     try:
         digest = hashlib.sha256()
         with open(file, "rb") as stream:

@@ -32,7 +32,7 @@ class DataSource:
         label_key: column of the classes of a table, or likewise; default: label.
         patient_key: column of the patients, none of whom is on two sides, or likewise; default:
             patient, in a table also a name that means the same.
-        split_key: likewise of the split in layouts json and parquet; default: split.
+        split_key: column of the split of a table, or likewise; default: split.
         frame_key: column of the frames of multi-frame files; default: frame.
         image_dirs: folders below which layout json looks for images; default: that of the file.
     """

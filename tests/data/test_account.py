@@ -190,7 +190,7 @@ def test_semicolons_and_their_statement(tmp_path: Path) -> None:
 def test_options_of_tables_are_for_tables(tmp_path: Path) -> None:
     folder(tmp_path)
     with pytest.raises(
-        DataError, match="patient_key is for layout json and parquet and table, not for folder"
+        DataError, match="patient_key is for layouts json, parquet and table, not for folder"
     ):
         load_cases(tmp_path, patient_key="patient")
 

@@ -121,6 +121,12 @@ def test_no_lesion_vanishes(height: int, width: int, data: st.DataObject) -> Non
     assert abs((columns.mean() + 0.5) * width / 56 - column - 0.5) <= max(1, width / 56)
 
 
+def test_a_lesion_on_the_edge_of_two_pixels_stays() -> None:
+    small = shrink_mask(lesion(132, 8, 49, 0, size=1), (56, 40))
+    assert set(small.nonzero()[0]) <= {14, 15}
+    assert small.any()
+
+
 def test_a_small_lesion_beside_a_large_one_stays() -> None:
     mask = lesion(800, 1000, 405, 503) | lesion(800, 1000, 600, 100, size=80)
     by_nearest = np.array(Image.fromarray(mask).resize((112, 112), Image.Resampling.NEAREST))

@@ -43,7 +43,7 @@ class Layout:
     options: tuple[str, ...] = ()
 
 
-TABLE_OPTIONS = ("separator", "label_key", "patient_key", "frame_key")
+TABLE_OPTIONS = ("separator", "label_key", "patient_key", "split_key", "frame_key")
 LAYOUTS = {
     "published": Layout(
         "all/images, all/masks, segmentation/NAME/{train,val,test}.txt, "
@@ -148,7 +148,7 @@ def load_cases(
 
     data: "sample", the simulated set inside the package; a folder, or a table.
     task: what is needed: masks are looked up for "segment" alone; for "classify" each image needs
-        a label; "caption" and "image" need neither.
+        a label; "pairs" and "image" need neither.
     layout: a key of LAYOUTS; None finds it out.
     options: those of the layout, as DataSource describes them.
     leave_out: leave out and count single images that cannot be used, as one that is missing or has
@@ -200,7 +200,9 @@ def scan_cases(
         owners = [key for key, other in LAYOUTS.items() if option in other.options]
         if not owners:
             raise TypeError(f"no layout has an option {option}")
-        what = f"{option} is for layout {' and '.join(owners)}, not for {layout}"
+        *others, last = owners
+        names = f"layouts {', '.join(others)} and {last}" if others else f"layout {last}"
+        what = f"{option} is for {names}, not for {layout}"
         raise DataError(f"{source}: {what}; omit it")
     reading = chosen.read(root, task, **given)
     found = reading.finish(source, layout, task)

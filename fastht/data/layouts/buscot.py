@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fastht.data.captions import clean_caption
 from fastht.data.cases import Case, Need, Reading, Split
 from fastht.data.documents import read_json, value_at
 from fastht.data.images import DataError
@@ -48,7 +47,7 @@ def read(root: Path, task: Need, *, exclude_origin: tuple[str, ...] = ()) -> Rea
                 f"{root / _PATIENTS}: no image of origin {name}; the origins are {known}"
             )
     if task == "segment":
-        what = "BUS-CoT as it is read here has no masks; choose --task classify or caption"
+        what = "BUS-CoT as it is read here has no masks; choose --task classify or pairs"
         raise DataError(f"{root}: {what}")
     sides: dict[str, Split] = {}
     for key, entry in lesions.items():
@@ -87,7 +86,7 @@ def read(root: Path, task: Need, *, exclude_origin: tuple[str, ...] = ()) -> Rea
                     image=str(image),
                     label=str(label).strip().lower() if label else None,
                     patient=patient,
-                    caption=next((clean_caption(str(text)) for text in texts if text), ""),
+                    caption=next((str(text) for text in texts if text), ""),
                     split=split,
                     origin=origin,
                 )

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fastht.data import parquet
-from fastht.data.captions import clean_caption
 from fastht.data.cases import Case, Need, Reading, Split, parse_split
+from fastht.data.columns import note_columns
 from fastht.data.documents import read_rows, value_at
 from fastht.data.images import DataError
 from fastht.data.layouts.lookup import Lookup
+from fastht.data.notes import Note
 
 _JSON = (".json", ".jsonl")
 
@@ -75,11 +76,13 @@ def read_json_rows(
     beside = root if root.is_dir() else root.parent
     lookup = Lookup([Path(folder) for folder in image_dirs] or [beside])
     found: set[str] = set()
+    fields: dict[str, None] = {}  # in order
     sides: dict[str, Split] = {}
     names: Counter[str] = Counter()
     for file, side in files.items():
         reading.used.add(str(file))
         for where, row in read_rows(file):
+            fields |= dict.fromkeys(row)
             with reading.noting():
                 found |= {f for f in Keys.__annotations__ if keys.value(row, f) is not None}
                 images = keys.value(row, "image")
@@ -96,6 +99,7 @@ def read_json_rows(
                     _check_side(sides, case, where)
                     reading.cases.append(case)
     _check_keys(root, keys, found)
+    reading.notes += _note_fields(keys, found, fields)
     return reading
 
 
@@ -123,6 +127,7 @@ def read_parquet_rows(
     keys = Keys(image_key, caption_key, label_key, patient_key, split_key)
     reading = Reading()
     found: set[str] = {"image"}
+    fields: dict[str, None] = {}  # in order
     sides: dict[str, Split] = {}
     for file, side in _tables(root).items():
         columns = parquet.image_columns(file)
@@ -132,6 +137,7 @@ def read_parquet_rows(
             raise DataError(f"{file}: {what}")
         column = image_key or columns[0]
         for number, row in enumerate(parquet.read_rows(file, frozenset(columns))):
+            fields |= dict.fromkeys(row)
             where = f"{file}, row {number}"
             with reading.noting():
                 found |= {f for f in Keys.__annotations__ if keys.value(row, f) is not None}
@@ -140,6 +146,7 @@ def read_parquet_rows(
                 _check_side(sides, case, where)
                 reading.cases.append(case)
     _check_keys(root, keys, found)
+    reading.notes += _note_fields(keys, found, fields)
     return reading
 
 
@@ -162,7 +169,7 @@ def _case(
         image=image,
         label=None if label is None else str(label),
         patient=None if patient is None else str(patient),
-        caption=clean_caption(str(caption or "")),
+        caption=str(caption or ""),
         split=split,
     )
 
@@ -182,6 +189,16 @@ def _check_keys(root: Path, keys: Keys, found: Iterable[str]) -> None:
         key = getattr(keys, field)
         if key is not None and field not in found:
             raise DataError(f"{root}: no row has {key}; correct --{field}-key")
+
+
+def _note_fields(keys: Keys, found: Iterable[str], fields: Iterable[str]) -> tuple[Note, ...]:
+    """Note the fields of rows that are not read, with a hint where one looks like a patient's."""
+    names = list(fields)
+    used = {field: getattr(keys, field) or field for field in Keys.__annotations__}
+    read = {field: used[field] if field in found else None for field in ("label", "patient")}
+    # Of a.b the field a is read, as far as a row's own fields go.
+    also = {key if key in names else key.partition(".")[0] for key in used.values()}
+    return note_columns(names, read, also=also)
 
 
 def _names(row: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastht.data.captions import clean_caption
 from fastht.data.cases import Case, Need, Reading
 from fastht.data.documents import read_rows
 from fastht.data.images import DataError
@@ -41,7 +40,7 @@ def read(root: Path, task: Need) -> Reading:
             if not name or not image.is_file():
                 raise DataError(f"{where}: no image {image if name else 'named'}; copy it again")
             article = str(row.get("pmcid") or name.partition("_")[0])
-            caption = clean_caption(str(row.get("caption") or ""))
+            caption = str(row.get("caption") or "")
             reading.cases.append(
                 Case(Path(name).stem, str(image), patient=article, caption=caption)
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastht.data.captions import clean_caption
 from fastht.data.cases import Case, Need, Reading, Split, parse_split
 from fastht.data.documents import read_json, value_at
 from fastht.data.images import DataError
@@ -83,7 +82,7 @@ def _read_report(
     missing = [path for path in map(str, paths) if not (folder / path).is_file()]
     if missing:
         raise DataError(f"{where}: no image {folder / missing[0]}; copy the images again")
-    caption = clean_caption(str(text or ""))
+    caption = str(text or "")
     for path in map(str, paths):
         case_name = f"{folder.name}-{Path(path).with_suffix('').as_posix().replace('/', '-')}"
         image = str(folder / path)

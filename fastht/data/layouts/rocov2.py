@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastht.data.captions import clean_caption
 from fastht.data.cases import Case, Need, Reading, Split
 from fastht.data.images import DataError
 from fastht.data.tables import Rows, read_table
@@ -51,7 +50,7 @@ def read(root: Path, task: Need, *, concept: str | None = None) -> Reading:
                     continue
                 if not image.is_file():
                     raise DataError(f"{where}: no image {image}; copy it again")
-                caption = clean_caption(row["Caption"])
+                caption = row["Caption"]
                 reading.cases.append(Case(row["ID"], str(image), caption=caption, split=split))
     if concept and concept not in seen:
         raise DataError(f"{root}: no image of concept {concept}; look it up in cui_mapping.csv")

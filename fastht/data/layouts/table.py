@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path, PurePath
 
-from fastht.data.captions import clean_caption
-from fastht.data.cases import Case, Need, Reading, parse_split
-from fastht.data.columns import find_column, note_columns
+from fastht.data.cases import Case, Need, Reading, side_of
+from fastht.data.columns import find_column, find_split, note_columns
 from fastht.data.images import DataError
 from fastht.data.tables import parse_frame, read_table
 
@@ -32,6 +31,7 @@ def read(
     separator: str | None = None,
     label_key: str | None = None,
     patient_key: str | None = None,
+    split_key: str | None = None,
     frame_key: str | None = None,
 ) -> Reading:
     """Read the cases of a table; paths are relative to it.
@@ -42,6 +42,7 @@ def read(
     separator: of the columns; None finds it out.
     label_key, patient_key, frame_key: names of columns; None takes label, patient and frame, or a
         name that means the same.
+    split_key: name of the column of the split; None takes split.
 
     Raises DataError if the table cannot be read or lacks a column of images or one that is named.
     """
@@ -58,9 +59,10 @@ def read(
     caption_key = _first(_CAPTION_KEYS, columns)
     given = {"label": label_key, "patient": patient_key, "frame": frame_key}
     read_as = {what: find_column(columns, what, key, root) for what, key in given.items()}
+    split_column = find_split(columns, split_key, root)
     reading = Reading()
     if root != sample_path():  # whose other columns say how it was made
-        also = (image_key, caption_key or "")
+        also = (image_key, caption_key or "", split_column)
         reading.notes += note_columns(columns, read_as, also=also)
     for line, row in rows:
         where = f"{root}, line {line}"
@@ -69,10 +71,7 @@ def read(
             mask = _existing(root, row["mask"], "mask", where) if task == "segment" else None
             cells = {what: row.get(name or "") or None for what, name in read_as.items()}
             frame = parse_frame(cells["frame"] or "", where)
-            split = parse_split(row.get("split", ""))
-            if split is None and row.get("split"):
-                what = f"split {row['split']!r} is none of train, val and test"
-                raise DataError(f"{where}: {what}; correct the cell")
+            split = side_of(row.get(split_column, ""), where)
             suffix = "" if frame is None else f"-{frame}"
             reading.cases.append(
                 Case(
@@ -81,7 +80,7 @@ def read(
                     masks=(str(mask),) if mask else (),
                     label=cells["label"],
                     patient=cells["patient"],
-                    caption=clean_caption(row[caption_key]) if caption_key else "",
+                    caption=row[caption_key] if caption_key else "",
                     split=split,
                 )
             )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import open_clip
@@ -13,28 +12,29 @@ from tqdm import tqdm
 
 from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
 from fastht.data.captions import Cleaning
-from fastht.data.check import Findings, tell
+from fastht.data.check import Findings, count_table, describe_pixels, follow_patients, tell
+from fastht.data.embedded import is_embedded
 from fastht.data.headers import read_headers
+from fastht.data.layouts import scan_cases
 from fastht.data.notes import examples, plural
+from fastht.data.set_records import is_set, make_records
+from fastht.data.source import DataSource
 from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, find_cut
 from fastht.tasks.image_text.run import READING_OPTIONS
 from fastht.tasks.models.build import model_source
 
 
 @dataclass(frozen=True)
-class PairsCheckArguments:
-    """Read all images and captions of a data set; list what is wrong and what is there.
+class PairsCheckArguments(DataSource):
+    """Read all images and captions of a data set as fastht train does; list what is wrong.
+
+    Beside what the options below say of folders, JSON and Parquet, keys name columns of tables.
 
     Attributes:
         task: "pairs".
-        data: "sample", a CSV or TSV table, or webdataset shards ("shards/{000..009}.tar").
-        image_key: column of the image files; default: filepath, or filename.
-        caption_key: column of the captions; default: title, or Caption.
-        label_key: column of the classes; default: label.
-        patient_key: column of the patients; default: patient, or a name that means the same.
-        frame_key: column of the frames of multi-frame files; default: frame.
-        separator: column separator of the table; default: found out.
-        image_dirs: folders in which relative image paths are looked up, before the table's own.
+        data: "sample", a CSV or TSV table, webdataset shards ("shards/{000..009}.tar"), or a
+            folder, JSON or Parquet file of a layout with captions.
+        image_dirs: folders in which relative image paths are looked up, before that of the file.
         cleaning: what captions keep: letters of every script, or ASCII alone as in the paper.
         caption_part: what is read of captions that are longer than the text tower reads.
         model: whose text tower is to read the captions.
@@ -42,13 +42,7 @@ class PairsCheckArguments:
 
     task: Literal["pairs"] = "pairs"
     data: str = "sample"
-    image_key: str | None = None
-    caption_key: str | None = None
-    label_key: str | None = None
-    patient_key: str | None = None
-    frame_key: str | None = None
-    separator: str | None = None
-    image_dirs: tuple[Path, ...] = ()
+    image_dirs: tuple[str, ...] = ()
     cleaning: Cleaning = "letters"
     caption_part: CaptionPart = "start"
     model: str = "ViT-B-16"
@@ -56,12 +50,14 @@ class PairsCheckArguments:
 
 def check_pairs(arguments: PairsCheckArguments) -> int:
     """Print the findings; return the exit status, 1 if there is a problem."""
-    options = {name: getattr(arguments, name) for name in READING_OPTIONS}
     try:
-        records = load_records(arguments.data, **options)
+        records, problems = _load(arguments)
     except DataError as error:
         return tell(Findings(problems=[str(error)]))
+    if records is None:
+        return tell(Findings(problems=problems))
     findings = inspect_records(records)
+    findings.problems = list(dict.fromkeys(problems + findings.problems))
     captions = [record.caption for record in records]
     tokenizer = open_clip.get_tokenizer(model_source(arguments.model))
     cut = find_cut(CaptionFit(tokenizer, arguments.caption_part, captions), captions)
@@ -75,9 +71,32 @@ def check_pairs(arguments: PairsCheckArguments) -> int:
     return tell(findings)
 
 
+def _load(arguments: PairsCheckArguments) -> tuple[RecordSet | None, list[str]]:
+    """The pairs, and all that is wrong with those of a set in a layout; None if none is left."""
+    options = arguments.reading()
+    of_layouts = {
+        name for name, value in options.items() if name not in ("data", *READING_OPTIONS) and value
+    }
+    # By identity, as fold 0 is an option and equals False.
+    if arguments.fold is not None:
+        of_layouts.add("fold")
+    if not of_layouts and not is_set(arguments.data):
+        reading = {name: getattr(arguments, name) for name in READING_OPTIONS}
+        return load_records(arguments.data, **reading), []
+    found, problems = scan_cases(task="pairs", **options)
+    found = replace(found, unusable=())  # each is among the problems
+    dirs, cleaning = arguments.image_dirs, arguments.cleaning
+    try:
+        return make_records(found, image_dirs=dirs, cleaning=cleaning), problems
+    except DataError as error:
+        return None, problems or [str(error)]
+
+
 def inspect_records(records: RecordSet) -> Findings:
     """Read every image; collect what is wrong instead of raising."""
-    findings = Findings([records.describe()], [note.text for note in records.notes if note.text])
+    findings = Findings([records.describe(), *count_table(records.records)])
+    findings.notes += [note.text for note in records.notes if note.text]
+    sizes: Counter[tuple[int, int]] = Counter()
     images = ImageTextDataset(records.records, _digest)
     same: dict[str, list[Record]] = defaultdict(list)
     read: set[tuple[str, int | None]] = set()
@@ -86,9 +105,12 @@ def inspect_records(records: RecordSet) -> Findings:
             continue  # an image of several captions
         read.add((record.image, record.frame))
         try:
-            same[images[index]["image"]].append(record)
+            size, digest = images[index]["image"]
+            sizes[size] += 1
+            same[digest].append(record)
         except DataError as error:
             findings.problems.append(str(error))
+    findings.summary += describe_pixels(sizes, [])
     copies = [group for group in same.values() if len(group) > 1]
     apart = [group for group in copies if len({record.patient for record in group}) > 1]
     for group in apart:
@@ -97,20 +119,27 @@ def inspect_records(records: RecordSet) -> Findings:
         findings.problems.append(
             f"{names}: the same pixels, of patients {patients}; remove one, or correct the patient"
         )
-    if alike := [group for group in copies if group not in apart]:
+    for group in (group for group in copies if group not in apart):
+        first, *others = group
+        for other in others:
+            if other.split != first.split:
+                sides = f"that one in {first.split}, this in {other.split}; remove one of the two"
+                findings.problems.append(f"{other.name}: the same pixels as {first.name}, {sides}")
+    if alike := [g for g in copies if g not in apart and len({r.split for r in g}) == 1]:
         some = examples(f"{group[1].name} of {group[0].name}" for group in alike)
         count = sum(len(group) - 1 for group in alike)
         remedy = "without patients, copies may be trained on and held out"
         findings.notes.append(f"{plural(count, 'image')} twice: {some}; {remedy}")
-    files = [record.image for record in records if ".tar::" not in record.image]
+    files = [record.image for record in records if not is_embedded(record.image)]
     whole = {record.image for record in records if record.frame is None}
     headers = read_headers(file for file in files if file in whole)
     if several := [file for file, header in headers.items() if header.pictures > 1]:
         what = f"{plural(len(several), 'file')} of several pictures, read in the middle"
         findings.notes.append(f"{what}: {examples(several)}; name one by a column frame")
+    follow_patients(findings, records)
     return findings
 
 
 def _digest(image: Any) -> Any:
-    """A digest of an image's pixels and size, for a data set that is asked for nothing else."""
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    """An image's size and a digest of it and the pixels: all that the data set is asked for."""
+    return image.size, hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()

@@ -44,11 +44,13 @@ class RetrieveArguments:
 
     Attributes:
         data: "run" (what the run held out, or the sample if there is no run), "sample", a CSV or
-            TSV table, or webdataset shards ("shards/{000..009}.tar").
+            TSV table, webdataset shards ("shards/{000..009}.tar"), or a folder, JSON or Parquet
+            file of a set with captions (`fastht data list`).
         image_key: column of the image files; default: filepath, or filename.
         caption_key: column of the captions; default: title, or Caption.
         label_key: column of the classes; default: label.
         patient_key: column of the patients; default: patient, or a name that means the same.
+        split_key: column of the sides; default: split, if there.
         frame_key: column of the frames of multi-frame files; default: frame.
         separator: column separator of the table; default: found out.
         image_dirs: folders in which relative image paths are looked up, before the table's own.
@@ -73,6 +75,7 @@ class RetrieveArguments:
     caption_key: str | None = None
     label_key: str | None = None
     patient_key: str | None = None
+    split_key: str | None = None
     frame_key: str | None = None
     separator: str | None = None
     image_dirs: tuple[Path, ...] = ()

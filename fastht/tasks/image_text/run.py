@@ -47,6 +47,7 @@ READING_OPTIONS = (
     "caption_key",
     "label_key",
     "patient_key",
+    "split_key",
     "frame_key",
     "separator",
     "image_dirs",

@@ -66,13 +66,16 @@ class TrainArguments:
     """Fine-tune HT adapters, or LoRA, in an open_clip model on images and captions.
 
     Attributes:
-        data: "sample" (simulated images that come with fastht), a CSV or TSV table, or webdataset
-            shards ("shards/{000..009}.tar").
+        data: "sample" (simulated images that come with fastht), a CSV or TSV table, webdataset
+            shards ("shards/{000..009}.tar"), or a folder, JSON or Parquet file of a set with
+            captions (`fastht data list`), where the keys below are fields, with dots for those
+            inside others.
         image_key: column of the image files; default: filepath, or filename.
         caption_key: column of the captions; default: title, or Caption.
         label_key: column of the classes; default: label.
         patient_key: column of the patients, none of whom is both trained on and held out; default:
             patient, or a name that means the same.
+        split_key: column of the sides; default: split, if there.
         frame_key: column of the frames of multi-frame files; default: frame.
         separator: column separator of the table; default: found out.
         image_dirs: folders in which relative image paths are looked up, before the table's own.
@@ -103,6 +106,7 @@ class TrainArguments:
     caption_key: str | None = None
     label_key: str | None = None
     patient_key: str | None = None
+    split_key: str | None = None
     frame_key: str | None = None
     separator: str | None = None
     image_dirs: tuple[Path, ...] = ()

@@ -73,7 +73,7 @@ def test_two_layouts_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     miniature_sets.busi(tmp_path / "busi")
-    with pytest.raises(DataError, match="fold is for layout tn3k and bus-bra, not for busi; omit"):
+    with pytest.raises(DataError, match="fold is for layouts tn3k and bus-bra, not for busi; omit"):
         load_cases(tmp_path / "busi", fold=0)
     with pytest.raises(DataError, match="no layout 'bus'; choose one of published, busi"):
         load_cases(tmp_path / "busi", layout="bus")

@@ -21,9 +21,9 @@ SETS = [
     ("bus_cot", "bus-cot", "classify", {}),
     ("tn5000", "tn5000", "classify", {}),
     ("auitd", "auitd", "classify", {}),
-    ("reports", "reports", "caption", {"caption_key": "finding_en"}),
-    ("pmc_oa", "pmc-oa", "caption", {}),
-    ("rocov2", "rocov2", "caption", {}),
+    ("reports", "reports", "pairs", {"caption_key": "finding_en"}),
+    ("pmc_oa", "pmc-oa", "pairs", {}),
+    ("rocov2", "rocov2", "pairs", {}),
     ("json_rows", "json", "classify", more_sets.JSON_KEYS),
     ("parquet_rows", "parquet", "classify", {}),
 ]
@@ -45,7 +45,7 @@ def test_is_recognised_and_read_whole(
     assert {case.name: case.label for case in found} == labels
     pixels = {read_case_image(case).tobytes() for case in found}
     assert len(pixels) == len(found)  # every case has its own image
-    if task == "caption":
+    if task == "pairs":
         assert all(len(case.caption) > 10 for case in found)
 
 
@@ -114,7 +114,7 @@ def test_bus_bra_masks_and_patients(tmp_path: Path) -> None:
 
 def test_bus_cot_leaves_an_origin_out_and_counts_it(tmp_path: Path) -> None:
     more_sets.bus_cot(tmp_path)
-    found = load_cases(tmp_path, task="caption", exclude_origin=("bus-bra",))
+    found = load_cases(tmp_path, task="pairs", exclude_origin=("bus-bra",))
     assert [case.name for case in found] == ["000000@0", "000000@1"]
     assert found.left_out == {"origin BUSBRA": 3}
     assert found.cases[0].caption == "A second caption."
@@ -136,7 +136,7 @@ def test_auitd_never_mixes_up_images_of_one_name(tmp_path: Path) -> None:
 
 def test_reports_keep_both_views_together(tmp_path: Path) -> None:
     more_sets.reports(tmp_path)
-    found = load_cases(tmp_path, task="caption", caption_key="finding_en")
+    found = load_cases(tmp_path, task="pairs", caption_key="finding_en")
     views = [case for case in found if case.patient == "1"]
     assert len(views) == 2
     assert len({(case.split, case.caption) for case in views}) == 1
@@ -145,11 +145,11 @@ def test_reports_keep_both_views_together(tmp_path: Path) -> None:
 
 def test_rocov2_by_concept(tmp_path: Path) -> None:
     more_sets.rocov2(tmp_path)
-    found = load_cases(tmp_path, task="caption", concept="C0041618")
+    found = load_cases(tmp_path, task="pairs", concept="C0041618")
     assert all(case.name.endswith("000001") for case in found)
     assert found.left_out == {"without concept C0041618": 3}
     with pytest.raises(DataError, match="no image of concept C1"):
-        load_cases(tmp_path, task="caption", concept="C1")
+        load_cases(tmp_path, task="pairs", concept="C1")
 
 
 def test_sets_of_captions_are_image_text_pairs_with_their_split(tmp_path: Path) -> None:
@@ -272,13 +272,13 @@ def test_check_lists_the_damages_of_a_set_at_once(
     ("maker", "task", "message"),
     [
         ("tn5000", "segment", "has boxes, no masks; choose --task classify"),
-        ("bus_cot", "segment", "has no masks; choose --task classify or caption"),
+        ("bus_cot", "segment", "has no masks; choose --task classify or pairs"),
         ("auitd", "segment", "AUITD has no masks"),
         ("reports", "classify", "neither masks nor diagnoses"),
         ("pmc_oa", "segment", "neither masks nor classes; it is for fastht train"),
         ("rocov2", "classify", "neither masks nor classes; it is for fastht train"),
         ("json_rows", "segment", "name no masks"),
-        ("bus_bra", "caption", "no image has a caption"),
+        ("bus_bra", "pairs", "no image has a caption"),
     ],
 )
 def test_what_a_set_does_not_have_is_said(
@@ -304,5 +304,5 @@ def test_reports_of_several_organs_are_chosen_by_name(tmp_path: Path) -> None:
     more_sets.write(tmp_path / "new_Thyroid2.json", content)
     shutil.copytree(tmp_path / "Liver_report", tmp_path / "Thyroid_report")
     with pytest.raises(DataError, match="several organs; choose one by --name: Liver, Thyroid"):
-        load_cases(tmp_path, task="caption")
-    assert len(load_cases(tmp_path, task="caption", name="Thyroid", caption_key="finding_en")) == 6
+        load_cases(tmp_path, task="pairs")
+    assert len(load_cases(tmp_path, task="pairs", name="Thyroid", caption_key="finding_en")) == 6

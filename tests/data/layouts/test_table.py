@@ -25,7 +25,7 @@ def test_all_columns(root: Path) -> None:
         (str(root / "marks/m2.png"),),
         "class 0",
         "p1",
-        "Caption 2",
+        "Caption  2",
         "val",
     )
     assert [case.split for case in found] == ["train", "train", "val", "test"]

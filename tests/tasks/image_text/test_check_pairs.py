@@ -2,6 +2,7 @@
 
 import shutil
 
+import more_sets
 import pytest
 from PIL import Image
 
@@ -102,3 +103,47 @@ def test_what_is_read_of_long_captions_fits(part):
         assert all(f"mass of {i} mm" in fitted[i] for i in range(6))
         assert not find_cut(fit, captions).equal
     assert find_cut(CaptionFit(tokenizer, "start", captions), captions).equal
+
+
+def test_sets_are_read_by_their_layouts_with_their_options(tmp_path, capsys):
+    more_sets.rocov2(tmp_path)
+    status, text = check(capsys, tmp_path)
+    assert status == 0
+    assert text.splitlines()[0].startswith("6 image-caption pairs")
+    status, text = check(capsys, tmp_path, "--concept", "C0041618")
+    assert status == 0
+    assert text.splitlines()[0].startswith("3 image-caption pairs")
+    assert "3 without concept C0041618" in text
+
+
+def test_all_faults_of_a_set_are_listed_at_once(tmp_path, capsys):
+    more_sets.rocov2(tmp_path)
+    train, valid = (tmp_path / f"{side}_images" / side for side in ("train", "valid"))
+    (train / "ROCOv2_2023_train_000001.jpg").unlink()
+    shutil.copy(train / "ROCOv2_2023_train_000002.jpg", valid / "ROCOv2_2023_valid_000001.jpg")
+    (valid / "ROCOv2_2023_valid_000002.jpg").write_bytes(b"broken")
+    (tmp_path / "notes.docx").write_bytes(b"of no layout")
+    status, text = check(capsys, tmp_path)
+    assert status == 1
+    for part in (
+        "1 file of the folder not read: notes.docx",
+        "3 problems:",
+        "ROCOv2_2023_train_000001.jpg; copy it again",
+        "ROCOv2_2023_valid_000002.jpg: not an image that can be read",
+        "ROCOv2_2023_valid_000001.jpg: the same pixels as",
+        "that one in train, this in val; remove one of the two",
+    ):
+        assert part in text, part
+
+
+def test_json_and_parquet_are_read(tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    more_sets.json_rows(tmp_path / "json")
+    keys = [(f"--{k.replace('_', '-')}", v) for k, v in more_sets.JSON_KEYS.items()]
+    status, text = check(capsys, tmp_path / "json" / "rows.json", *(w for key in keys for w in key))
+    assert status == 0
+    assert text.splitlines()[0].startswith("3 image-caption pairs")
+    more_sets.parquet_rows(tmp_path / "parquet")
+    status, text = check(capsys, tmp_path / "parquet")
+    assert status == 0
+    assert text.splitlines()[0].startswith("5 image-caption pairs")
