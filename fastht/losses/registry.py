@@ -104,8 +104,8 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype) -> str:
     """Return the name of the backend that ``name`` stands for with such features.
 
     ``"auto"`` takes Triton's kernels for 16-bit features where they can run, and the blocked sweeps
-    elsewhere. (In float32 an H200 showed them wrong on 2026-11-26; since they were mended no GPU has
-    been at hand.) Under Triton's interpreter it takes the blocked ones too: the interpreter is
+    elsewhere. (In float32 an H200 showed them wrong on 2026-11-26; no GPU has seen them since they
+    were mended.) Under Triton's interpreter it takes the blocked ones too: the interpreter is
     for tests, which ask by name. Any other name is that backend or an error, never a substitute.
 
     Raises:
