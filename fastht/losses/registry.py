@@ -103,8 +103,9 @@ def backends() -> dict[str, BackendStatus]:
 def resolve(name: str, device: torch.device | str, dtype: torch.dtype) -> str:
     """Return the name of the backend that ``name`` stands for with such features.
 
-    ``"auto"`` takes Triton's kernels where they can run on the device and dtype, and the blocked
-    sweeps elsewhere. Under Triton's interpreter it takes the blocked ones too: the interpreter is
+    ``"auto"`` takes Triton's kernels for 16-bit features where they can run, and the blocked sweeps
+    elsewhere. (In float32 an H200 showed them wrong on 2026-11-26; no GPU has seen them since they
+    were mended.) Under Triton's interpreter it takes the blocked ones too: the interpreter is
     for tests, which ask by name. Any other name is that backend or an error, never a substitute.
 
     Raises:
@@ -126,7 +127,8 @@ def _resolve(name: str, where: str, dtype: torch.dtype) -> str:
     device = torch.device(where)
     if name == "auto":
         triton = _BACKENDS["triton"]
-        if device.type == "cuda" and not (triton.missing() or triton.refuses(device, dtype)):
+        wanted = device.type == "cuda" and dtype.itemsize == 2
+        if wanted and not (triton.missing() or triton.refuses(device, dtype)):
             return "triton"
         return "blocked"
     backend = _BACKENDS[name]

@@ -1,4 +1,4 @@
-"""Both sweeps as Triton launches: two forward and, for each strip of rows, up to three backward.
+"""Both sweeps as Triton launches: two or three forward, and up to three for each strip backward.
 
 The functions here have the signatures of :mod:`fastht.losses.sweeps`; they allocate, pick
 configurations and launch. Nothing waits for the device, so a CUDA graph can capture all of it.
