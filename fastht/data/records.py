@@ -186,6 +186,17 @@ def split_records(
     )
 
 
+def note_patients(train: Sequence[Record], val: Sequence[Record]) -> tuple[Note, ...]:
+    """Note patients who are trained on and held out, which only sides that the data gives allow."""
+    known = ({record.patient for record in side} - {None} for side in (train, val))
+    both = sorted(map(str, set.intersection(*known)))
+    if not both:
+        return ()
+    text = f"{plural(len(both), 'patient')} trained on and held out: {examples(both)}"
+    remedy = "scores will be too good: give each patient one side in the column of the split"
+    return (Note("patients_on_several_sides", len(both), f"{text}; {remedy}"),)
+
+
 def _draw(records: Sequence[Record], fraction: float, seed: int) -> set[int]:
     """The ids of the records that are held out."""
     groups: dict[tuple[bool, str], list[Record]] = defaultdict(list)

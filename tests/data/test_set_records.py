@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastht.data import DataError, load_cases, load_records, split_records
 from fastht.data.notes import count_notes
-from fastht.data.records import RecordSet
+from fastht.data.records import Record, RecordSet, note_patients
 from fastht.data.signature import describe_changes, record_entries
 
 
@@ -139,3 +139,12 @@ def test_tables_name_their_column_of_the_split(tmp_path: Path, column: str) -> N
     assert [case.split for case in cases] == ["val", "train", "train", "train"]
     with pytest.raises(DataError, match="no column 'side'; the columns are filepath"):
         load_records(tmp_path / "t.csv", split_key="side")
+
+
+def test_patients_on_both_sides_of_a_stated_split_are_told() -> None:
+    train = [Record(f"{i}.png", "A caption.", patient=f"p{i}") for i in range(3)]
+    val = [Record("9.png", "A caption.", patient="p2"), Record("8.png", "A caption.")]
+    (note,) = note_patients(train, val)
+    assert (note.kind, note.count) == ("patients_on_several_sides", 1)
+    assert "1 patient trained on and held out: p2; scores will be too good" in note.text
+    assert note_patients(train[:2], val) == ()

@@ -19,6 +19,7 @@ from fastht.config import HTConfig
 from fastht.data import DataError, RecordSet, load_records, split_records
 from fastht.data.captions import Cleaning
 from fastht.data.overlap.remembered import remember
+from fastht.data.records import note_patients
 from fastht.data.signature import record_entries
 from fastht.files import cache_dir, check_writable, write_json
 from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, find_cut
@@ -176,7 +177,8 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         open_clip.get_tokenizer(model_source(arguments.model)), arguments.caption_part, captions
     )
     cut = find_cut(tokenizer, captions)
-    records = replace(records, notes=(*records.notes, *cut.notes(arguments.caption_part)))
+    notes = (*note_patients(train_records, val_records), *cut.notes(arguments.caption_part))
+    records = replace(records, notes=(*records.notes, *notes))
     _say(accelerator, _introduction(arguments, records, len(train_records), len(val_records)))
     if cut.most_are_equal:
         raise DataError(

@@ -56,7 +56,6 @@ _LATER: dict[str, Any] = {
     "concept": None,
     "image_key": None,
     "caption_key": None,
-    "split_key": None,
     **dict.fromkeys(TABLE_OPTIONS),
 }
 # Options that do not change what a run computes.
