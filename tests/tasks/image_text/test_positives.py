@@ -56,7 +56,9 @@ def test_samples_of_one_label_train_to_a_loss_over_its_floor(pairs, tiny_model, 
     assert math.log(2) < floor < math.log(10)
     assert floor < results["after"]["val_loss"] < results["before"]["val_loss"]
     printed = capsys.readouterr().out
-    assert "Samples of one label are positives of each other: 30 of 30" in printed
+    count = results["train_samples"]  # by a hash of names, and so a fraction on average
+    assert 20 < count < 40
+    assert f"Samples of one label are positives of each other: {count} of {count}" in printed
     assert f"The held-out loss cannot fall below {floor:.4f}." in printed
     with (tmp_path / "history.csv").open() as file:
         assert {float(row["val_loss_floor"]) for row in csv.DictReader(file)} == {floor}
