@@ -7,7 +7,8 @@ the simulator's, which needs g++, or are in the file that --simulated names; `ti
 backward in turns with Triton's; the time of each of the `kernels`, beside that of an earlier run;
 `ncu` on the two that are furthest behind it; compute-sanitizer's `tools` on the small calls. Each
 part's result is written when it is there. Exit status: 0, or 1 where bits differ by more than a
-rounding or a tool finds something. FASTHT_DRY=1 does on a CPU what can be done there: the calls run twice in the simulator.
+rounding or a tool finds something. FASTHT_DRY=1 does on a CPU what can be done there: the calls run
+twice in the simulator.
 
     FASTHT_DRY=1 python -m benchmarks.gpu.cuda_check --parts simulate --simulated FILE
 
