@@ -1,0 +1,17 @@
+"""What ultrasound findings are called: a taxonomy and the tags that a text has in it.
+
+Its modules need PyYAML and no torch.
+"""
+
+from fastht.taxonomy.load import load_taxonomy, shipped
+from fastht.taxonomy.schema import Dimension, Phrase, Taxonomy, TaxonomyError, Value
+
+__all__ = [
+    "Dimension",
+    "Phrase",
+    "Taxonomy",
+    "TaxonomyError",
+    "Value",
+    "load_taxonomy",
+    "shipped",
+]
