@@ -5,10 +5,14 @@ Its modules need PyYAML and no torch.
 
 from fastht.taxonomy.load import load_taxonomy, shipped
 from fastht.taxonomy.schema import Dimension, Phrase, Taxonomy, TaxonomyError, Value
+from fastht.taxonomy.tagger import Hit, Tagger, Tags
 
 __all__ = [
     "Dimension",
+    "Hit",
     "Phrase",
+    "Tagger",
+    "Tags",
     "Taxonomy",
     "TaxonomyError",
     "Value",

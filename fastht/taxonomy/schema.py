@@ -12,9 +12,7 @@ from typing import Any
 
 SCHEMA = 1
 SLOT = re.compile(r"\{(.*?)\}")  # in a phrase: a dimension of which any phrase may stand there
-_DIMENSION_KEYS = set(
-    ["field", "parent", "location", "exclusive", "order", "ignore", "values", "add"]
-)
+_DIMENSION_KEYS = {"field", "parent", "location", "exclusive", "order", "ignore", "values", "add"}
 _VALUE_KEYS = {"id", "parent", "broader", "synonyms", "when_negated"}
 
 
