@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
     "data": "know data sets: data list, check, export and overlap (of images and patients)",
+    "taxonomy": "tag captions with what they say (taxonomy tag)",
     "doctor": "show versions, devices and which backends can run here",
 }
 
@@ -172,6 +173,17 @@ def _data(arguments: Sequence[str]) -> int:
     return _told(command, lambda: run(parsed), (OSError, ValueError))
 
 
+def _taxonomy(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fastht taxonomy", epilog="`fastht taxonomy tag --help` tells the options of tag."
+    )
+    parser.add_argument("action", choices=["tag"], help="find the tags of a table's captions")
+    command = f"taxonomy {parser.parse_args(arguments[:1]).action}"
+    module = _import("fastht.taxonomy.command", command, "tasks")
+    parsed = _parse(module.TagArguments, command, arguments[1:])
+    return _told(command, lambda: module.tag(parsed), (OSError, ValueError))
+
+
 _DATA_ACTIONS = {
     "list": "the sets that are known",
     "check": "list all problems of a set",
@@ -194,6 +206,7 @@ _RUN = {
     "report": _report,
     "bench": _bench,
     "data": _data,
+    "taxonomy": _taxonomy,
     "doctor": _doctor,
 }
 

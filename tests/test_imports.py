@@ -112,6 +112,17 @@ def test_the_losses_stand_on_what_chooses_backends_and_tiles_alone() -> None:
             assert not targets & inside.keys(), module
 
 
+def test_the_taxonomy_is_read_without_torch_and_its_command_alone_reads_tables() -> None:
+    edges = graph()
+    inside = within(edges, "fastht.taxonomy")
+    TopologicalSorter(inside).prepare()
+    outside = {module: edges[module] - inside.keys() for module in inside if edges[module]}
+    assert outside.pop("fastht.taxonomy.command") == {"fastht.data.tables", "fastht.files"}
+    assert not any(outside.values())
+    for module, targets in edges.items():
+        assert module in inside or not targets & inside.keys(), module
+
+
 def test_only_the_tasks_know_of_the_tasks() -> None:
     above = {"fastht.cli", "fastht.bench.command"}
     for module, targets in graph().items():

@@ -157,7 +157,7 @@ def _of_sentence(text: Sequence[Word], first: int, end: int) -> list[Scope]:
             ends = [s for s, _, other, _ in found[index + 1 :] if other in ("end", "before")]
             reach = min([end, *ends])
             if not negates:
-                reach = _first(text, {",", "with", "and"}, stop, reach)
+                reach = _first(text, {",", "with", "and"}, stop + 1, reach)
             result.append(Scope(stop, reach, (start, stop), negates))
         elif kind == "next":
             result.append(Scope(stop, min(stop + 1, end), (start, stop), negates))
