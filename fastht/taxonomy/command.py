@@ -65,6 +65,8 @@ def tag(arguments: TagArguments) -> int:
         if path.exists() and not arguments.overwrite:
             raise TaxonomyError(f"{path} is there already; give another, or --overwrite")
     columns, rows = read_table(arguments.table, arguments.separator)
+    if columns.count("") > 1:
+        raise TaxonomyError(f"{arguments.table}: columns without a name cannot be kept; name them")
     caption_key = _caption_key(arguments, columns)
     added = _columns(taxonomy)
     if taken := [name for name in added if name in columns]:
