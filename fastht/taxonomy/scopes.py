@@ -96,6 +96,7 @@ _ENDS = _listed(
     from the | to the | at the | near the | adjacent to | in its | within its | within |
     surrounding the | in an | in a | within a | inside a | next to | beside | on | with normal |
     and normal | and with a | along with | , the | , a | , an | , this | , its | , it | , there
+    | , with
     """
 )
 _SENTENCE_ENDS = {".", ";", ":", "!", "?"}
@@ -156,6 +157,8 @@ def _of_sentence(text: Sequence[Word], first: int, end: int) -> list[Scope]:
         if kind == "after":
             ends = [s for s, _, other, _ in found[index + 1 :] if other in ("end", "before")]
             reach = min([end, *ends])
+            if negates and stop == start + 1 and text[start].text == "not":
+                reach = _first(text, {","}, stop, reach)  # "not parallel, posterior shadowing"
             if not negates:
                 reach = _first(text, {",", "with", "and"}, stop + 1, reach)
             result.append(Scope(stop, reach, (start, stop), negates))

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,22 @@ def test_forms_of_words() -> None:
     assert numbers("biopsies") >= {"biopsy"}
     assert spellings("haematoma", {"haema": "hema"}) == {"haematoma", "hematoma"}
     assert spellings("hematoma", {"haema": "hema"}) == {"haematoma", "hematoma"}
+
+
+def test_the_captions_of_the_sample_say_what_its_table_says() -> None:
+    tag = Tagger(load_taxonomy("birads")).tag
+    path = resources.files("fastht.data") / "sample" / "sample.csv"
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert len(rows) > 300
+    margins = {"circumscribed": ("well-defined",), "indistinct": ("ill-defined/indistinct",)}
+    margins |= {m: ("ill-defined/indistinct", m) for m in ("microlobulated", "spiculated")}
+    for row in rows:
+        tags = tag(row["title"])
+        for column, name in (("shape", "Shape"), ("echogenicity", "Echogenicity")):
+            assert tags.present(name) == (row[column],), row["title"]
+        assert tags.present("Margins") == margins[row["margin"]], row["title"]
+        assert tags.present("Orientation") == (f"{row['orientation']} orientation",), row["title"]
+        posterior = () if row["posterior"] == "none" else (row["posterior"],)
+        assert tags.present("PosteriorAcoustics") == posterior, row["title"]
+        calcified = ("calcifications",) if row["calcification"] == "present" else ()
+        assert tags.present("InternalCharacteristics") == calcified, row["title"]
