@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,23 @@ def throughput(fused="cpu") -> list[dict[str, Any]]:
     ]
 
 
+def losses(fused: str = "blocked", dtype: str = "float32") -> list[dict[str, Any]]:
+    """Batches of 1024 and 4096: 16 times as long and, where logits are whole, as much memory."""
+    slower = {fused: 1.0, "dense": 2.0, "open_clip": 2.5}
+    made = []
+    for loss, batch in itertools.product(("clip", "siglip"), (1024, 4096)):
+        for name in (*slower, *(["chunked"] if loss == "siglip" else [])):
+            info = {"loss": loss, "batch": batch, "width": 512, "dtype": dtype}
+            label = f"[{loss}-{batch}x512-{dtype}-{name}]"
+            seconds = 0.02 * slower.get(name, 3.0) * (batch / 1024) ** 2
+            made.append(entry(f"test_losses{label}", seconds, contestant=name, **info))
+            peak = batch * 4096 if name == fused else 12 * batch**2
+            made.append(
+                entry(f"test_losses_memory{label}", 9.0, contestant=name, peak_bytes=peak, **info)
+            )
+    return made
+
+
 def everything(fused: str = "cpu", shapes=SHAPES) -> list[dict[str, Any]]:
     """All suites."""
     made = roofs()
@@ -261,7 +279,7 @@ def everything(fused: str = "cpu", shapes=SHAPES) -> list[dict[str, Any]]:
     made += [*sweeps(fused), *memory(fused), *tower(fused)]
     made += threads() if fused == "cpu" else []
     made += [*training("fp32"), *training("bf16"), *throughput(fused)]
-    return made
+    return made + losses("triton" if fused == "triton" else "blocked")
 
 
 SUITES = {
@@ -273,4 +291,6 @@ SUITES = {
     "tower": tower,
     "training": training,
     "throughput": throughput,
+    "losses": losses,
+    "losses_memory": lambda: [e for e in losses() if "memory" in e["name"]],
 }

@@ -39,6 +39,14 @@ def thin(backend: str, keep: bool) -> None:
         pytest.skip("thinned in the interpreter; a GPU runs it")
 
 
+def skip_unless_taken(backend: str, features: Tensor) -> None:
+    """Leave out features that the backend takes none of: Triton's of float64 on a GPU."""
+    try:
+        resolve(backend, features.device, features.dtype)
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Features of length 1, their scale and bias, keys with repeats, and tags of two kinds."""
@@ -165,12 +173,9 @@ LEAVES = ("images", "texts", "scale", "bias")
 def evaluate(case: str, batch: Batch, backend: str, upstream: float = 1.0) -> dict[str, Tensor]:
     """Return the loss and the gradients that there are, in float64.
 
-    Skips the test where the backend takes no such features: Triton's no float64 on a GPU.
+    Skips the test where the backend takes no such features.
     """
-    try:
-        resolve(backend, batch.images.device, batch.images.dtype)
-    except BackendUnavailableError as error:
-        pytest.skip(str(error))
+    skip_unless_taken(backend, batch.images)
     leaves = {name: getattr(batch, name).detach().clone().requires_grad_() for name in LEAVES}
     loss = CASES[case](batch, leaves, backend)
     (loss * upstream).backward()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.report.load import refuse_other_machine
-from benchmarks.report.results import Entry, Results
+from benchmarks.report.results import COLD, Entry, Results
 from benchmarks.report.tables import MIB, UNKNOWN, number, times
 
 BYTES = {"saved_bytes": "MiB kept", "held_bytes": "MiB held", "peak_bytes": "MiB peak"}
@@ -48,9 +48,9 @@ def changes(old: Results, new: Results) -> list[Change]:
 def quantities(entry: Entry) -> dict[str, float]:
     """Return an entry's time and its memory, by unit.
 
-    The memory suite's time is that of a cold call, which no page shows; nothing kept is no ratio.
+    The memory suites' time is that of a cold call, which no page shows; nothing kept is no ratio.
     """
-    found = {} if entry.suite == "test_memory" else {"ms": 1e3 * entry.median}
+    found = {} if entry.suite in COLD else {"ms": 1e3 * entry.median}
     found |= {unit: (entry.info.get(field) or 0) / MIB for field, unit in BYTES.items()}
     return {unit: value for unit, value in found.items() if value > 0}
 

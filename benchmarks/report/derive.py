@@ -14,6 +14,7 @@ from benchmarks.roofline import least_seconds
 ORDER = (
     "loading alone", "frozen", "fused", "published", "eager", "compile", "gemms", "full", "lora",
     "lora-compiled", "mona", "ht-reference", "ht-reference-compiled", "ht", "ht-compiled",
+    "dense", "open_clip", "chunked", "memeff", "siglip-kernel",
 )  # fmt: skip
 # field of a sweep -> what it is called, and its value at an entry
 SWEEPS = {
@@ -46,7 +47,7 @@ def groups(
     for entry in results.of(suite):
         if all(entry.field(name) == value for name, value in wanted.items()):
             name = entry.contestant.split()[0] if suite == "test_threads" else entry.contestant
-            name = "fused" if name == results.fused else name
+            name = "fused" if name == results.fused_in(suite) else name
             found.setdefault(tuple(map(entry.field, fields)), {})[name] = entry
     return {case: {name: group[name] for name in ordered(group)} for case, group in found.items()}
 

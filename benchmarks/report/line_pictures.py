@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -25,11 +25,12 @@ from benchmarks.report.style import (
     new_figure,
     tidy,
 )
-from benchmarks.report.tables import flop_rate, number, sizes, times
+from benchmarks.report.tables import MIB, flop_rate, number, sizes, times
 
 MARKERS = "osD^vP"
 CASE = ("shape", "channels", "dtype")
 TITLE = "Forward and backward of one adapter"
+Lines = dict[tuple[str, str], list[tuple[int, float]]]  # (contestant, dtype) -> points
 
 
 def roofline(results: Results) -> Figure | None:
@@ -87,28 +88,51 @@ def sweeps(results: Results) -> Figure | None:
     places = list(figure.subplots(rows, 2, squeeze=False).flat)
     for axes, (field, groups) in zip(places, found.items(), strict=False):
         label, value_of = derive.SWEEPS[field]
-        lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        lines: Lines = {}
         for (*_, dtype), group in groups.items():
             for name, entry in group.items():
                 point = (value_of(entry.info), 1e3 * entry.median)
                 lines.setdefault((name, dtype), []).append(point)
-        for (name, dtype), points in lines.items():
-            xs, ys = zip(*sorted(points), strict=True)
-            axes.plot(xs, ys, DTYPE_LINES[dtype], color=colour(name), marker="o", markersize=3)
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="ms")
-        _plain_numbers(axes.xaxis, sorted({x for points in lines.values() for x, _ in points}))
-        _plain_numbers(axes.yaxis)
-        axes.grid(color=FAINT, linewidth=0.5)
+        _draw_lines(axes, lines)
+        axes.set(xlabel=label, ylabel="ms")
         tidy(axes)
     for axes in places[len(found) :]:
         axes.set_axis_off()
     names = derive.ordered(name for groups in found.values() for g in groups.values() for name in g)
-    dtypes = dict.fromkeys(dtype for groups in found.values() for *_, dtype in groups)
-    handles = [Line2D([], [], color=colour(name), label=name) for name in names]
-    legend(
-        figure,
-        [*handles, *(Line2D([], [], color=INK, ls=DTYPE_LINES[d], label=d) for d in dtypes)],
-    )
+    _name_lines(figure, names, (dtype for groups in found.values() for *_, dtype in groups))
+    return figure
+
+
+def losses(results: Results) -> Figure | None:
+    """Draw time and peak of each loss against its batch, both axes logarithmic."""
+    rows: dict[str, dict[str, Lines]] = {}
+    for suite, label, value_of in (
+        ("test_losses", "ms", lambda entry: 1e3 * entry.median),
+        ("test_losses_memory", "peak, MiB", lambda entry: (entry.info["peak_bytes"] or 0) / MIB),
+    ):
+        for (loss, batch, dtype), group in derive.groups(
+            results, suite, "loss", "batch", "dtype"
+        ).items():
+            for name, entry in group.items():
+                if (value := value_of(entry)) > 0:
+                    lines = rows.setdefault(label, {}).setdefault(loss, {})
+                    lines.setdefault((name, dtype), []).append((batch, value))
+    if not rows:
+        return None
+    kinds = list(dict.fromkeys(loss for row in rows.values() for loss in row))
+    title = "Forward and backward of a contrastive loss, lower is better"
+    figure = new_figure(results, title, 1 + 2.3 * len(rows))
+    grid = figure.subplots(len(rows), len(kinds), squeeze=False)
+    for axes_of_row, (label, row) in zip(grid, rows.items(), strict=True):
+        for axes, loss in zip(axes_of_row, kinds, strict=True):
+            if loss not in row:
+                axes.set_axis_off()
+                continue
+            _draw_lines(axes, row[loss])
+            axes.set(title=loss, xlabel="B", ylabel=label)
+            tidy(axes)
+    found = [key for row in rows.values() for lines in row.values() for key in lines]
+    _name_lines(figure, derive.ordered(name for name, _ in found), (dtype for _, dtype in found))
     return figure
 
 
@@ -138,6 +162,24 @@ def threads(results: Results) -> Figure | None:
     handles = [Line2D([], [], color=colour(name), marker="o", label=name) for name in names]
     legend(figure, [*handles, Line2D([], [], color=FAINT, label="linear")])
     return figure
+
+
+def _draw_lines(axes: Axes, lines: Lines) -> None:
+    for (name, dtype), points in lines.items():
+        xs, ys = zip(*sorted(points), strict=True)
+        axes.plot(xs, ys, DTYPE_LINES[dtype], color=colour(name), marker="o", markersize=3)
+    axes.set(xscale="log", yscale="log")
+    _plain_numbers(axes.xaxis, sorted({x for points in lines.values() for x, _ in points}))
+    _plain_numbers(axes.yaxis)
+    axes.grid(color=FAINT, linewidth=0.5)
+
+
+def _name_lines(figure: Figure, names: Iterable[str], dtypes: Iterable[str]) -> None:
+    handles = [Line2D([], [], color=colour(name), label=name) for name in names]
+    handles += [
+        Line2D([], [], color=INK, ls=DTYPE_LINES[d], label=d) for d in dict.fromkeys(dtypes)
+    ]
+    legend(figure, handles)
 
 
 def _place(entry: Entry) -> tuple[float, float]:

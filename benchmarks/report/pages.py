@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from benchmarks.report import adapter_sections, provenance, summary, tower_sections
-from benchmarks.report.results import Results
+from benchmarks.report import adapter_sections, losses_sections, provenance, summary, tower_sections
+from benchmarks.report.results import COLD, Results
 from benchmarks.report.tables import percent
 
 METHOD = (
@@ -43,7 +43,7 @@ def page(results: Results, pictures: Collection[str], notes: str = "") -> str:
 
 def unsteady(results: Results) -> Iterator[str]:
     """Name the times that say little because they scatter."""
-    shown = [entry for entry in results.entries if entry.suite != "test_memory"]
+    shown = [entry for entry in results.entries if entry.suite not in COLD]
     names = [f"`{entry.name}`" for entry in shown if entry.iqr > UNSTEADY * entry.median]
     if names:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -64,4 +64,5 @@ SECTIONS: tuple[tuple[str, Section, tuple[str, ...]], ...] = (
     ("Adapters in a frozen tower", tower_sections.tower, ()),
     ("Training step", tower_sections.training, ("training.png",)),
     ("Throughput of the trainer", tower_sections.throughput, ("throughput.png",)),
+    ("Contrastive losses", losses_sections.losses, ("losses.png",)),
 )

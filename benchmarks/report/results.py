@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 FUSED = {"cuda": "triton", "cpu": "cpu"}  # device -> the backend that the suites measured there
+FUSED_LOSS = {"cuda": "triton", "cpu": "blocked"}  # the same of the losses' suites
 _CASE = ("shape", "channels", "dtype", "pass")
+_LOSS = ("loss", "batch", "width", "dtype")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ SUITES = {
         ("model", "batch", "precision"), ("saved_bytes", "held_bytes", "peak_bytes", "trainable")
     ),
     "test_throughput": Suite(("model", "batch", "precision", "images")),
+    "test_losses": Suite(_LOSS),
+    "test_losses_memory": Suite(_LOSS, ("peak_bytes",)),
 }
+LOSSES = ("test_losses", "test_losses_memory")
+COLD = ("test_memory", "test_losses_memory")  # their times are of cold calls; no page shows them
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,10 @@ class Results:
     def fused(self) -> str:
         """The fused backend's name."""
         return FUSED[self.machine["device"]]
+
+    def fused_in(self, suite: str) -> str:
+        """The name that the fused backend has in a suite."""
+        return FUSED_LOSS[self.machine["device"]] if suite in LOSSES else self.fused
 
     def of(self, suite: str) -> list[Entry]:
         """Return the entries of a suite, in the order in which they were measured."""

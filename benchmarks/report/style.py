@@ -28,6 +28,11 @@ COLOURS = {
     "lora": "#CC79A7",
     "mona": "#56B4E9",
     "full": "#555555",
+    "dense": "#E69F00",
+    "open_clip": "#D55E00",
+    "chunked": "#009E73",
+    "memeff": "#CC79A7",
+    "siglip-kernel": "#56B4E9",
 }
 OTHER = "#B8B8B8"
 COMPILED = "-compiled"

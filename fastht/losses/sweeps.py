@@ -148,7 +148,8 @@ class Coefficients(NamedTuple):
       - exp(T_ij / temperature - target_shift_i) * target_weight_i``, and the same of column j.
 
     All but ``gain`` are of order one (times ``1 / sum``), so that ``dc`` may be rounded to float16
-    before the gain, which holds ``1 / B`` and the upstream gradient, is applied to its products.
+    before the gain, which holds ``1 / B``, the upstream gradient and the largest term's weight, is
+    applied to its products.
 
     Attributes:
         gain: ``[]``.

@@ -173,10 +173,14 @@ def coefficients(
     """
     dtype = statistics.sigmoid.dtype
     rows, columns = _wide(upstream.rows), _wide(upstream.columns)
-    # The largest gradient goes into the gain, so that the rest stays of order one.
-    size = torch.maximum(rows.abs().amax(), columns.abs().amax())
-    size = torch.where(size == 0, 1.0, size)
     r, n = share.rows, share.total
+    mse = 2 * weights.mse / n
+    # The largest term goes into the gain with what multiplies all of it, weight and upstream
+    # gradient, so that its coefficients are of order one: the weight of squared errors is 2 / N.
+    largest = torch.maximum(rows.abs().amax(1), columns.abs().amax(1))
+    contrastive, labels = max(weights.softmax, weights.sigmoid), max(weights.kl, mse)
+    size = torch.maximum(contrastive * largest[0], labels * largest[1])
+    size = torch.where(size == 0, 1.0, size)
     row, column = (rows / size).expand(2, r), (columns / size).expand(2, n)
     each = weights.softmax / max(1, (form.softmax & ROWS > 0) + (form.softmax & COLUMNS > 0))
     soft = weights.kl / temperature
@@ -218,7 +222,7 @@ def coefficients(
         else absent.view(3, 0),
         diagonal=diagonal.to(dtype),
         sigmoid=(weights.sigmoid * row[0]).to(dtype) if form.sigmoid else absent,
-        mse=(2 * weights.mse / n * row[1]).to(dtype) if form.mse else absent,
+        mse=(mse * row[1]).to(dtype) if form.mse else absent,
         kl_rows=kl(statistics.kl_rows, row[1]) if form.kl & ROWS else absent.view(4, 0),
         kl_columns=kl(statistics.kl_columns, column[1]) if form.kl & COLUMNS else absent.view(4, 0),
     )

@@ -5,6 +5,8 @@ import torch
 from loss_cases import CANDIDATES, CASES, evaluate, make_batch, small_blocks
 from numerics import Draw, violations
 
+from fastht.losses import SoftLabels, soft_label_loss
+
 __all__ = ["small_blocks"]
 
 DRAWS = 3
@@ -64,3 +66,22 @@ def test_float16_survives_a_batch_whose_weights_underflow():
     found = evaluate("clip", batch, "blocked", upstream=2.0**16)
     error = (found["d images"] - exact["d images"]).abs().max() / exact["d images"].abs().max()
     assert error < 2e-3
+
+
+@pytest.mark.parametrize("weights", [{"mse": 1e-5, "kl": 0.0}, {"mse": 0.0, "kl": 1e-7}], ids=str)
+@pytest.mark.parametrize("backend", CANDIDATES)
+def test_float16_survives_a_small_weight(small_blocks, backend, weights):
+    """A term's weight, and the 2 / B of squared errors, would leave its derivatives no digits."""
+    batch = make_batch(40, torch.float16)
+
+    def gradients(batch, backend):
+        leaves = [x.detach().requires_grad_() for x in (batch.images, batch.texts)]
+        loss = soft_label_loss(
+            *leaves, batch.soft("zero"), SoftLabels(**weights, temperature=1.0), backend=backend
+        )
+        return torch.autograd.grad(loss * 2.0**24, leaves)  # the results are no subnormals
+
+    exact = gradients(batch.to(torch.float64), "reference")
+    for found, wanted in zip(gradients(batch, backend), exact, strict=True):
+        assert wanted.abs().max() > 1e-3
+        assert (found - wanted).abs().max() < 2e-3 * wanted.abs().max()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fabricated_results import CPU, contest, memory, roofs
+from fabricated_results import CPU, contest, losses, memory, roofs
 
 from benchmarks.report import __main__ as report
 
@@ -25,6 +25,18 @@ def test_against_compares_and_writes_nothing(file, results: Path, capsys) -> Non
     assert peak[0] == "1.00"
     assert total[:3] == ["10", "entries", "in"]
     assert not results.exists()
+
+
+def test_against_compares_peaks_of_losses_and_not_their_cold_calls(file, capsys) -> None:
+    peaks = [entry for entry in losses() if "memory" in entry["name"]]
+    old = file(*peaks, name="old.json")
+    peaks[0]["stats"]["median"] *= 9
+    peaks[0]["extra_info"]["peak_bytes"] *= 2
+    assert report.main([str(file(*peaks)), "--against", str(old)]) == 0
+    _, first, *rest, total = map(str.split, capsys.readouterr().out.splitlines())
+    assert first[:5] == ["2.00", "4.00", "8.00", "MiB", "peak"]
+    assert {line[0] for line in rest} == {"1.00"}
+    assert total[:3] == ["14", "entries", "in"]
 
 
 def test_against_matches_what_was_measured_not_its_name_alone(file, capsys) -> None:

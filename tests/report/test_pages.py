@@ -10,6 +10,7 @@ from fabricated_results import (
     SUITES,
     adapter,
     contest,
+    losses,
     memory,
     roofs,
     sweeps,
@@ -20,7 +21,7 @@ from fabricated_results import (
 )
 from report_pages import page_of, table
 
-from benchmarks.report import folder, load, pages, pictures
+from benchmarks.report import folder, line_pictures, load, pages, pictures, style
 
 
 def test_provenance_of_a_processor(file) -> None:
@@ -68,6 +69,37 @@ def test_times_that_scatter_are_named(file) -> None:
     page = page_of(file(*found))
     assert "In 1 of 2 entries the interquartile range is above 25 % of the median" in page
     assert "the median: `test_adapter[eager]`.\n" in page
+
+
+def test_the_time_of_a_cold_call_is_not_named(file) -> None:
+    found = losses()
+    for entry in found:
+        entry["stats"]["iqr"] = entry["stats"]["median"]
+    assert "In 14 of 14 entries the interquartile range" in page_of(file(*found))
+
+
+def test_the_picture_of_losses_has_a_line_for_each_contestant(file) -> None:
+    found = load.load([file(*losses())])
+    figure = line_pictures.losses(found)
+    clip, siglip, clip_peak, siglip_peak = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == 2 * ["clip", "siglip"]
+    assert (clip.get_ylabel(), clip_peak.get_ylabel()) == ("ms", "peak, MiB")
+    assert (len(clip.lines), len(siglip.lines), len(siglip_peak.lines)) == (3, 4, 4)
+    fused, dense = clip_peak.lines[:2]
+    assert list(fused.get_xdata()) == [1024, 4096]
+    assert (list(fused.get_ydata()), list(dense.get_ydata())) == ([4, 16], [12, 192])
+    assert [fused.get_color(), dense.get_color()] == list(map(style.colour, ("fused", "dense")))
+
+
+def test_losses_without_peaks_have_a_row_of_times_alone(file) -> None:
+    some = losses()
+    for found in some:
+        if "peak_bytes" in found["extra_info"]:
+            found["extra_info"]["peak_bytes"] = None
+    figure = line_pictures.losses(load.load([file(*some)]))
+    assert {axes.get_ylabel() for axes in figure.axes} == {"ms"}
+    some = [found for found in some if "peak_bytes" in found["extra_info"]]
+    assert line_pictures.losses(load.load([file(*some)])) is None
 
 
 @pytest.mark.parametrize("name", ["cpu", "published", "eager", "compile", "gemms", "copy"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from fabricated_results import (
+    CUDA,
     MAIN,
     contest,
     everything,
+    losses,
     memory,
     roofs,
     sweeps,
@@ -172,6 +174,43 @@ def test_epochs_of_other_lengths_are_rows_of_their_own(file) -> None:
         ("128", "320"), ("128", "32.0"), ("128", "25.6"),
     ]  # fmt: skip
     assert [row["of loading alone"] for row in rows[3:]] == ["100 %", "10 %", "8.0 %"]
+
+
+def test_times_and_peaks_of_losses(file) -> None:
+    page = page_of(file(*losses()))
+    assert "fastht's backend, here `blocked`" in page
+    rows = table(page, "Contrastive losses")
+    assert [(row["loss"], row["B"], row["fused"]) for row in rows] == [
+        ("clip", "1024", "20.0 (2.0)"), ("clip", "4096", "320 (32)"),
+        ("siglip", "1024", "20.0 (2.0)"), ("siglip", "4096", "320 (32)"),
+    ]  # fmt: skip
+    clip, siglip = rows[0], rows[3]
+    assert (clip["width"], clip["dtype"], clip["rounds"]) == ("512", "float32", "3")
+    assert (clip["dense / fused"], clip["open_clip / fused"]) == ("2.00", "2.50")
+    assert clip["chunked"] == clip["chunked / fused"] == "-"
+    assert (siglip["chunked"], siglip["chunked / fused"]) == ("960 (96)", "3.00")
+    peaks = table(page, "Contrastive losses", 1)
+    found = [(row["B"], row["fused"], row["dense"], row["dense / fused"]) for row in peaks[:2]]
+    # 4 KiB a sample, and 12 bytes a pair.
+    assert found == [("1024", "4.0", "12.0", "3.00"), ("4096", "16.0", "192.0", "12.00")]
+    assert "rounds" not in peaks[0]
+
+
+def test_on_a_gpu_the_fused_loss_is_tritons(file) -> None:
+    page = page_of(file(*losses("triton"), machine=CUDA))
+    assert "fastht's backend, here `triton`" in page
+    assert table(page, "Contrastive losses")[0]["fused"] == "20.0 (2.0)"
+
+
+def test_losses_without_peaks_or_the_fused_backend_leave_dashes(file) -> None:
+    some = without(losses(), "blocked")
+    for found in some:
+        if "peak_bytes" in found["extra_info"]:
+            found["extra_info"]["peak_bytes"] = None
+    page = page_of(file(*some))
+    assert "fused" not in table(page, "Contrastive losses")[0]
+    row = table(page, "Contrastive losses", 1)[0]
+    assert row["dense"] == row["dense / fused"] == "-"
 
 
 @pytest.mark.parametrize(
