@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from run_files import read, rows_of
 from safetensors.torch import load_file
 
 pytest.importorskip("monai")
@@ -21,35 +22,9 @@ from fastht.tasks.images.evaluate import EvalArguments, evaluate
 from fastht.tasks.images.experiment import ExperimentArguments
 from fastht.tasks.images.paired import report
 from fastht.tasks.images.supervised import SupervisedTask
-from fastht.tasks.models.methods import AdapterSettings
 from fastht.tasks.results.report import ReportArguments
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import NonFiniteLossError, TrainerConfig
-
-
-@pytest.fixture
-def arguments(table, tiny_model, tmp_path):
-    return ExperimentArguments(
-        data=str(table),
-        model=tiny_model,
-        pretrained="none",
-        blocks=(0, 1),
-        width=16,
-        image_size=32,
-        methods=("ht",),
-        settings=AdapterSettings(bottleneck_dim=8, lora_rank=2),
-        trainer=TrainerConfig(epochs=4, batch_size=8, lr=1e-2, patience=0, workers=0),
-        out=tmp_path / "runs",
-    )
-
-
-def read(path):
-    return json.loads(path.read_text())
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+from fastht.tasks.training.trainer import NonFiniteLossError
 
 
 def test_segmentation_learns_and_leaves_everything_that_it_promises(arguments, capsys):
@@ -316,108 +291,6 @@ def test_eval_gives_the_scores_of_the_run_and_takes_other_data(arguments, tmp_pa
         evaluate("classify", EvalArguments(run=folder))
     with pytest.raises(DataError, match="no case is on the side val"):
         evaluate("segment", EvalArguments(run=folder, data=arguments.data, split="val"))
-
-
-LATER = ("resize", "tolerance_px", "tolerance_mm")
-
-
-def test_runs_of_before_there_were_letterboxes_are_squashed(arguments, tmp_path):
-    chosen = dataclasses.replace(
-        arguments, trainer=dataclasses.replace(arguments.trainer, epochs=1)
-    )
-    train("segment", chosen)
-    folder = arguments.out / "ht" / "seed-0"
-    description = read(folder / "run.json")
-    for option in LATER:
-        del description["options"][option]
-    (folder / "run.json").write_text(json.dumps(description))
-    signature = torch.load(folder / "state.pt", weights_only=True)["signature"]
-    assert not signature.keys() & {*LATER}  # as the trainer wrote it then
-    assert evaluate("segment", EvalArguments(run=folder, out=tmp_path / "own")) == 0
-    after = read(folder / "results.json")["after"]
-    assert read(tmp_path / "own" / "results.json")["after"] == after
-    assert train("segment", dataclasses.replace(chosen, resume=True)) == 0
-    for change in ({"resize": "letterbox"}, {"tolerance_px": 3.0}):
-        other = dataclasses.replace(chosen, resume=True, **change)
-        with pytest.raises(ResumeError, match=rf"other settings \({next(iter(change))}\)"):
-            train("segment", other)
-
-
-@pytest.fixture
-def wide_table(table, tmp_path):
-    """The same table with the upper half of each image: 160 x 80 pixels."""
-    rows = rows_of(table)
-    for row in rows:
-        for column in ("filepath", "mask"):
-            with Image.open(row[column]) as picture:
-                cut = picture.crop((0, 40, 160, 120))
-            row[column] = str(tmp_path / f"{column}-{row[column].rpartition('/')[2]}")
-            cut.save(row[column])
-    with (tmp_path / "wide.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return tmp_path / "wide.csv"
-
-
-def test_letterboxed_runs_keep_it_and_are_told_apart(arguments, wide_table, tmp_path, capsys):
-    chosen = dataclasses.replace(
-        arguments,
-        data=str(wide_table),
-        resize="letterbox",
-        trainer=dataclasses.replace(arguments.trainer, epochs=1),
-    )
-    assert train("segment", chosen) == 0
-    folder = arguments.out / "ht" / "seed-0"
-    for picture in (folder / "masks").iterdir():
-        with Image.open(picture) as mask:
-            assert mask.size == (160, 80)
-    assert read(folder / "run.json")["options"]["resize"] == "letterbox"
-    after = read(folder / "results.json")["after"]
-    assert read(folder / "results.json")["resize"] == "letterbox"
-    assert evaluate("segment", EvalArguments(run=folder, out=tmp_path / "own")) == 0
-    assert read(tmp_path / "own" / "results.json")["after"] == after
-    squash = EvalArguments(
-        run=folder, out=tmp_path / "squash", resize="squash", tolerance_px=0.5, tolerance_mm=2
-    )
-    assert evaluate("segment", squash) == 0
-    squashed = read(tmp_path / "squash" / "results.json")
-    areas = [
-        sum(int(row["true_pixels"]) for row in rows_of(tmp_path / name / "predictions.csv"))
-        for name in ("own", "squash")
-    ]
-    assert areas[1] / areas[0] == pytest.approx(2, rel=0.05)  # the letterbox is half empty
-    assert "resize" not in squashed
-    assert "nsd_native@0.5px" in squashed["after"]
-    capsys.readouterr()
-    assert main(["report", str(tmp_path / "own"), str(tmp_path / "squash")]) == 0
-    printed = capsys.readouterr().out
-    assert "letterbox" in printed
-    assert "NSD native@0.5px (%)" in printed
-
-
-def test_classification_takes_letterboxes(arguments, wide_table):
-    chosen = dataclasses.replace(
-        arguments,
-        data=str(wide_table),
-        resize="letterbox",
-        trainer=dataclasses.replace(arguments.trainer, epochs=1),
-    )
-    assert train("classify", chosen) == 0
-    squash = dataclasses.replace(chosen, resize="squash", out=arguments.out.with_name("squash"))
-    assert train("classify", squash) == 0
-    losses = [
-        rows_of(out / "ht" / "seed-0" / "history.csv")[0]["train_loss"]
-        for out in (chosen.out, squash.out)
-    ]
-    assert losses[0] != losses[1]
-
-
-def test_bad_ways_to_resize_are_refused(arguments):
-    with pytest.raises(ValueError, match="resize is 'crop'; choose of squash, letterbox"):
-        dataclasses.replace(arguments, resize="crop")
-    with pytest.raises(ValueError, match="tolerance_px is -1"):
-        dataclasses.replace(arguments, tolerance_px=-1)
 
 
 def test_eval_names_what_is_missing_or_damaged(arguments, tmp_path):
