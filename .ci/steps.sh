@@ -1,0 +1,80 @@
+# shellcheck shell=bash
+# Steps that run side by side, one to a core. To be sourced by a script with `set -euo pipefail`.
+#
+#   step NAME COMMAND...    starts a command as soon as a core is free. What it prints is shown whole
+#                           when it has ended, so that no two steps mix.
+#   finish                  waits for all of them.
+#   alone NAME COMMAND...   waits for all of them and runs one that takes every core, in plain sight.
+#
+# The first failure ends the script, with its log, and what still runs with it. At the end, good or
+# not, a table says how long each step took and how much of a processor's time.
+
+STEP_CORES=${STEP_CORES:-$(nproc)}
+STEP_LOGS=$(mktemp -d)
+STEP_TABLE=() # a line a step: seconds, seconds of processes, seconds of the system, name
+STEP_BEGIN=$EPOCHREALTIME
+declare -A STEP_RUNNING=() # names by process id
+
+step() {
+    while [ ${#STEP_RUNNING[@]} -ge "$STEP_CORES" ]; do _reap; done
+    _start "$STEP_LOGS/$1" "$@"
+}
+
+finish() {
+    while [ ${#STEP_RUNNING[@]} -gt 0 ]; do _reap; done
+}
+
+alone() {
+    finish
+    _start /dev/stdout "$@"
+    finish
+}
+
+# _start LOG NAME COMMAND...
+_start() {
+    echo "-- $2 begins"
+    : >"$STEP_LOGS/$2"
+    set -m # a process group of its own can be ended whole
+    _timed "${@:2}" >>"$1" 2>&1 </dev/null &
+    STEP_RUNNING[$!]=$2
+    set +m
+}
+
+# _timed NAME COMMAND...: leaves what `time` says beside the log. Ends the shell that it runs in.
+_timed() {
+    local TIMEFORMAT='%R %U %S'
+    set +em # no `||` here: bash would then ignore the command's own `set -e`
+    { time { (set -e; "${@:2}") 2>&3; } } 3>&2 2>"$STEP_LOGS/$1.seconds"
+    exit $?
+}
+
+_reap() {
+    local pid='' status=0
+    wait -n -p pid "${!STEP_RUNNING[@]}" || status=$?
+    local name=${STEP_RUNNING[$pid]}
+    unset "STEP_RUNNING[$pid]"
+    STEP_TABLE+=("$(tail -n 1 "$STEP_LOGS/$name.seconds") $name")
+    echo "== $name"
+    cat "$STEP_LOGS/$name"
+    [ $status = 0 ] && return
+    echo "== $name failed with status $status" >&2
+    exit $status
+}
+
+_end() {
+    local status=$? pid
+    trap - EXIT
+    for pid in "${!STEP_RUNNING[@]}"; do
+        echo "-- ${STEP_RUNNING[$pid]}: ended unfinished"
+        kill -TERM -- "-$pid" 2>/dev/null || true
+    done
+    [ ${#STEP_RUNNING[@]} = 0 ] || wait "${!STEP_RUNNING[@]}" 2>/dev/null || true
+    rm -rf "$STEP_LOGS"
+    printf '%s\n' "${STEP_TABLE[@]}" | awk -v begin="$STEP_BEGIN" -v end="$EPOCHREALTIME" '
+        BEGIN { printf "\n%8s %10s  %s\n", "seconds", "processor", "step" }
+        NF { name = $0; sub(/^[^ ]+ [^ ]+ [^ ]+ /, "", name); sum += $2 + $3
+             printf "%8.1f %10.1f  %s\n", $1, $2 + $3, name }
+        END { printf "%8.1f %10.1f  all\n", end - begin, sum }'
+    exit $status
+}
+trap _end EXIT
