@@ -85,3 +85,33 @@ def test_sums_of_tensor_cores_can_be_cut():
         # The first eight make 1.75 units of the last place, which are cut; then come two.
         assert product(a, ones, "tf32")[0, 0] == 1 + 3 * 2**-23 < exact
         assert product(-a, ones, "tf32")[0, 0] == -1 - 3 * 2**-23
+
+
+@triton.jit
+def doubled(x):
+    return x + tl.sum(tl.zeros([16], tl.float32)) + x
+
+
+@triton.jit
+def quadruple_kernel(x, out):
+    i = tl.arange(0, 16)
+    tl.store(out + i, doubled(doubled(tl.load(x + i))))
+
+
+def test_the_language_is_replaced_once_a_launch_and_restored(monkeypatch):
+    tensor_type, replaced = tl.tensor, []
+    original = triton_interpreter.interpreter._patch_lang_tensor
+    monkeypatch.setattr(
+        triton_interpreter.interpreter,
+        "_patch_lang_tensor",
+        lambda *arguments: replaced.append(1) or original(*arguments),
+    )
+    restores = hasattr(triton_interpreter.interpreter, "_LangPatchScope")  # since Triton 3.6
+    x, out = torch.arange(16.0), torch.empty(16)
+    for _ in range(2):
+        before = tl.load, tensor_type.__add__
+        quadruple_kernel[(3,)](x, out)
+        assert torch.equal(out, 4 * x)
+        assert not restores or (tl.load, tensor_type.__add__) == before
+    # For the kernel's module and for that of tl.sum, and not for each of 36 calls of functions.
+    assert len(replaced) <= 2 * 3

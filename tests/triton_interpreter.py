@@ -41,8 +41,52 @@ def _rest(handle, cut):
     return _cut(interpreter.TensorHandle(handle.data - cut.data, handle.dtype))
 
 
+def _patch_once():
+    """Replace the language's functions once a launch, and not at each call of a device function.
+
+    A launch has some thirty of those, and to find the functions takes milliseconds each time: half
+    of all that the interpreter does with a small problem.
+    """
+    patch_lang = interpreter._patch_lang
+    replaced = set()  # modules, while a kernel runs
+    seen = {}  # which modules a function's globals have, by the globals' identity and length
+    names = {}  # of the functions to be replaced, by module or class
+
+    def once(fn):
+        globals_ = fn.__globals__  # the interpreter adds to them
+        key = (id(globals_), len(globals_))
+        if key not in seen:
+            values = list(globals_.values())
+            seen[key] = {m.__name__ for m in (tl, tl.core) if any(v is m for v in values)}
+        wanted = seen[key]
+        if replaced and wanted <= replaced:
+            return None  # which a device function's call does not look at
+        launched = not replaced
+        replaced.update(wanted)
+        scope = patch_lang(fn)
+        if launched and scope is not None:  # Triton before 3.6 restores nothing
+            restore = scope.restore
+
+            def ended():
+                replaced.clear()
+                restore()
+
+            scope.restore = ended
+        return scope
+
+    def named(package, builder, *scope):
+        if package not in names:
+            names[package] = [n for n in dir(package) if tl.core.is_builtin(getattr(package, n))]
+        for name in names[package]:
+            member = getattr(package, name)
+            if tl.core.is_builtin(member):  # not yet replaced
+                interpreter._patch_attr(package, name, member, builder, *scope)
+
+    interpreter._patch_lang, interpreter._patch_builtin = once, named
+
+
 def mend():
-    """Replace the interpreter's float casts and its matrix product."""
+    """Replace the interpreter's float casts and its matrix product, and save it much searching."""
     builder = interpreter.InterpreterBuilder
     original_cast, original_dot = builder.cast_impl, builder.create_dot
 
@@ -68,6 +112,7 @@ def mend():
 
     builder.cast_impl = cast_impl
     builder.create_dot = create_dot
+    _patch_once()
 
 
 @contextlib.contextmanager
