@@ -115,3 +115,17 @@ def test_the_language_is_replaced_once_a_launch_and_restored(monkeypatch):
         assert not restores or (tl.load, tensor_type.__add__) == before
     # For the kernel's module and for that of tl.sum, and not for each of 36 calls of functions.
     assert len(replaced) <= 2 * 3
+
+
+@triton.jit
+def sum_kernel(x, by, out):
+    i = tl.arange(0, 16)
+    tl.store(out + i, tl.load(x + i) + by)
+
+
+def test_an_index_that_overflows_is_seen():
+    x, out = torch.full((16,), 2**31 - 2, dtype=torch.int32), torch.empty(16, dtype=torch.int32)
+    sum_kernel[(1,)](x, 1, out)
+    assert (out == 2**31 - 1).all()
+    with pytest.raises(triton.runtime.errors.InterpreterError, match=r"int32 overflow .* add"):
+        sum_kernel[(1,)](x, 2, out)
