@@ -1,6 +1,7 @@
 """What NVRTC makes of every kernel computes what the simulator computes of its source."""
 
 import ctypes
+import os
 import re
 
 import numpy as np
@@ -24,8 +25,10 @@ if native is not None:
 
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path_factory):
-    folder = tmp_path_factory.getbasetemp() / "simulated"  # one for the module: g++ takes seconds
-    monkeypatch.setenv("FASTHT_CACHE", str(folder))
+    # One for the module and for all workers of pytest-xdist: g++ takes seconds for each kernel.
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    monkeypatch.setenv("FASTHT_CACHE", str(folder / "simulated"))
 
 
 def differences(machine, simulator, dtype):
@@ -103,7 +106,11 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("needs", PASSES, ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    "needs",
+    [None, pytest.param((True, True), marks=[needs_backward, pytest.mark.slow])],
+    ids=["forward", "backward"],
+)
 @pytest.mark.parametrize(
     ("numbers", "arch"),
     [
