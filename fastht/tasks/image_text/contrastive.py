@@ -17,6 +17,7 @@ from fastht.tasks.image_text.held_out import HeldOut
 from fastht.tasks.image_text.positives import Positives, loss_floor, positive_keys
 from fastht.tasks.image_text.run import Method, save_weights
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
+from fastht.tasks.scores.collapse import spread_of_pairs
 from fastht.tasks.scores.retrieval import Retrieval
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
@@ -184,11 +185,11 @@ class ContrastiveTask:
         )
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss, recalls and, where the data has labels, zero-shot accuracy, held out."""
+        """Return loss, recalls, zero-shot accuracy where there are labels, and spread, held out."""
         loss, held_out = self.judge()
         floor = self.held_out_floor()
         floors = {} if floor is None else {"val_loss_floor": floor}
-        return {"val_loss": loss} | floors | held_out.scores()
+        return {"val_loss": loss} | floors | held_out.scores() | held_out.spread
 
     def held_out_floor(self) -> float | None:
         """Return below which the held-out loss cannot fall, where there are several positives."""
@@ -209,7 +210,8 @@ class ContrastiveTask:
             right = torch.full((len(captions),), torch.nan, dtype=torch.float64)
             right[rows] = (predicted == torch.tensor(labels)).double()
         retrieval = Retrieval(images, texts, captions)
-        return self._loss(images, texts), HeldOut(self.val_records, retrieval, right)
+        spread = spread_of_pairs(images, texts, captions)
+        return self._loss(images, texts), HeldOut(self.val_records, retrieval, right, spread)
 
     def save_best(self) -> None:
         """Save what adapts the model as the best so far."""

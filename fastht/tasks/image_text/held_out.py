@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -24,11 +24,13 @@ class HeldOut:
         retrieval: the ranks of their right answers; each sample's image is one of its own.
         right: ``[n]``, 1 where the nearest class is the sample's, else 0; NaN without label.
             ``None``: there are no classes to tell apart.
+        spread: whether embeddings still differ, by :func:`spread_of_pairs`.
     """
 
     records: Sequence[Record]
     retrieval: Retrieval
     right: Tensor | None
+    spread: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self) -> dict[str, float]:
         """Return recalls of both directions, and the zero-shot accuracy if there are labels."""

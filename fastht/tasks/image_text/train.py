@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ from fastht.tasks.results.tables import (
     RESULTS_NAME,
     write_table,
 )
+from fastht.tasks.scores.collapse import CollapseAlarm
 from fastht.tasks.training.seen import check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
@@ -209,7 +211,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     if floor is not None:
         _say(accelerator, f"The held-out loss cannot fall below {floor:.4f}.")
     signature = _signature(arguments, tokenizer)
-    trainer = Trainer(accelerator, config, task, out, signature, arguments.resume)
+    chance = math.log(config.batch_size) if arguments.loss == "clip" else None
+    alarm = CollapseAlarm(chance, len(val_records))
+    trainer = Trainer(accelerator, config, task, out, signature, arguments.resume, alarm.watch)
     if arguments.resume:
         check_data(out, record_entries(sides))
     if accelerator.is_main_process:
@@ -251,6 +255,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "loss": arguments.loss,
         "positives": arguments.positives,
         "held_out_loss_floor": floor,
+        "collapse": alarm.record(),
         "intervals": intervals,
         "gallery": held_after.retrieval.gallery(),
     }
