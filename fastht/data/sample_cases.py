@@ -192,7 +192,9 @@ def tags(case: dict[str, str]) -> dict[str, str]:
         "Body_system_level": "Breast and Axilla",
         "Organ_level": "Breast",
         "Shape": case["shape"],
-        "Margins": "well-defined" if case["margin"] == "circumscribed" else "ill-defined/indistinct",
+        "Margins": "well-defined"
+        if case["margin"] == "circumscribed"
+        else "ill-defined/indistinct",
         "Echogenicity": case["echogenicity"],
         "InternalCharacteristics": "calcifications" if case["calcification"] == "present" else "",
         "PosteriorAcoustics": "" if case["posterior"] == "none" else case["posterior"],
