@@ -63,7 +63,6 @@ class GraphEncoder(nn.Module):
         Args:
             has: multi-hot tags by number, ``[B, V]``.
         """
-        # No buffer is missing here: nn.Module's types do not know them.
         d, a = has[:, self.diagnoses], has[:, self.descriptors]  # type: ignore[index]
         n_d, n_a = d.sum(dim=1, keepdim=True), a.sum(dim=1, keepdim=True)
         edges = (n_d > 0) & (n_a > 0)
@@ -73,10 +72,10 @@ class GraphEncoder(nn.Module):
         u = sent * (d @ self.node_norm(self.diag_emb.weight)[:-1])
         v = sent * (a @ self.node_norm(self.desc_emb.weight)[:-1])
         first, second = self.convs
-        a1 = self._dropped(torch.relu(first.mods["described_by"](u)), n_a)  # type: ignore[union-attr,operator]
-        d1 = self._dropped(torch.relu(first.mods["rev_described_by"](v)), n_d)  # type: ignore[union-attr,operator]
-        a2 = second.mods["described_by"](edges * (n_d / n_a).sqrt() * d1)  # type: ignore[union-attr,operator]
-        d2 = second.mods["rev_described_by"](edges * (n_a / n_d).sqrt() * a1)  # type: ignore[union-attr,operator]
+        a1 = self._dropped(torch.relu(first("described_by", u)), n_a)
+        d1 = self._dropped(torch.relu(first("rev_described_by", v)), n_d)
+        a2 = second("described_by", edges * (n_d / n_a).sqrt() * d1)
+        d2 = second("rev_described_by", edges * (n_a / n_d).sqrt() * a1)
         pooled = self._dropped(torch.relu(a2), n_a) + self._dropped(torch.relu(d2), n_d)
         graph = self.proj(pooled)
         return graph / graph.norm(dim=-1, keepdim=True).clamp(min=1e-6), edges[:, 0]
@@ -97,6 +96,11 @@ class _Relations(nn.Module):
         super().__init__()
         names = ("described_by", "rev_described_by")
         self.mods = nn.ModuleDict({name: _GraphConvolution(hidden) for name in names})
+
+    def forward(self, edge: str, messages: Tensor) -> Tensor:
+        """Return what messages ``[B, hidden]`` along one kind of edge become."""
+        made: Tensor = self.mods[edge](messages)
+        return made
 
 
 class _GraphConvolution(nn.Module):

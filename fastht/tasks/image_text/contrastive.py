@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -331,7 +330,7 @@ class ContrastiveTask:
         soft_labels = None if targets is None else targets.soft_labels
         made = ClipLoss if self.loss == "clip" else SigLipLoss
         loss = made(soft_labels=soft_labels)
-        total: Counter[str] = Counter()
+        total = {"contrastive_loss": 0.0}
         for rows in torch.arange(len(images)).split(self.batch_size):
             keys = None if self.val_keys is None else self.val_keys[rows]
             found = loss(
@@ -344,7 +343,7 @@ class ContrastiveTask:
                 output_dict=True,
             )
             for name, value in found.items():
-                total[name] += value.item() * len(rows) / len(images)
+                total[name] = total.get(name, 0.0) + value.item() * len(rows) / len(images)
         losses = {"val_loss": total["contrastive_loss"]}
         if targets is not None:
             losses["val_semantic_loss"] = total["soft_label_loss"]

@@ -38,15 +38,15 @@ def build_graph(options: TagOptions, model: nn.Module) -> TagGraph | None:
     return graph.to(next(model.parameters()).device)
 
 
+@torch.no_grad()
 def embedding_width(model: nn.Module) -> int:
-    """Return E of a CLIP-like model's embeddings."""
-    with torch.no_grad():
-        tokens = torch.zeros(1, model.context_length, dtype=torch.int64)  # type: ignore[arg-type]
-        training = model.training
-        model.eval()
-        device = next(model.parameters()).device
-        width = model.encode_text(tokens.to(device)).shape[1]  # type: ignore[operator]
-        model.train(training)
+    """Return E of an open_clip model's embeddings."""
+    device = next(model.parameters()).device
+    tokens = torch.zeros((1, int(model.context_length)), dtype=torch.int64)  # type: ignore[arg-type]
+    training = model.training
+    model.eval()
+    width = model.encode_text(tokens.to(device)).shape[1]  # type: ignore[operator]
+    model.train(training)
     return int(width)
 
 

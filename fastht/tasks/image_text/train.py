@@ -8,7 +8,7 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -71,6 +71,8 @@ from fastht.tasks.training.trainer import (
 )
 from fastht.taxonomy import load_taxonomy
 
+Recipe = Literal["none", "ultrasound-clip", "ultrasound-clip-ablation"]
+
 CURVES_NAME = "curves.png"
 # Its token numbers tell tokenizers, and how many tokens they take, apart.
 _PROBE = "Hypoechoic mass, 12.5 mm, BI-RADS 4a; Lésion hypoéchogène. 低回声结节"
@@ -115,6 +117,8 @@ class TrainArguments:
         trainer: how to train.
         out: folder of the run.
         resume: go on with the run in that folder.
+        recipe: train several times with the same seed and compare: ultrasound-clip (semantic soft
+            labels and a tag graph) with plain CLIP training, or its ablation, over three seeds.
     """
 
     data: str = "sample"
@@ -142,6 +146,7 @@ class TrainArguments:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     out: Path = Path("runs/train")
     resume: bool = False
+    recipe: Recipe = "none"
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
