@@ -28,6 +28,7 @@ COMMANDS = {
     "zeroshot": "tell classes apart by prompts alone, before and after fine-tuning",
     "attributes": "tell shape, margins, echogenicity and others apart, before and after",
     "retrieve": "find images by captions and captions by images",
+    "align": "measure how near images and their captions lie, over all and within groups",
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
     "data": "know data sets: data list, check, export and overlap (of images and patients)",
@@ -151,6 +152,12 @@ def _attributes(arguments: Sequence[str]) -> int:
     return _told("attributes", lambda: module.attributes(parsed), _mendable())
 
 
+def _align(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.image_text.align", "align", "tasks")
+    parsed = _parse(module.AlignArguments, "align", arguments)
+    return _told("align", lambda: module.align(parsed), _mendable())
+
+
 def _report(arguments: Sequence[str]) -> int:
     module = _import("fastht.tasks.images.paired", "report", "tasks")
     parsed = _parse(module.ReportArguments, "report", arguments)
@@ -214,6 +221,7 @@ _RUN = {
     "zeroshot": _zeroshot,
     "attributes": _attributes,
     "retrieve": _retrieve,
+    "align": _align,
     "report": _report,
     "bench": _bench,
     "data": _data,

@@ -275,7 +275,8 @@ def _by_group(
             for version in versions
         }
         heading = f"within {column} {value} ({found['pairs']:,} pairs)"
-        tables.append(comparison_table(heading, few, found["intervals"]))
+        intervals = {name: ends for name, ends in found["intervals"].items() if name != "note"}
+        tables.append(comparison_table(heading, few, intervals))
     if len(largest) < len(values):
         tables.append(f"{len(values) - len(largest)} smaller ones are in results.json.")
     return "\n\n".join(tables)
