@@ -11,13 +11,12 @@ from typing import Any
 from torch import Tensor
 
 import fastht
-from fastht.data import DataError, ImageTextDataset, Record, RecordSet
+from fastht.data import DataError, ImageTextDataset, Record
 from fastht.data.captions import Cleaning
 from fastht.tasks.image_text.judged_records import keep_unseen, load_judged
 from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
 from fastht.tasks.image_text.run import (
     UNKNOWN_FILES,
-    ClipRun,
     check_folder,
     load_clip,
     results_folder,

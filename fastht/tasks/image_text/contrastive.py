@@ -225,7 +225,7 @@ class ContrastiveTask:
         self.monitor = "val_loss" if self.targets is None else "val_total_loss"
 
     def evaluate(self) -> dict[str, float]:
-        """Return losses, recalls, zero-shot accuracy where there are labels, and spread, held out."""
+        """Return losses, recalls, zero-shot accuracy if there are labels, and spread, held out."""
         losses, held_out = self.judge()
         floor = self.held_out_floor()
         floors = {} if floor is None else {"val_loss_floor": floor}

@@ -98,7 +98,7 @@ class CollapseAlarm:
         if unmatched > _CLOSE:
             signs.append(f"unmatched images and texts have a mean cosine of {unmatched:.3f}")
         if abs(paired - unmatched) < _GAP:
-            signs.append(f"matched pairs have a mean cosine of {paired:.4f}, others {unmatched:.4f}")
+            signs.append(f"matched pairs have mean cosine {paired:.4f}, others {unmatched:.4f}")
         for tower in ("image", "text"):
             if (rank := row[f"{tower}_effective_rank"]) < _RANK:
                 signs.append(f"the {tower} embeddings have an effective rank of {rank:.2f}")
