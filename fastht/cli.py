@@ -26,7 +26,9 @@ COMMANDS = {
     "classify": "learn to tell classes apart and score it (classify train, classify eval)",
     "fewshot": "segment or classify with small shares of the training data",
     "zeroshot": "tell classes apart by prompts alone, before and after fine-tuning",
+    "attributes": "tell shape, margins, echogenicity and others apart, before and after",
     "retrieve": "find images by captions and captions by images",
+    "align": "measure how near images and their captions lie, over all and within groups",
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
     "data": "know data sets: data list, check, export and overlap (of images and patients)",
@@ -73,7 +75,10 @@ def _train(arguments: Sequence[str]) -> int:
     parsed = _parse_for_data(own, module.SAMPLE_ARGUMENTS, "train", arguments)
 
     def run() -> int:
-        module.train(parsed)
+        if parsed.recipe == "none":
+            module.train(parsed)
+        else:
+            _import("fastht.tasks.image_text.recipe", "train").run_recipe(parsed)
         return 0
 
     return _told("train", run, _mendable(), resume=f"; go on with --resume (folder {parsed.out})")
@@ -141,6 +146,18 @@ def _retrieve(arguments: Sequence[str]) -> int:
     return _told("retrieve", lambda: module.retrieve(parsed), _mendable())
 
 
+def _attributes(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.image_text.attributes", "attributes", "tasks")
+    parsed = _parse(module.AttributesArguments, "attributes", arguments)
+    return _told("attributes", lambda: module.attributes(parsed), _mendable())
+
+
+def _align(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.image_text.align", "align", "tasks")
+    parsed = _parse(module.AlignArguments, "align", arguments)
+    return _told("align", lambda: module.align(parsed), _mendable())
+
+
 def _report(arguments: Sequence[str]) -> int:
     module = _import("fastht.tasks.images.paired", "report", "tasks")
     parsed = _parse(module.ReportArguments, "report", arguments)
@@ -202,7 +219,9 @@ _RUN = {
     "classify": _classify,
     "fewshot": _fewshot,
     "zeroshot": _zeroshot,
+    "attributes": _attributes,
     "retrieve": _retrieve,
+    "align": _align,
     "report": _report,
     "bench": _bench,
     "data": _data,

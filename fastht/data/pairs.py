@@ -33,6 +33,7 @@ def load_records(
     patient_key: str | None = None,
     split_key: str | None = None,
     frame_key: str | None = None,
+    attribute_keys: Sequence[str] = (),
     cleaning: Cleaning = "letters",
 ) -> RecordSet:
     """Read image-caption pairs; drop and count those without image file or with a short caption.
@@ -48,6 +49,8 @@ def load_records(
         has them, or names that mean the same, as "Patient ID", which is noted. What is not read is
         noted too.
     split_key: column of the side that a pair is on, see split_records; default: split, if there.
+    attribute_keys: columns of a table whose cells a record keeps in `attributes`, those of them
+        that are there.
     cleaning: of the captions, see clean_caption.
 
     Of a folder, a JSON or a Parquet file the keys name fields, with dots for fields inside fields.
@@ -84,6 +87,7 @@ def load_records(
         for what, given in (("label", label_key), ("patient", patient_key), ("frame", frame_key))
     }
     split_column = find_split(columns, split_key, path)
+    attributes = [name for name in attribute_keys if name in columns]
     for folder in image_dirs:
         if not os.path.isdir(folder):
             raise DataError(f"{path}: no image directory {folder}; correct the path")
@@ -106,12 +110,13 @@ def load_records(
         split = side_of(row.get(split_column, ""), where)
         name = named.replace("\\", "/")
         index = parse_frame(frame or "", where)
-        pairs.append(Record(image, row[caption_column], label, patient, index, split, name))
+        kept = {column: row[column] for column in attributes}
+        pairs.append(Record(image, row[caption_column], label, patient, index, split, name, kept))
 
     def notes() -> Iterator[Note]:
         if str(data) != "sample":  # whose other columns say how it was made
             yield from note_columns(
-                columns, read, also=(image_column, caption_column, split_column)
+                columns, read, also=(image_column, caption_column, split_column, *attributes)
             )
         patients = [pair.patient for pair in pairs if isinstance(pair, Record)]
         if 0 < (lacking := patients.count(None)) < len(patients):

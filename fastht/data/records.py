@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fastht.data.captions import (
@@ -36,6 +36,8 @@ class Record:
     split: Split | None = field(default=None, compare=False)  # the side that the data gives it
     # As the data names the image, wherever it lies; splits and signatures go by it.
     name: str = field(default="", compare=False)
+    # Cells of columns that a reader was asked for beside these, by column.
+    attributes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> tuple[str, int, str]:

@@ -47,7 +47,20 @@ PROFILES: dict[str, dict[str, dict[str, float]]] = {
     },
 }
 ATTRIBUTES = tuple(PROFILES["cyst"])
-COLUMNS = ("filepath", "mask", "title", "label", "patient", *ATTRIBUTES)
+# The same findings as records of US-365K hold them, under its nine fields and in its words
+# (arXiv 2604.01749). What is not simulated, or is not there, is left empty: there is no Doppler.
+FIELDS = (
+    "Diagnosis",
+    "Body_system_level",
+    "Organ_level",
+    "Shape",
+    "Margins",
+    "Echogenicity",
+    "InternalCharacteristics",
+    "PosteriorAcoustics",
+    "Vascularity",
+)
+COLUMNS = ("filepath", "mask", "title", "label", "patient", *ATTRIBUTES, *FIELDS)
 RADIUS_MM = (3.6, 5.8)  # geometric mean of the lesion's semi-axes, the same for all classes [mm]
 
 # Captions state every attribute in one order. Only their opening varies, so that what tells two
@@ -172,6 +185,23 @@ def write_caption(case: dict[str, str], rng: np.random.Generator) -> str:
     )
 
 
+def tags(case: dict[str, str]) -> dict[str, str]:
+    """Values of FIELDS that say of a case what its label and ATTRIBUTES say; "" for none."""
+    return {
+        "Diagnosis": "cyst" if case["label"] == "cyst" else "mass",
+        "Body_system_level": "Breast and Axilla",
+        "Organ_level": "Breast",
+        "Shape": case["shape"],
+        "Margins": "well-defined"
+        if case["margin"] == "circumscribed"
+        else "ill-defined/indistinct",
+        "Echogenicity": case["echogenicity"],
+        "InternalCharacteristics": "calcifications" if case["calcification"] == "present" else "",
+        "PosteriorAcoustics": "" if case["posterior"] == "none" else case["posterior"],
+        "Vascularity": "",
+    }
+
+
 def describe(seed: int, index: int) -> tuple[dict[str, str], Outline]:
     """Row of image `index` (keys COLUMNS) and its lesion boundary; needs no simulation."""
     case = draw_case(seed, index // 2)
@@ -183,5 +213,6 @@ def describe(seed: int, index: int) -> tuple[dict[str, str], Outline]:
         "title": write_caption(case, rng),
         "patient": f"P{index // 2 + 1:03d}",
         **case,
+        **tags(case),
     }
     return row, outline

@@ -22,6 +22,17 @@ ATTRIBUTES = {
     "posterior": {"none", "enhancement", "shadowing"},
     "calcification": {"none", "present"},
 }
+FIELDS = {
+    "Diagnosis": {"cyst", "mass"},
+    "Body_system_level": {"Breast and Axilla"},
+    "Organ_level": {"Breast"},
+    "Shape": {"oval", "round", "irregular"},
+    "Margins": {"well-defined", "ill-defined/indistinct"},
+    "Echogenicity": {"anechoic", "hypoechoic", "isoechoic", "hyperechoic"},
+    "InternalCharacteristics": {"", "calcifications"},
+    "PosteriorAcoustics": {"", "enhancement", "shadowing"},
+    "Vascularity": {""},
+}
 SIDE = 160  # px
 BELOW = 21  # rows that are read below a lesion, 4 mm
 
@@ -56,10 +67,10 @@ def posterior_contrast(row):
 
 
 def test_columns_and_values(rows):
-    assert list(rows[0]) == ["filepath", "mask", "title", "label", "patient", *ATTRIBUTES]
+    assert list(rows[0]) == ["filepath", "mask", "title", "label", "patient", *ATTRIBUTES, *FIELDS]
     assert len(rows) == 320
     assert {row["label"] for row in rows} == LABELS
-    for name, values in ATTRIBUTES.items():
+    for name, values in (ATTRIBUTES | FIELDS).items():
         assert {row[name] for row in rows} == values
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,16 @@ from fastht.data import ImageTextDataset, Record
 from fastht.losses import ClipLoss, SigLipLoss
 from fastht.tasks.image_text.held_out import HeldOut
 from fastht.tasks.image_text.positives import Positives, loss_floor, positive_keys
-from fastht.tasks.image_text.run import Method, save_weights
+from fastht.tasks.image_text.run import Method, as_base, save_weights
+from fastht.tasks.image_text.semantic import TagOptions, TagTargets
+from fastht.tasks.image_text.tagged_texts import TaggedTexts, apply_graph, save_graph
+from fastht.tasks.image_text.tags import RecordTags
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
+from fastht.tasks.scores.collapse import spread_of_pairs
 from fastht.tasks.scores.retrieval import Retrieval
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
+from fastht.taxonomy.graph import TagGraph
 
 Loss = Literal["clip", "siglip"]
 
@@ -47,6 +53,9 @@ class ContrastiveModule(nn.Module):
         loss: symmetric InfoNCE, or the sigmoid loss, for models with a logit bias.
         keys: by sample index ``[n]``: samples of equal keys are positives of each other; default:
             none are.
+        targets: semantic soft labels of the samples, whose loss is added; default: none.
+        graph: changes the embeddings of captions by tags; default: none.
+        tags: by sample index ``[n, L]``, what the graph is given.
 
     Raises:
         ValueError: the model has no logit bias, and the loss is the sigmoid loss.
@@ -61,19 +70,26 @@ class ContrastiveModule(nn.Module):
         flip: bool = False,
         loss: Loss = "clip",
         keys: Tensor | None = None,
+        targets: TagTargets | None = None,
+        graph: TagGraph | None = None,
+        tags: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.graph = graph
+        self.targets = targets
+        self.tags = None if tags is None else tags.to(accelerator.device)
         self.flip = flip
         # No buffer: DDP would send it round at every step.
         self.texts = texts.to(accelerator.device)
         self.keys = None if keys is None else keys.to(accelerator.device)
         processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+        soft_labels = None if targets is None else targets.soft_labels
         self.loss: nn.Module
         if loss == "clip":
-            self.loss = ClipLoss(gather_with_grad=True, **processes)
+            self.loss = ClipLoss(gather_with_grad=True, soft_labels=soft_labels, **processes)
         else:
-            self.loss = SigLipLoss(**processes)
+            self.loss = SigLipLoss(soft_labels=soft_labels, **processes)
             logit_bias(model)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
@@ -87,12 +103,17 @@ class ContrastiveModule(nn.Module):
         texts = self.texts[batch["index"]]
         if not texts.is_floating_point():
             texts = self.model.encode_text(texts, normalize=True).float()  # type: ignore[operator]
+        if self.graph is not None and self.tags is not None:
+            texts = apply_graph(self.graph, texts, self.tags[batch["index"]])
         scale = self.model.logit_scale.exp()  # type: ignore[operator]
         bias = logit_bias(self.model) if isinstance(self.loss, SigLipLoss) else None
         keys = None if self.keys is None else self.keys[batch["index"]]
+        soft = None if self.targets is None else self.targets.of(batch["index"])
         # The similarities are compared in float32 whatever the tower computes in.
         with torch.autocast(images.device.type, enabled=False):
-            loss: Tensor = self.loss(images.float(), texts, scale.float(), bias, keys=keys)
+            loss: Tensor = self.loss(
+                images.float(), texts, scale.float(), bias, keys=keys, soft_targets=soft
+            )
         return loss
 
 
@@ -117,8 +138,8 @@ class ContrastiveTask:
     Args:
         model: an adapted open_clip model on the accelerator's device.
         method: how it is adapted.
-        embedder: embeds captions and class prompts with the model's text tower; it may keep
-            embeddings unless the method trains that tower.
+        embedder: embeds captions and class prompts with the model's text tower, and with its tag
+            graph if it has one; it may keep embeddings unless the method trains that tower.
         train_records: samples to learn from.
         val_records: samples held out.
         transform: image -> ``[3, H, W]`` tensor.
@@ -130,16 +151,17 @@ class ContrastiveTask:
         flip: mirror training images at random.
         loss: what is minimised.
         positives: what samples have in common that are positives of each other.
+        options: what tags do.
+        tags: those of the samples to learn from and of those held out, where they do anything.
     """
 
-    monitor = "val_loss"
     larger_is_better = False
 
     def __init__(
         self,
         model: nn.Module,
         method: Method,
-        embedder: TextEmbedder,
+        embedder: TaggedTexts,
         train_records: Sequence[Record],
         val_records: Sequence[Record],
         transform: Any,
@@ -152,6 +174,8 @@ class ContrastiveTask:
         flip: bool,
         loss: Loss = "clip",
         positives: Positives = "none",
+        options: TagOptions | None = None,
+        tags: tuple[RecordTags, RecordTags] | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -170,25 +194,54 @@ class ContrastiveTask:
         self._loader: DataLoader[Any] | None = None
         self._held_out_texts: tuple[Tensor, Tensor | None] | None = None
         if method == "lora-text":
-            texts = embedder.tokenizer(captions)
+            texts = embedder.plain.tokenizer(captions)
         else:
             # One process embeds and keeps the texts, the others find them kept.
             with accelerator.main_process_first():
-                texts = embedder(captions)
+                texts = embedder.plain(captions)
                 self._held_out_texts = self._embed_held_out()
         self.keys = positive_keys(train_records, positives)
         self.val_keys = positive_keys(val_records, positives)
         self.loss = loss
+        self.targets: tuple[TagTargets, TagTargets] | None = None
+        if tags is not None and options is not None and options.semantic != "none":
+            devices = (accelerator.device, torch.device("cpu"))
+            train, val = (
+                TagTargets(t, options, device) for t, device in zip(tags, devices, strict=True)
+            )
+            self.targets = (train, val)
         self.module = ContrastiveModule(
-            model, texts, accelerator, flip=flip, loss=loss, keys=self.keys
+            model,
+            texts,
+            accelerator,
+            flip=flip,
+            loss=loss,
+            keys=self.keys,
+            targets=None if self.targets is None else self.targets[0],
+            graph=embedder.graph,
+            tags=None if tags is None else tags[0].numbers,
         )
+        # With soft labels the best epoch is that of all that is minimised.
+        self.monitor = "val_loss" if self.targets is None else "val_total_loss"
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss, recalls and, where the data has labels, zero-shot accuracy, held out."""
-        loss, held_out = self.judge()
+        """Return losses, recalls, zero-shot accuracy if there are labels, and spread, held out."""
+        losses, held_out = self.judge()
         floor = self.held_out_floor()
         floors = {} if floor is None else {"val_loss_floor": floor}
-        return {"val_loss": loss} | floors | held_out.scores()
+        return losses | floors | self.target_sharpness() | held_out.scores() | held_out.spread
+
+    def target_sharpness(self) -> dict[str, float]:
+        """Return what the held-out soft targets are like in batches of the training's size."""
+        if self.targets is None:
+            return {}
+        mass, entropy = self.targets[1].sharpness(self.contrasted(), self.val_keys)
+        return {"val_target_diagonal_mass": mass, "val_target_entropy": entropy}
+
+    def contrasted(self) -> int:
+        """Return how many samples the soft labels compare in training."""
+        local = self.targets is not None and self.targets[0].soft_labels.scope == "local"
+        return self.batch_size // (self.accelerator.num_processes if local else 1)
 
     def held_out_floor(self) -> float | None:
         """Return below which the held-out loss cannot fall, where there are several positives."""
@@ -196,10 +249,18 @@ class ContrastiveTask:
             return None
         return loss_floor(self.val_keys, self.batch_size)
 
-    def judge(self) -> tuple[float, HeldOut]:
-        """Return the loss over the held-out samples, and how well each of them is told apart."""
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Judge the model without what is trained inside the context."""
+        with as_base(self.model, self.method), self.embedder.disabled():
+            yield
+
+    def judge(self) -> tuple[dict[str, float], HeldOut]:
+        """Return losses over the held-out samples, and how well each of them is told apart."""
         images = self._encode_held_out()
-        texts, class_features = self._held_out_texts or self._embed_held_out()
+        plain, class_features = self._held_out_texts or self._embed_held_out()
+        if self.embedder.in_use:
+            class_features = _class_features(self.classes, self.embedder)
         captions = [record.caption for record in self.val_records]
         right = None
         if class_features is not None:
@@ -208,12 +269,17 @@ class ContrastiveTask:
             predicted = (images[rows] @ class_features.T).argmax(dim=1).cpu()
             right = torch.full((len(captions),), torch.nan, dtype=torch.float64)
             right[rows] = (predicted == torch.tensor(labels)).double()
+        texts = self.embedder.tagged(captions, plain)
+        beside = None if self.embedder.graph is None else Retrieval(images, plain, captions)
         retrieval = Retrieval(images, texts, captions)
-        return self._loss(images, texts), HeldOut(self.val_records, retrieval, right)
+        spread = spread_of_pairs(images, texts, captions)
+        held_out = HeldOut(self.val_records, retrieval, right, beside, spread)
+        return self._losses(images, texts), held_out
 
     def save_best(self) -> None:
         """Save what adapts the model as the best so far."""
         save_weights(self.model, self.method, self.out, self.base_model)
+        save_graph(self.embedder.graph, self.out)
 
     def files(self, batch: Any) -> list[str]:
         """Name the images of a training batch."""
@@ -221,8 +287,8 @@ class ContrastiveTask:
 
     def _embed_held_out(self) -> tuple[Tensor, Tensor | None]:
         """Embed the held-out captions, and the classes where there are any."""
-        texts = self.embedder([record.caption for record in self.val_records])
-        return texts, _class_features(self.classes, self.embedder)
+        texts = self.embedder.plain([record.caption for record in self.val_records])
+        return texts, _class_features(self.classes, self.embedder.plain)
 
     @torch.no_grad()
     def _encode_held_out(self) -> Tensor:
@@ -256,19 +322,36 @@ class ContrastiveTask:
         gathered: Tensor = accelerator.gather(torch.cat(parts))
         return gathered[:total].cpu()
 
-    def _loss(self, images: Tensor, texts: Tensor) -> float:
-        """Average the contrastive loss over held-out batches of the training's size."""
+    def _losses(self, images: Tensor, texts: Tensor) -> dict[str, float]:
+        """Average the losses over held-out batches of the training's size."""
         scale = self.model.logit_scale.exp().float().cpu()  # type: ignore[operator]
         bias = logit_bias(self.model).cpu() if self.loss == "siglip" else None
-        loss = ClipLoss() if self.loss == "clip" else SigLipLoss()
-        total = 0.0
+        targets = None if self.targets is None else self.targets[1]
+        soft_labels = None if targets is None else targets.soft_labels
+        made = ClipLoss if self.loss == "clip" else SigLipLoss
+        loss = made(soft_labels=soft_labels)
+        total = {"contrastive_loss": 0.0}
         for rows in torch.arange(len(images)).split(self.batch_size):
             keys = None if self.val_keys is None else self.val_keys[rows]
-            total += loss(images[rows], texts[rows], scale, bias, keys=keys).item() * len(rows)
-        return total / len(images)
+            found = loss(
+                images[rows],
+                texts[rows],
+                scale,
+                bias,
+                keys=keys,
+                soft_targets=None if targets is None else targets.of(rows),
+                output_dict=True,
+            )
+            for name, value in found.items():
+                total[name] = total.get(name, 0.0) + value.item() * len(rows) / len(images)
+        losses = {"val_loss": total["contrastive_loss"]}
+        if targets is not None:
+            losses["val_semantic_loss"] = total["soft_label_loss"]
+            losses["val_total_loss"] = sum(total.values())
+        return losses
 
 
-def _class_features(classes: Sequence[str], embedder: TextEmbedder) -> Tensor | None:
+def _class_features(classes: Sequence[str], embedder: TaggedTexts | TextEmbedder) -> Tensor | None:
     if not classes:
         return None
     texts = [prompt.format(name) for name in classes for prompt in PROMPTS]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from fastht.tasks.scores.intervals import Resampling, weighted_means
 from fastht.tasks.scores.retrieval import Retrieval
 
 RECALL_AT = (1, 5, 10)
+_Score = TypeVar("_Score")
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,24 @@ class HeldOut:
         retrieval: the ranks of their right answers; each sample's image is one of its own.
         right: ``[n]``, 1 where the nearest class is the sample's, else 0; NaN without label.
             ``None``: there are no classes to tell apart.
+        plain: the ranks where captions are embedded without their tags, if a tag graph changes
+            them; their scores are called ``plain_text_...``.
+        spread: whether embeddings still differ, by :func:`spread_of_pairs`.
     """
 
     records: Sequence[Record]
     retrieval: Retrieval
     right: Tensor | None
+    plain: Retrieval | None = None
+    spread: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self) -> dict[str, float]:
         """Return recalls of both directions, and the zero-shot accuracy if there are labels."""
         result = self.retrieval.recall(RECALL_AT)
         if self.right is not None:
             result["zero_shot_accuracy"] = self.right.nanmean().item()
+        if self.plain is not None:
+            result |= _as_plain(self.plain.recall(RECALL_AT))
         return result
 
     def resampled(self, weights: Tensor) -> dict[str, Tensor]:
@@ -43,6 +51,9 @@ class HeldOut:
         result = {name: found[name] for name in self.retrieval.recall(RECALL_AT)}
         if self.right is not None:
             result["zero_shot_accuracy"] = weighted_means(self.right, weights)
+        if self.plain is not None:
+            found = self.plain.resampled(weights, RECALL_AT)
+            result |= _as_plain({name: found[name] for name in self.plain.recall(RECALL_AT)})
         return result
 
     def rows(self) -> list[dict[str, Any]]:
@@ -60,6 +71,10 @@ class HeldOut:
                 row["zero_shot_accuracy"] = int(self.right[i]) if known else None
             rows.append(row)
         return rows
+
+
+def _as_plain(scores: dict[str, _Score]) -> dict[str, _Score]:
+    return {f"plain_text_{name}": score for name, score in scores.items()}
 
 
 def resample_records(records: Sequence[Record]) -> Resampling:

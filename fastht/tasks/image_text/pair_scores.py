@@ -23,18 +23,26 @@ class PairScores:
         records: the n pairs; an image with several captions is one image.
         images: ``[n, E]``, normalised.
         texts: ``[n, E]``, normalised.
+        plain: likewise by the text tower alone, where tags have changed the others; what retrieval
+            makes of them is called ``plain_text_...``.
 
     Attributes:
         retrieval: the ranks of the right answers.
         resampling: of the different images, by patient.
     """
 
-    def __init__(self, records: Sequence[Record], images: Tensor, texts: Tensor) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        images: Tensor,
+        texts: Tensor,
+        plain: Tensor | None = None,
+    ) -> None:
         captions = [record.caption for record in records]
         files = [(record.image, record.frame) for record in records]
-        self.retrieval = Retrieval(
-            images, texts, captions, files, [record.patient for record in records]
-        )
+        patients = [record.patient for record in records]
+        self.retrieval = Retrieval(images, texts, captions, files, patients)
+        self._plain = None if plain is None else Retrieval(images, plain, captions, files, patients)
         shown = [records[i] for i in self.retrieval.first.tolist()]
         self.resampling = Resampling([r.patient for r in shown], [r.image for r in shown])
         self._pairs = Pairs(images, texts, captions)
@@ -58,7 +66,11 @@ class PairScores:
         """Return scores ``[r]`` for weights of the images, ``[r, images]``."""
         found = self.retrieval.resampled(weights, RANKS)
         found |= {name: weighted_means(shares, weights) for name, shares in self._shares.items()}
-        return found | self._pairs.scores(weights[:, self.retrieval.image_of])
+        found |= self._pairs.scores(weights[:, self.retrieval.image_of])
+        if self._plain is not None:
+            plain = self._plain.resampled(weights, RANKS)
+            found |= {f"plain_text_{name}": values for name, values in plain.items()}
+        return found
 
 
 def pair_intervals(versions: Mapping[str, PairScores]) -> dict[str, Any]:

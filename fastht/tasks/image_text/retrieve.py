@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 import fastht
-from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
+from fastht.data import ImageTextDataset, Record, RecordSet
 from fastht.data.captions import Cleaning, clean_caption
+from fastht.tasks.image_text.judged_records import keep_unseen, load_judged
 from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
 from fastht.tasks.image_text.run import (
-    READING_OPTIONS,
     UNKNOWN_FILES,
     ClipRun,
     check_folder,
-    file_key,
     load_clip,
     results_folder,
 )
@@ -111,8 +110,10 @@ def retrieve(arguments: RetrieveArguments) -> int:
     query = None if arguments.query is None else clean_caption(arguments.query, cleaning)
     if query == "":
         raise ValueError(f"--query {arguments.query!r} has no letters; give the text to look for")
-    found = _load(data, clip.arguments if own and clip.arguments else vars(arguments), cleaning)
-    records = _keep(found, own and arguments.run is not None, clip)
+    found = load_judged(
+        data, clip.arguments if own and clip.arguments else vars(arguments), cleaning
+    )
+    records = keep_unseen(found, own and arguments.run is not None, clip)
     cut = clip.fit_captions([record.caption for record in found])
     found = replace(found, notes=(*found.notes, *cut.notes(clip.caption_part)))
     print(found.account())
@@ -131,24 +132,6 @@ def retrieve(arguments: RetrieveArguments) -> int:
     return 0
 
 
-def _load(data: str, options: Mapping[str, Any], cleaning: Cleaning) -> RecordSet:
-    given = {name: options[name] for name in READING_OPTIONS if options.get(name)}
-    return load_records(data, **given | {"cleaning": cleaning})
-
-
-def _keep(found: RecordSet, own: bool, clip: ClipRun) -> tuple[Record, ...]:
-    """Return what the run held out of its own data, or what it has not trained on of other data."""
-    if own:
-        kept = tuple(r for r in found if clip.sides.get(file_key(r.image)) == "val")
-        remedy = "were the images moved since? Then give them by --data"
-    else:
-        kept = tuple(r for r in found if not clip.trained_on(r.image))
-        remedy = "give others by --data"
-    if not kept:
-        raise DataError(f"{found.source}: no image is left that the run held out; {remedy}")
-    return kept
-
-
 def _measure(
     records: Sequence[Record],
     data: str,
@@ -164,8 +147,10 @@ def _measure(
     judged = {}
     for version in clip.versions():
         images = _encode(records, clip, arguments)
-        texts = clip.embedder(captions)
-        judged[version] = PairScores(records, images, texts)
+        plain = clip.embedder.plain(captions)
+        texts = clip.embedder.tagged(captions, plain)
+        beside = None if clip.embedder.graph is None else plain
+        judged[version] = PairScores(records, images, texts, beside)
     scores = {version: pairs.scores() for version, pairs in judged.items()}
     intervals = pair_intervals(judged)
     retrieval = judged["before"].retrieval

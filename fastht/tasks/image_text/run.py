@@ -25,6 +25,8 @@ from fastht.files import cache_dir, check_writable
 from fastht.lora import add_lora, disable_lora
 from fastht.patch import disable_adapter, patch
 from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, CutCaptions, find_cut
+from fastht.tasks.image_text.semantic import TagOptions
+from fastht.tasks.image_text.tagged_texts import TaggedTexts, build_graph, load_graph
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.images.supervised import load_trained, save_trained
 from fastht.tasks.models.build import build_clip, model_source
@@ -152,7 +154,8 @@ class ClipRun:
     Attributes:
         model: in evaluation mode.
         transform: PIL image -> ``[3, H, W]``.
-        embedder: embeds texts with the text tower as it is at the time.
+        embedder: embeds texts with the text tower as it is at the time, and with the tags that are
+            found in them if the run trained a tag graph.
         name: of the base, as ``"ViT-B-16/openai"``.
         method: what adapts it; ``None``: nothing.
         arguments: those of the run of ``fastht train`` that it is from; empty for others.
@@ -161,7 +164,7 @@ class ClipRun:
 
     model: nn.Module
     transform: Callable[[Image.Image], Tensor]
-    embedder: TextEmbedder
+    embedder: TaggedTexts
     name: str
     method: Method | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -172,7 +175,7 @@ class ClipRun:
         if self.method is None:
             yield "before"
             return
-        with as_base(self.model, self.method):
+        with as_base(self.model, self.method), self.embedder.disabled():
             yield "before"
         yield "after"
 
@@ -194,10 +197,11 @@ class ClipRun:
 
     def fit_captions(self, captions: Sequence[str]) -> CutCaptions:
         """Read captions as the run did from now on; return what is cut of these."""
-        held = self.embedder.tokenizer
+        embedder = self.embedder.plain
+        held = embedder.tokenizer
         plain = held.tokenizer if isinstance(held, CaptionFit) else held
-        self.embedder.tokenizer = CaptionFit(plain, self.caption_part, captions)
-        return find_cut(self.embedder.tokenizer, captions)
+        embedder.tokenizer = fitted = CaptionFit(plain, self.caption_part, captions)
+        return find_cut(fitted, captions)
 
     @torch.no_grad()
     def encode_images(self, data: Dataset[Any], batch_size: int, workers: int) -> Tensor:
@@ -273,7 +277,7 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
         adapt(clip, method, config=HTConfig(), lora_rank=arguments["lora_rank"], backend="auto")
         load_weights(clip, method, run)
     name, source = f"{arguments['model']}/{arguments['pretrained']}", arguments["model"]
-    return _finish(clip, transform, source, name, method, arguments, sides)
+    return _finish(clip, transform, source, name, method, arguments, sides, run)
 
 
 def results_folder(command: str, data: str, run: Path | None, model: str) -> Path:
@@ -313,11 +317,17 @@ def _finish(
     method: Method | None,
     arguments: Mapping[str, Any],
     sides: Mapping[str, str],
+    run: Path | None = None,
 ) -> ClipRun:
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     # A text tower that is adapted embeds anew what its base has embedded.
     cache = None if method == "lora-text" else cache_dir()
-    embedder = TextEmbedder(model, open_clip.get_tokenizer(model_source(source)), cache)
+    plain = TextEmbedder(model, open_clip.get_tokenizer(model_source(source)), cache)
+    graph = None
+    if run is not None and arguments.get("tagging"):
+        graph = build_graph(TagOptions(**arguments["tagging"]), model)
+        load_graph(graph, run)
+    embedder = TaggedTexts(plain, graph)
     return ClipRun(model, transform, embedder, name, method, arguments, sides)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -31,10 +32,21 @@ from fastht.tasks.image_text.run import (
     READING_OPTIONS,
     Method,
     adapt,
-    as_base,
     load_weights,
     weights_path,
 )
+from fastht.tasks.image_text.semantic import TagOptions
+from fastht.tasks.image_text.tag_account import (
+    describe_targets,
+    tagging_record,
+    target_sharpness_of,
+)
+from fastht.tasks.image_text.tagged_texts import (
+    TaggedTexts,
+    build_graph,
+    load_graph,
+)
+from fastht.tasks.image_text.tags import RecordTags, fields_of, tags_of
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
 from fastht.tasks.results.comparison import comparison_table
@@ -47,6 +59,7 @@ from fastht.tasks.results.tables import (
     RESULTS_NAME,
     write_table,
 )
+from fastht.tasks.scores.collapse import CollapseAlarm
 from fastht.tasks.training.seen import check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
@@ -56,6 +69,9 @@ from fastht.tasks.training.trainer import (
     TrainerConfig,
     make_accelerator,
 )
+from fastht.taxonomy import load_taxonomy
+
+Recipe = Literal["none", "ultrasound-clip", "ultrasound-clip-ablation"]
 
 CURVES_NAME = "curves.png"
 # Its token numbers tell tokenizers, and how many tokens they take, apart.
@@ -94,12 +110,15 @@ class TrainArguments:
         loss: symmetric InfoNCE, or the sigmoid loss, for models with a logit bias such as SigLIP's.
         positives: which samples of a batch are positives of each other: those of one caption, label
             or patient, or none.
+        tagging: what tags of findings do: semantic soft labels, and a tag graph.
         lora_rank: r of LoRA.
         backend: implementation of the HT adapter; see `fastht doctor`.
         adapter: what HT adapters are made of.
         trainer: how to train.
         out: folder of the run.
         resume: go on with the run in that folder.
+        recipe: train several times with the same seed and compare: ultrasound-clip (semantic soft
+            labels and a tag graph) with plain CLIP training, or its ablation, over three seeds.
     """
 
     data: str = "sample"
@@ -120,12 +139,14 @@ class TrainArguments:
     method: Method = "ht"
     loss: Loss = "clip"
     positives: Positives = "none"
+    tagging: TagOptions = field(default_factory=TagOptions)
     lora_rank: int = 16
     backend: str = "auto"
     adapter: HTConfig = field(default_factory=HTConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     out: Path = Path("runs/train")
     resume: bool = False
+    recipe: Recipe = "none"
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
@@ -164,13 +185,21 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     out = arguments.out
     _check_folder(out, arguments.resume)
 
+    tagging = arguments.tagging
+    taxonomy = load_taxonomy(tagging.taxonomy) if tagging.needed else None
     records = load_records(
-        arguments.data, **{name: getattr(arguments, name) for name in READING_OPTIONS}
+        arguments.data,
+        attribute_keys=() if taxonomy is None else fields_of(taxonomy),
+        **{name: getattr(arguments, name) for name in READING_OPTIONS},
     )
     train_records, val_records = split_records(
         records.records, val_fraction=arguments.val_fraction, seed=config.seed
     )
     sides = {"train": train_records, "val": val_records}
+    tags: tuple[RecordTags, RecordTags] | None = None
+    if taxonomy is not None:
+        train_tags = tags_of(train_records, taxonomy, tagging.tags)
+        tags = (train_tags, tags_of(val_records, taxonomy, tagging.tags))
     model, transform = build_model(arguments, accelerator)
     captions = [record.caption for record in records]
     tokenizer = CaptionFit(
@@ -187,10 +216,13 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         )
 
     base_model = f"{arguments.model}/{arguments.pretrained}"
+    graph = build_graph(tagging, model)
     task = ContrastiveTask(
         model,
         method,
-        TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir()),
+        TaggedTexts(
+            TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir()), graph
+        ),
         train_records,
         val_records,
         transform,
@@ -202,14 +234,28 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         flip=arguments.flip,
         loss=arguments.loss,
         positives=arguments.positives,
+        options=tagging,
+        tags=tags,
     )
     floor = task.held_out_floor()
     if task.keys is not None:
         _say(accelerator, describe_positives(task.keys, arguments.positives))
     if floor is not None:
         _say(accelerator, f"The held-out loss cannot fall below {floor:.4f}.")
-    signature = _signature(arguments, tokenizer)
-    trainer = Trainer(accelerator, config, task, out, signature, arguments.resume)
+    sharpness = {}
+    if tags is not None:
+        _say(accelerator, tags[0].describe())
+    if task.targets is not None:
+        sharpness = target_sharpness_of(task)
+        _say(accelerator, describe_targets(tagging, sharpness))
+    signature = _signature(arguments, tokenizer) | {
+        "tags": None if tags is None else [side.digest() for side in tags]
+    }
+    # Soft labels' loss is added to the training loss, whose value by guessing is then another.
+    plain_loss = arguments.loss == "clip" and task.targets is None
+    chance = math.log(config.batch_size) if plain_loss else None
+    alarm = CollapseAlarm(chance, len(val_records))
+    trainer = Trainer(accelerator, config, task, out, signature, arguments.resume, alarm.watch)
     if arguments.resume:
         check_data(out, record_entries(sides))
     if accelerator.is_main_process:
@@ -217,8 +263,8 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         plain = _plain(arguments) | {"fastht_version": fastht.__version__}
         write_json(out / ARGUMENTS_NAME, plain)
         keep_data(out, record_entries(sides))
-    with as_base(model, method):
-        loss_before, held_before = task.judge()
+    with task.as_base():
+        losses_before, held_before = task.judge()
     started = time.monotonic()
     progress = trainer.fit()
     seconds = time.monotonic() - started
@@ -228,16 +274,17 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         )
     accelerator.wait_for_everyone()
     load_weights(model, method, out)
-    loss_after, held_after = task.judge()
-    before = {"val_loss": loss_before} | held_before.scores()
-    after = {"val_loss": loss_after} | held_after.scores()
+    load_graph(graph, out)
+    losses_after, held_after = task.judge()
+    before = losses_before | held_before.scores()
+    after = losses_after | held_after.scores()
     intervals = held_out_intervals(held_before, held_after)
     results = {
         "task": "contrastive",
         "method": method,
         "percent": 100.0,
         "seed": config.seed,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trainable_parameters": sum(p.numel() for p in task.module.parameters() if p.requires_grad),
         "before": before,
         "after": after,
         "best_epoch": progress.best_epoch,
@@ -251,6 +298,8 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "loss": arguments.loss,
         "positives": arguments.positives,
         "held_out_loss_floor": floor,
+        "tagging": tagging_record(tagging, tags, sharpness),
+        "collapse": alarm.record(),
         "intervals": intervals,
         "gallery": held_after.retrieval.gallery(),
     }

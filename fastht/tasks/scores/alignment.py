@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -102,7 +103,11 @@ class Pairs:
         both = list(zip(self.captions.tolist(), self.within.tolist(), strict=True))
         self._twins = numbered(both)
         self.paired = (self.images * self.texts).sum(dim=1)
-        self.percentiles = self._percentiles()
+
+    def cosines(self) -> tuple[float, float]:
+        """Return the mean cosines of matched and of unmatched pairs, in O(n E)."""
+        once = torch.ones(1, len(self.paired), dtype=torch.float64)
+        return self.paired.mean().item(), self._unmatched(once).item()
 
     def scores(self, weights: Tensor) -> dict[str, Tensor]:
         """Return ``paired``, ``unmatched``, ``gap``, ``rank_percentile``, and so on.
@@ -164,8 +169,9 @@ class Pairs:
             counts += own.sum(dim=1) ** 2
         return sums, counts
 
-    def _percentiles(self) -> Tensor:
-        """Return the share of unmatched texts that each image is farther from than from its own."""
+    @cached_property
+    def percentiles(self) -> Tensor:
+        """The share of unmatched texts that each image is farther from than from its own."""
         result = []
         for rows in _blocks(len(self.images), len(self.images)):
             similar = self.images[rows] @ self.texts.T

@@ -9,6 +9,7 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -143,6 +144,8 @@ class Trainer:
         out: folder of the run, shared by all processes.
         signature: what a resumed run must have been started with, as plain JSON types.
         resume: go on from the folder's last state instead of starting.
+        watch: called with each epoch's row of the history, those before a resumption too; what it
+            returns is told at once.
 
     Raises:
         ResumeError: the folder holds a run already, or none that can be resumed.
@@ -157,12 +160,14 @@ class Trainer:
         out: Path,
         signature: dict[str, Any],
         resume: bool = False,
+        watch: Callable[[Mapping[str, float]], str | None] | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.config = config
         self.task = task
         self.out = out
         self.signature = signature
+        self.watch = watch
         self.progress = Progress()
         self.sampler = GlobalBatchSampler(
             len(task.train_data),  # type: ignore[arg-type]
@@ -301,6 +306,8 @@ class Trainer:
             writer.flush()
             tqdm.write(_line(row, config.epochs, self.task.monitor, better))
             write_atomically(self.out / HISTORY_NAME, _table(progress.history))
+        if self.watch is not None and (warning := self.watch(row)) and writer is not None:
+            tqdm.write(warning)
         self._save()
 
     def _is_better(self, value: float) -> bool:
@@ -365,6 +372,9 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        if self.watch is not None:
+            for row in self.progress.history:
+                self.watch(row)  # told already
         set_rng_state(state["rng"][self.accelerator.process_index])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fastht.data import DataError
 from fastht.data.tables import read_text
-from fastht.tasks.image_text.text_embeddings import TextEmbedder
 
 SHIPPED = ("breast", "liver", "lung", "lymph_node", "thyroid", "sample")
 _FORM = "it needs `classes:` with the labels, each with a list of prompts"
@@ -60,7 +59,7 @@ def load_prompts(source: str, labels: Sequence[str]) -> Prompts:
     return {label: found[_key(label)] for label in labels}
 
 
-def class_embeddings(embedder: TextEmbedder, prompts: Prompts) -> Tensor:
+def class_embeddings(embedder: Callable[[Sequence[str]], Tensor], prompts: Prompts) -> Tensor:
     """Return an embedding of each class, ``[classes, E]``, float32, on the CPU.
 
     It is the mean of its prompts' normalised embeddings and not normalised again, so that an

@@ -1,0 +1,281 @@
+"""``fastht align``: how near images and their captions lie, before and after fine-tuning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import fastht
+from fastht.data import DataError, ImageTextDataset, Record
+from fastht.data.captions import Cleaning
+from fastht.tasks.image_text.judged_records import keep_unseen, load_judged
+from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
+from fastht.tasks.image_text.run import (
+    UNKNOWN_FILES,
+    check_folder,
+    load_clip,
+    results_folder,
+)
+from fastht.tasks.results.alignment_pictures import draw_alignment
+from fastht.tasks.results.comparison import comparison_table, write_comparison
+from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
+from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.shown import Shown, count_patients
+from fastht.tasks.scores.grouping import numbered
+
+ALIGNMENT_NAME = "alignment.png"
+_GROUPS = ("source", "organ")  # columns that are looked for where none is named
+_SCORES = (
+    "paired",
+    "unmatched",
+    "gap",
+    "rank_percentile",
+    "image_to_text_recall@1",
+    "image_to_text_recall@5",
+    "image_to_text_recall@10",
+    "image_to_text_median_rank",
+    "text_to_image_recall@1",
+    "text_to_image_recall@5",
+    "text_to_image_recall@10",
+    "text_to_image_median_rank",
+    "modality_gap",
+    "alignment",
+    "image_uniformity",
+    "text_uniformity",
+    "image_effective_rank",
+    "text_effective_rank",
+)
+_OF_GROUPS = 4  # of these scores are printed for each group; all are in results.json
+_PRINTED_GROUPS = 12
+
+
+@dataclass(frozen=True)
+class AlignArguments:
+    """Measure how near images and their captions lie, with a base and with what a run made of it.
+
+    All pairs are judged together, and those within each source and each organ by themselves, as
+    telling organs apart is easy. Images that the run trained on are left out.
+
+    Attributes:
+        data: "run" (what the run held out, or the sample if there is no run), "sample", a CSV or
+            TSV table, webdataset shards, or a folder, JSON or Parquet file of a set with captions.
+        within: columns of the table whose values are judged by themselves; default: those of
+            source and organ that it has. "label" is the column of the classes.
+        image_key: column of the image files; default: filepath, or filename.
+        caption_key: column of the captions; default: title, or Caption.
+        label_key: column of the classes; default: label.
+        patient_key: column of the patients; default: patient, or a name that means the same.
+        split_key: column of the sides; default: split, if there.
+        frame_key: column of the frames of multi-frame files; default: frame.
+        separator: column separator of the table; default: found out.
+        image_dirs: folders in which relative image paths are looked up, before the table's own.
+        cleaning: what captions keep; default: as the run did, else letters.
+        run: folder of a run of fastht train, which names the model.
+        model: without a run: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or
+            "fastht-tiny".
+        pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
+            ones.
+        adapter: without a run: folder of a saved HT adapter; default: the base alone.
+        copies: images that are copies of those that the run trained on: warn or leave-out.
+        batch_size: images at a time.
+        workers: processes that load images.
+        out: folder of the results; default: align-DATA in the folder of the run, else
+            runs/align-DATA-MODEL.
+    """
+
+    data: str = "run"
+    within: tuple[str, ...] = ()
+    image_key: str | None = None
+    caption_key: str | None = None
+    label_key: str | None = None
+    patient_key: str | None = None
+    split_key: str | None = None
+    frame_key: str | None = None
+    separator: str | None = None
+    image_dirs: tuple[Path, ...] = ()
+    cleaning: Cleaning | None = None
+    run: Path | None = None
+    model: str = "ViT-B-16"
+    pretrained: str = "openai"
+    adapter: Path | None = None
+    copies: Copies = "warn"
+    batch_size: int = 32
+    workers: int = 2
+    out: Path | None = None
+
+
+def align(arguments: AlignArguments) -> int:
+    """Measure, print and leave the results with a picture; return the exit status.
+
+    Raises:
+        DataError: the data cannot be used, lacks a column of ``within``, or no image is left.
+        ResumeError: the run's weights cannot be read.
+        ValueError: the run or the model cannot be had.
+    """
+    started = time.monotonic()
+    check_folder(arguments.out)
+    clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
+    own = arguments.data == "run"
+    data = str(clip.arguments.get("data", "sample")) if own else arguments.data
+    out = arguments.out or results_folder("align", data, arguments.run, arguments.model)
+    check_folder(out)
+    options = clip.arguments if own and clip.arguments else vars(arguments)
+    columns = arguments.within or _GROUPS
+    found = load_judged(data, options, arguments.cleaning or clip.cleaning, columns)
+    records = keep_unseen(found, own and arguments.run is not None, clip)
+    cut = clip.fit_captions([record.caption for record in found])
+    found = replace(found, notes=(*found.notes, *cut.notes(clip.caption_part)))
+    print(found.account())
+    left_out = len(found) - len(records)
+    if arguments.run is not None:
+        print(f"{left_out} of them left out, as {arguments.run} trained on them.")
+    records, known = judge_copies(arguments.run, records, arguments.copies)
+    if arguments.run and known is None and not clip.knows(record.image for record in found):
+        print(UNKNOWN_FILES.format(run=arguments.run))
+    if data == "sample":
+        print("These images are SIMULATED: they show that things work, nothing clinical.")
+    groups = _groups(records, arguments.within, found.source)
+
+    embedded: dict[str, tuple[Tensor, Tensor]] = {}
+    captions = [record.caption for record in records]
+    pictures = ImageTextDataset(records, clip.transform)
+    for version in clip.versions():
+        images = clip.encode_images(pictures, arguments.batch_size, arguments.workers)
+        embedded[version] = images, clip.embedder(captions)
+    whole = _judge(records, embedded)
+    parts = {
+        column: {value: _judge_rows(records, embedded, rows) for value, rows in members.items()}
+        for column, members in groups.items()
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_comparison(
+        out,
+        {
+            "task": "align",
+            "data": data,
+            **clip.describe(),
+            "test_images": len({(r.image, r.frame) for r in records}),
+            "captions": len(set(captions)),
+            "left_out": left_out,
+            KNOWN_NAME: known,
+            **whole,
+            "within": parts,
+            "provenance": provenance(
+                {"scored": records},
+                found.dropped | {"the run trained on": left_out},
+                device=next(clip.model.parameters()).device,
+                seconds=time.monotonic() - started,
+                notes=found.notes,
+            ),
+            "fastht_version": fastht.__version__,
+        },
+    )
+    path = out / ALIGNMENT_NAME
+    files = {(record.image, record.frame) for record in records}
+    patients = count_patients(record.patient for record in records)
+    draw_alignment(
+        path,
+        embedded,
+        numbered(captions),
+        f"{clip.name}: images and their captions",
+        Shown(len(files), patients, clip.name, data),
+    )
+    print(comparison_table("all pairs", _columns(whole, embedded), whole["intervals"]))
+    for column, values in parts.items():
+        print(f"\n{_by_group(column, values, embedded)}")
+    print(f"\nresults and picture: {out}")
+    return 0
+
+
+def _groups(
+    records: Sequence[Record], within: Sequence[str], source: str
+) -> dict[str, dict[str, list[int]]]:
+    """Return the rows of each value of each column; values without an unmatched pair are left out.
+
+    Raises:
+        DataError: no record has a column that was asked for, or each has another value of it.
+    """
+    result = {}
+    for column in within or _GROUPS:
+        members: dict[str, list[int]] = {}
+        for row, record in enumerate(records):
+            if value := _value(record, column):
+                members.setdefault(value, []).append(row)
+        if not members and within:
+            raise DataError(f"{source}: no column {column}, or it is empty; correct --within")
+        members = {
+            value: rows
+            for value, rows in sorted(members.items())
+            if len({records[row].caption for row in rows}) > 1
+        }
+        if within and not members:
+            raise DataError(
+                f"{source}: no two pairs have the same {column}; name a column of groups by "
+                "--within"
+            )
+        if members:
+            result[column] = members
+    return result
+
+
+def _value(record: Record, column: str) -> str:
+    if column in record.attributes:
+        return record.attributes[column].strip()
+    return str(record.label or "") if column == "label" else ""
+
+
+def _judge(
+    records: Sequence[Record], embedded: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, Any]:
+    """Return ``before``, ``after`` and ``intervals`` of pairs, for a ``results.json``."""
+    judged = {version: PairScores(records, *both) for version, both in embedded.items()}
+    scores = {version: _only(pairs.scores()) for version, pairs in judged.items()}
+    intervals = pair_intervals(judged)
+    for name in ("before", "after", "difference"):
+        if name in intervals:
+            intervals[name] = _only(intervals[name])
+    # Where nothing adapts the model, it is the same before and after.
+    after = scores.get("after", scores["before"])
+    return {"before": scores["before"], "after": after, "intervals": intervals}
+
+
+def _judge_rows(
+    records: Sequence[Record],
+    embedded: Mapping[str, tuple[Tensor, Tensor]],
+    rows: Sequence[int],
+) -> dict[str, Any]:
+    part = {name: (images[rows], texts[rows]) for name, (images, texts) in embedded.items()}
+    return {"pairs": len(rows)} | _judge([records[row] for row in rows], part)
+
+
+def _only(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: scores[name] for name in _SCORES if name in scores}
+
+
+def _columns(judged: Mapping[str, Any], versions: Mapping[str, Any]) -> dict[str, Any]:
+    return {version: judged[version] for version in versions}
+
+
+def _by_group(
+    column: str, values: Mapping[str, Mapping[str, Any]], versions: Mapping[str, Any]
+) -> str:
+    """Return a table for each value of a column, the largest ones where there are many."""
+    largest = sorted(values, key=lambda value: -values[value]["pairs"])[:_PRINTED_GROUPS]
+    tables = []
+    for value in largest:
+        found = values[value]
+        few = {
+            version: {name: found[version][name] for name in _SCORES[:_OF_GROUPS]}
+            for version in versions
+        }
+        heading = f"within {column} {value} ({found['pairs']:,} pairs)"
+        intervals = {name: ends for name, ends in found["intervals"].items() if name != "note"}
+        tables.append(comparison_table(heading, few, intervals))
+    if len(largest) < len(values):
+        tables.append(f"{len(values) - len(largest)} smaller ones are in results.json.")
+    return "\n\n".join(tables)

@@ -1,0 +1,78 @@
+"""`fastht align`: cosines of pairs before and after a run, over all and within groups."""
+
+import json
+
+import pytest
+from clip_runs import train_pairs
+
+from fastht.data import DataError
+from fastht.tasks.image_text.align import AlignArguments, align
+
+
+@pytest.fixture(scope="module")
+def run(pairs, tiny_model, tmp_path_factory):
+    """A run on pairs of two organs, every second one."""
+    folder = tmp_path_factory.mktemp("runs")
+    lines = pairs.read_text().splitlines()
+    table = pairs.with_name("organs.csv")
+    rows = [f"{lines[0]},organ"]
+    rows += [f"{line},{('breast', 'liver')[i % 2]}" for i, line in enumerate(lines[1:])]
+    table.write_text("\n".join(rows))
+    train_pairs(table, tiny_model, folder / "ht")
+    return folder / "ht"
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_pairs_are_judged_over_all_and_within_organs(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert align(AlignArguments(run=run, workers=0, out=out)) == 0
+    results = results_of(out)
+    assert (results["task"], results["test_images"]) == ("align", 10)
+    before, after = results["before"], results["after"]
+    assert after["gap"] > before["gap"] + 0.05  # it has learned
+    assert after["gap"] == pytest.approx(after["paired"] - after["unmatched"])
+    low, high = results["intervals"]["after"]["gap"]
+    assert low < after["gap"] < high
+    organs = results["within"]["organ"]
+    assert sorted(organs) == ["breast", "liver"]
+    assert sum(found["pairs"] for found in organs.values()) == 10
+    # Within an organ the unmatched texts are those of its own.
+    of_organs = {found["after"]["unmatched"] for found in organs.values()}
+    assert len(of_organs | {after["unmatched"]}) == 3
+    weighted = sum(f["pairs"] * f["after"]["paired"] for f in organs.values()) / 10
+    assert weighted == pytest.approx(after["paired"])
+    printed = capsys.readouterr().out
+    assert "within organ breast" in printed
+    assert (out / "alignment.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_it_says_of_the_trained_model_is_what_the_run_found(run, tmp_path):
+    align(AlignArguments(run=run, workers=0, out=tmp_path / "out"))
+    after, trained = results_of(tmp_path / "out")["after"], results_of(run)
+    for name in ("image_to_text_recall@1", "text_to_image_recall@5"):
+        assert after[name] == trained["after"][name]
+    assert trained["collapse"] is None
+
+
+def test_the_label_makes_groups_and_a_base_alone_has_no_after(pairs, tiny_model, tmp_path, capsys):
+    options = {"model": tiny_model, "pretrained": "none", "workers": 0, "out": tmp_path / "out"}
+    align(AlignArguments(data=str(pairs), within=("label",), **options))
+    results = results_of(tmp_path / "out")
+    assert results["before"] == results["after"]
+    labels = results["within"]["label"]
+    assert [found["pairs"] for found in labels.values()] == [20, 20]
+    assert "after" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [("side", "no column side, or it is empty"), ("filepath", "no two pairs have the same")],
+)
+def test_a_column_that_makes_no_groups_is_refused(column, message, pairs, tiny_model, tmp_path):
+    options = {"model": tiny_model, "pretrained": "none", "workers": 0, "out": tmp_path / "out"}
+    with pytest.raises(DataError, match=message):
+        align(AlignArguments(data=str(pairs), within=(column,), **options))
+    assert not (tmp_path / "out").exists()
