@@ -100,7 +100,8 @@ class TrainArguments:
         val_fraction: share of the patients that is held out, on average, where the data does not
             say which by a column split.
         flip: mirror each training image left to right with probability 1/2; the paper does not.
-        model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or "fastht-tiny".
+        model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, "biomedclip", or
+            "fastht-tiny".
         pretrained: open_clip's tag or the file of its weights; "none" starts from random ones.
             Models of hf-hub: and local-dir: bring their own.
         method: what trains: HT adapters in the vision tower, LoRA there, or LoRA in the text tower
@@ -214,13 +215,12 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         )
 
     base_model = f"{arguments.model}/{arguments.pretrained}"
-    graph = build_graph(tagging, model)
+    embedder = TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir())
+    graph = build_graph(tagging, embedder, arguments.pretrained)
     task = ContrastiveTask(
         model,
         method,
-        TaggedTexts(
-            TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir()), graph
-        ),
+        TaggedTexts(embedder, graph),
         train_records,
         val_records,
         transform,
