@@ -199,6 +199,12 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     if taxonomy is not None:
         train_tags = tags_of(train_records, taxonomy, tagging.tags)
         tags = (train_tags, tags_of(val_records, taxonomy, tagging.tags))
+        if train_tags.without == len(train_records):
+            raise DataError(
+                f"{records.source}: no training sample has a tag of {taxonomy.label}, in "
+                f"{tagging.tags}; fill the columns, choose --tags captions or columns, or give "
+                "another --taxonomy"
+            )
     model, transform = build_model(arguments, accelerator)
     captions = [record.caption for record in records]
     tokenizer = CaptionFit(

@@ -196,6 +196,11 @@ def test_a_table_without_tags_has_one_error_and_captions_are_a_remedy(pairs, tin
     with pytest.raises(DataError, match="write them by `fastht taxonomy tag TABLE"):
         train(run)
     assert not (tmp_path / "columns").exists()
+    empty = pairs.with_name("empty.csv")
+    first, *rows = pairs.read_text().splitlines()
+    empty.write_text("\n".join([f"{first},Shape", *(f"{row}," for row in rows)]) + "\n")
+    with pytest.raises(DataError, match="no training sample has a tag of us365k@1, in columns"):
+        train(dataclasses.replace(run, data=str(empty)))
     tagging = dataclasses.replace(run.tagging, tags="captions")
     results = train(dataclasses.replace(run, tagging=tagging, out=tmp_path / "captions"))
     assert results["tagging"]["semantic_missing"] == "zero"
