@@ -1,6 +1,6 @@
 """What ultrasound findings are called: a taxonomy and the tags that a text has in it.
 
-Its modules need PyYAML and no torch.
+Its modules need PyYAML, and no torch but for ``graph``, which is imported by its own name.
 """
 
 from fastht.taxonomy.load import load_taxonomy, shipped

@@ -53,6 +53,9 @@ def defined(scores):
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
     options = ["--epochs", "3", "--lr", "3e-3", "--dropout", "0"]
+    # With what tags do too: it stands beside the contrastive loss and leaves that in the sum.
+    options += ["--semantic", "fastht", "--tag-graph", "tokens", "--tag-dropout", "0"]
+    options += ["--tags", "captions"]
     assert main(command(pairs, tiny_model, tmp_path / "one", *options)) == 0
     printed = run_by_two(*command(pairs, tiny_model, tmp_path / "two", *options))
     assert printed.count("samples to train on") == 1
@@ -60,7 +63,7 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
     assert len(one) == len(two) == 3
     assert one[-1]["train_loss"] < one[0]["train_loss"] - 0.01
     for a, b in zip(one, two, strict=True):
-        for name in ("train_loss", "val_loss"):
+        for name in ("train_loss", "val_loss", "val_semantic_loss"):
             assert a[name] == pytest.approx(b[name], rel=2e-5), name
         assert a["zero_shot_accuracy"] == b["zero_shot_accuracy"]
 

@@ -80,9 +80,9 @@ def run_recipe(arguments: TrainArguments) -> dict[str, Any]:
     if out.exists() and any(out.iterdir()) and not arguments.resume:
         raise ResumeError(f"{out} holds something already: add --resume, or give another --out")
     make_directory(out)
-    scores: dict[str, dict[str, Any]] = {}
-    for name, tagging in variants.items():
-        for seed in seeds:
+    scores: dict[str, dict[str, Any]] = {name: {} for name in variants}
+    for seed in seeds:
+        for name, tagging in variants.items():
             folder = out / name.replace(" ", "-") / f"seed-{seed}"
             print(f"\n== {name}, seed {seed} ==")
             one = replace(
@@ -93,18 +93,20 @@ def run_recipe(arguments: TrainArguments) -> dict[str, Any]:
                 out=folder,
                 resume=(folder / STATE_NAME).exists(),
             )
-            scores.setdefault(name, {})[str(seed)] = _train_and_judge(one, count == 1)
-    found = {
-        "recipe": arguments.recipe,
-        "data": arguments.data,
-        "seeds": seeds,
-        "epochs": arguments.trainer.epochs,
-        "scores": scores,
-        "fastht_version": fastht.__version__,
-    }
-    table = recipe_table(scores)
-    write_json(out / "recipe.json", found)
-    write_atomically(out / TABLE_NAME, table.encode())
+            scores[name][str(seed)] = _train_and_judge(one, count == 1)
+        # After each seed, so that a comparison that is cut short is one of fewer seeds.
+        found = {
+            "recipe": arguments.recipe,
+            "data": arguments.data,
+            "model": arguments.model,
+            "seeds": seeds[: seeds.index(seed) + 1],
+            "epochs": arguments.trainer.epochs,
+            "scores": scores,
+            "fastht_version": fastht.__version__,
+        }
+        table = recipe_table(scores)
+        write_json(out / "recipe.json", found)
+        write_atomically(out / TABLE_NAME, table.encode())
     print(f"\n{table}\ntable and runs: {out}")
     if arguments.data == "sample":
         print("These images are SIMULATED: they show that things work, nothing clinical.")

@@ -325,7 +325,7 @@ def _finish(
     plain = TextEmbedder(model, open_clip.get_tokenizer(model_source(source)), cache)
     graph = None
     if run is not None and arguments.get("tagging"):
-        graph = build_graph(TagOptions(**arguments["tagging"]), model)
+        graph = build_graph(TagOptions(**arguments["tagging"]), plain)
         load_graph(graph, run)
     embedder = TaggedTexts(plain, graph)
     return ClipRun(model, transform, embedder, name, method, arguments, sides)

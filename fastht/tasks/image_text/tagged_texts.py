@@ -13,6 +13,7 @@ from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.tags import found_tags
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.images.supervised import load_trained, save_trained
+from fastht.tasks.models.released import released_state
 from fastht.taxonomy import load_taxonomy
 from fastht.taxonomy.graph import TagGraph
 
@@ -20,34 +21,34 @@ GRAPH_NAME = "tag_graph.safetensors"
 _BLOCK = 1024  # texts at a time
 
 
-def build_graph(options: TagOptions, model: nn.Module) -> TagGraph | None:
+def build_graph(
+    options: TagOptions, embedder: TextEmbedder, pretrained: str = ""
+) -> TagGraph | None:
     """Return the tag graph that is asked for, on the model's device, or ``None``.
 
     Args:
         options: that ask.
-        model: whose text embeddings it changes.
+        embedder: whose embeddings it changes.
+        pretrained: the model's weights; of a checkpoint of Ultrasound-CLIP the published graph
+            takes up the graph network.
+
+    Raises:
+        ValueError: such a checkpoint does not fit.
     """
     if options.tag_graph == "none":
         return None
     taxonomy = load_taxonomy(options.taxonomy)
-    width = embedding_width(model)
+    width = embedder(["ultrasound"]).shape[1]
     with torch.random.fork_rng(devices=[]):
         # Drawn from a seed of its own, so that processes have the same one.
         torch.manual_seed(0)
         graph = TagGraph(taxonomy, width, mode=options.tag_graph, tag_dropout=options.tag_dropout)
-    return graph.to(next(model.parameters()).device)
-
-
-@torch.no_grad()
-def embedding_width(model: nn.Module) -> int:
-    """Return E of an open_clip model's embeddings."""
-    device = next(model.parameters()).device
-    tokens = torch.zeros((1, int(model.context_length)), dtype=torch.int64)  # type: ignore[arg-type]
-    training = model.training
-    model.eval()
-    width = model.encode_text(tokens.to(device)).shape[1]  # type: ignore[operator]
-    model.train(training)
-    return int(width)
+    if graph.mode == "published" and Path(pretrained).is_file():
+        state = released_state(Path(pretrained))
+        if state is not None:
+            left = graph.load_published(state)
+            print(f"graph network of {pretrained} loaded; left over: {', '.join(left) or 'none'}")
+    return graph.to(next(embedder.model.parameters()).device)
 
 
 class TaggedTexts:

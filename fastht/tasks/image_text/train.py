@@ -102,7 +102,8 @@ class TrainArguments:
         val_fraction: share of the patients that is held out, on average, where the data does not
             say which by a column split.
         flip: mirror each training image left to right with probability 1/2; the paper does not.
-        model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or "fastht-tiny".
+        model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, "biomedclip", or
+            "fastht-tiny".
         pretrained: open_clip's tag or the file of its weights; "none" starts from random ones.
             Models of hf-hub: and local-dir: bring their own.
         method: what trains: HT adapters in the vision tower, LoRA there, or LoRA in the text tower
@@ -200,6 +201,12 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     if taxonomy is not None:
         train_tags = tags_of(train_records, taxonomy, tagging.tags)
         tags = (train_tags, tags_of(val_records, taxonomy, tagging.tags))
+        if train_tags.without == len(train_records):
+            raise DataError(
+                f"{records.source}: no training sample has a tag of {taxonomy.label}, in "
+                f"{tagging.tags}; fill the columns, choose --tags captions or columns, or give "
+                "another --taxonomy"
+            )
     model, transform = build_model(arguments, accelerator)
     captions = [record.caption for record in records]
     tokenizer = CaptionFit(
@@ -216,13 +223,12 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         )
 
     base_model = f"{arguments.model}/{arguments.pretrained}"
-    graph = build_graph(tagging, model)
+    embedder = TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir())
+    graph = build_graph(tagging, embedder, arguments.pretrained)
     task = ContrastiveTask(
         model,
         method,
-        TaggedTexts(
-            TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir()), graph
-        ),
+        TaggedTexts(embedder, graph),
         train_records,
         val_records,
         transform,

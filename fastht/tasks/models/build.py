@@ -18,10 +18,12 @@ from torch import nn
 from torchvision.transforms import Compose, ToTensor
 
 from fastht.backbones import find_backbone
+from fastht.tasks.models.released import load_released, released_state
 
 # A CLIP of a few million parameters; its architecture comes with fastht, its weights are random.
 TINY_MODEL = "fastht-tiny"
 TIMM = "timm:"
+_HUB = {"biomedclip": "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"}
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,10 @@ def build_clip(name: str, pretrained: str, image_size: int | None = None) -> tup
     """Return a model of open_clip in float32 on the CPU, and its image transform.
 
     Args:
-        name: open_clip's name, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, or ``TINY_MODEL``.
-        pretrained: open_clip's tag or the file of the weights; ``"none"`` draws random ones, the
-            same each time.
+        name: open_clip's name, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, ``biomedclip``, or
+            ``TINY_MODEL``.
+        pretrained: open_clip's tag or the file of the weights, which may be Ultrasound-CLIP's
+            checkpoint; ``"none"`` draws random ones, the same each time.
         image_size: side of the images in pixels; ``None`` takes the model's own.
 
     Raises:
@@ -109,8 +112,9 @@ def build_clip(name: str, pretrained: str, image_size: int | None = None) -> tup
             f"{TINY_MODEL!r} is fastht's own for trying things out, and hf-hub:ORG/REPO or "
             "local-dir:FOLDER take others"
         )
+    released = released_state(Path(pretrained)) if Path(pretrained).is_file() else None
     try:
-        if pretrained == "none":
+        if pretrained == "none" or released is not None:
             # The base is drawn from a seed of its own: it does not change with the run's.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -124,6 +128,8 @@ def build_clip(name: str, pretrained: str, image_size: int | None = None) -> tup
             model, transform = open_clip.create_model_from_pretrained(
                 source, pretrained, force_image_size=image_size
             )
+        if released is not None:
+            print(load_released(model, released, Path(pretrained)), flush=True)
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(
             f"cannot build {source} with pretrained={pretrained!r}: {error}\n"
@@ -154,7 +160,7 @@ def _light(transform: Any) -> Any:
 def model_source(name: str) -> str:
     """Return what open_clip calls a model: itself, but for fastht's own tiny one."""
     if name != TINY_MODEL:
-        return name
+        return _HUB.get(name, name)
     return f"local-dir:{importlib.resources.files('fastht.data') / 'tiny_clip'}"
 
 

@@ -1,0 +1,116 @@
+"""``fastht attributes`` and the recipe on runs of a second, as a user runs them."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from fastht.cli import main
+from fastht.data import DataError
+from fastht.tasks.image_text.attributes import AttributesArguments, attributes
+from fastht.tasks.image_text.recipe import recipe_table, run_recipe, variants_of
+from fastht.tasks.image_text.retrieve import RetrieveArguments, retrieve
+from fastht.tasks.image_text.semantic import TagOptions
+from fastht.tasks.image_text.train import TrainArguments, train
+from fastht.tasks.training.state import ResumeError
+from fastht.tasks.training.trainer import TrainerConfig
+
+
+@pytest.fixture
+def arguments(pairs, tiny_model, tmp_path):
+    return TrainArguments(
+        data=str(pairs), model=tiny_model, pretrained="none", val_fraction=0.25,
+        out=tmp_path / "run", tagging=TagOptions(tags="captions", tag_graph="tokens"),
+        trainer=TrainerConfig(epochs=3, batch_size=10, lr=1e-2, patience=0, workers=0),
+    )  # fmt: skip
+
+
+def test_attributes_and_retrieval_of_a_run_with_and_without_its_tag_graph(arguments, capsys):
+    trained = train(arguments)
+    run = arguments.out
+    options = {"run": run, "workers": 0}
+    assert attributes(AttributesArguments(tags="captions", **options)) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((next(run.glob("attributes-*")) / "results.json").read_text())
+    before, after = results["before"], results["after"]
+    # Dark or bright: what a probe tells from the features, before and after.
+    assert after["probe_Echogenicity_accuracy"] > 0.9
+    assert {"Diagnosis_recall", "plain_text_mean_recall", "probe_mean_accuracy"} <= after.keys()
+    # The base has no tag graph: both texts are one.
+    assert before["mean_accuracy"] == before["plain_text_mean_accuracy"]
+    assert after.keys() == results["intervals"]["difference"].keys()
+    assert results["test_images"] == trained["held_out_samples"]
+    assert results["probe_images"] == trained["train_samples"]
+    assert "ties count against the right answer" in printed
+    assert "mean accuracy" in printed
+    rows = list(csv.DictReader((next(run.glob("attributes-*")) / "predictions.csv").open()))
+    assert len(rows) == results["test_images"]
+    right = sum(r["Echogenicity after"] == r["Echogenicity"] for r in rows) / len(rows)
+    assert right == pytest.approx(after["Echogenicity_accuracy"])
+
+    assert retrieve(RetrieveArguments(**options)) == 0
+    found = json.loads((next(run.glob("retrieve-*")) / "results.json").read_text())
+    # The graph is loaded as it was trained: the same ranks by the same captions.
+    for name in ("image_to_text_recall@1", "plain_text_image_to_text_recall@5"):
+        assert found["after"][name] == pytest.approx(trained["after"][name])
+    base = found["before"]
+    assert base["image_to_text_mean_rank"] == base["plain_text_image_to_text_mean_rank"]
+    mean = "image_to_text_mean_rank"
+    assert found["after"][mean] != found["after"][f"plain_text_{mean}"]
+    assert "plain text image to text recall@5" in capsys.readouterr().out
+
+
+def test_data_without_tags_is_one_error(pairs, tiny_model, tmp_path, capsys):
+    options = ["--data", str(pairs), "--model", tiny_model, "--pretrained", "none"]
+    assert main(["attributes", *options, "--out", str(tmp_path / "a")]) == 1
+    assert "--tags captions" in capsys.readouterr().err
+    named = AttributesArguments(
+        data=str(pairs), model=tiny_model, pretrained="none", tags="captions", workers=0,
+        out=tmp_path / "b",
+    )  # fmt: skip
+    assert attributes(named) == 0
+    assert "No linear probes" in capsys.readouterr().out
+    table = tmp_path / "untagged.csv"
+    table.write_text(f"filepath,title\n{pairs.parent / '00.png'},a picture of something\n")
+    with pytest.raises(DataError, match="no image to score has a tag"):
+        attributes(dataclasses.replace(named, data=str(table)))
+
+
+def test_the_recipe_trains_plain_clip_beside_itself_and_goes_on(arguments, capsys):
+    recipe = dataclasses.replace(
+        arguments, recipe="ultrasound-clip", tagging=TagOptions(tags="captions")
+    )
+    recipe = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, epochs=1))
+    found = run_recipe(recipe)
+    assert list(found["scores"]) == ["plain", "ultrasound-clip"]
+    plain, ours = (found["scores"][name]["0"] for name in found["scores"])
+    assert plain["before"]["val_loss"] == ours["before"]["val_loss"]
+    assert "val_semantic_loss" in ours["after"]
+    assert "val_semantic_loss" not in plain["after"]
+    table = (recipe.out / "recipe.md").read_text()
+    assert table in capsys.readouterr().out
+    cell = f"{100 * ours['after']['mean_recall']:.1f}"
+    row = next(line for line in table.splitlines() if line.startswith("| mean recall"))
+    assert row.split(" | ")[3].strip(" |") == cell
+    with pytest.raises(ResumeError, match="holds something already"):
+        run_recipe(recipe)
+    weights = recipe.out / "plain" / "seed-0" / "adapter" / "adapter_model.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    assert run_recipe(dataclasses.replace(recipe, resume=True))["scores"] == found["scores"]
+    assert weights.stat().st_mtime_ns == stamp
+
+
+def test_an_ablation_has_four_variants_that_differ_in_what_they_say(arguments):
+    variants = variants_of(dataclasses.replace(arguments, recipe="ultrasound-clip-ablation"))
+    assert {name: (t.semantic, t.tag_graph) for name, t in variants.items()} == {
+        "plain": ("none", "none"),
+        "soft labels": ("fastht", "none"),
+        "tag graph": ("none", "tokens"),
+        "both": ("fastht", "tokens"),
+    }
+    run = {"before": {"mean_recall": 0.1}, "after": {"mean_recall": 0.2}}
+    other = {"before": {"mean_recall": 0.1}, "after": {"mean_recall": 0.4}}
+    table = recipe_table({"plain": {"0": run, "1": other}})
+    assert "mean and standard deviation of 2 seeds" in table
+    assert "| mean recall | 10.0 ± 0.0 | 30.0 ± 14.1 |" in table
