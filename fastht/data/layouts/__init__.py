@@ -28,22 +28,29 @@ from fastht.data.layouts import (
     table,
     tn3k,
     tn5000,
+    us365k,
 )
+from fastht.data.refusals import Refusals, leave_out_refusals
 
-_KEYS = ("image_key", "caption_key", "label_key", "patient_key", "split_key")
+_SEVERAL = ("tag_keys", "group_keys")
+_KEYS = ("image_key", "caption_key", "label_key", "patient_key", "split_key", *_SEVERAL)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A layout: how it looks, whether a path has it, its reader and the reader's options."""
+    """A layout: how it looks, whether a path has it, its reader and the reader's options.
+
+    refusals: whether captions that refuse to describe are left out where nothing else is asked.
+    """
 
     looks: str
     fits: Callable[[Path], bool]
     read: Callable[..., Reading]
     options: tuple[str, ...] = ()
+    refusals: bool = False
 
 
-TABLE_OPTIONS = ("separator", "label_key", "patient_key", "split_key", "frame_key")
+TABLE_OPTIONS = ("separator", "label_key", "patient_key", "split_key", "frame_key", *_SEVERAL)
 LAYOUTS = {
     "published": Layout(
         "all/images, all/masks, segmentation/NAME/{train,val,test}.txt, "
@@ -108,6 +115,13 @@ LAYOUTS = {
         rocov2.read,
         ("concept",),
     ),
+    "us365k": Layout(
+        "full_data.json, train.jsonl, valid.jsonl, test.jsonl and images/ or images.zip",
+        us365k.fits,
+        us365k.read,
+        ("tag_keys", "image_dirs"),
+        refusals=True,
+    ),
     "json": Layout(
         "a .json or .jsonl file of rows with an image each, or train.jsonl, val.jsonl, test.jsonl",
         document.fits_json,
@@ -142,6 +156,7 @@ def load_cases(
     task: Need = "segment",
     layout: str | None = None,
     leave_out: bool = False,
+    refusals: Refusals | None = None,
     **options: Any,
 ) -> CaseSet:
     """Find the images of a data set with their masks or labels; no pixel is read yet.
@@ -150,13 +165,15 @@ def load_cases(
     task: what is needed: masks are looked up for "segment" alone; for "classify" each image needs
         a label; "pairs" and "image" need neither.
     layout: a key of LAYOUTS; None finds it out.
+    refusals: of captions that refuse to describe: "drop" leaves their images out, counts and
+        lists them, "keep" does not look for them; None: as the layout has it.
     options: those of the layout, as DataSource describes them.
     leave_out: leave out and count single images that cannot be used, as one that is missing or has
         no label, instead of raising; what is wrong with each is in the set's `unusable`.
 
     Raises DataError for the first thing that is wrong; fastht.data.check finds all of them.
     """
-    found, problems = scan_cases(data, task=task, layout=layout, **options)
+    found, problems = scan_cases(data, task=task, layout=layout, refusals=refusals, **options)
     if leave_out and found.unusable:
         problems = [problem for problem in problems if problem not in found.unusable]
         usable = tuple(c for c in found if task != "classify" or c.label is not None)
@@ -175,6 +192,7 @@ def scan_cases(
     *,
     task: Need,
     layout: str | None = None,
+    refusals: Refusals | None = None,
     **options: Any,
 ) -> tuple[CaseSet, list[str]]:
     """As load_cases, but return the problems beside what could be found.
@@ -205,6 +223,8 @@ def scan_cases(
         what = f"{option} is for {names}, not for {layout}"
         raise DataError(f"{source}: {what}; omit it")
     reading = chosen.read(root, task, **given)
+    if refusals == "drop" or (refusals is None and chosen.refusals):
+        leave_out_refusals(reading)
     found = reading.finish(source, layout, task)
     return add_account(found, root, reading.used, task), reading.problems
 
@@ -212,8 +232,9 @@ def scan_cases(
 def _detect(root: Path) -> str:
     """The layout of a path."""
     fitting = [key for key, layout in LAYOUTS.items() if layout.fits(root)]
-    if len(fitting) > 1 and fitting[-1] == "folder":
-        fitting.pop()
+    for general in ("folder", "json"):
+        if len(fitting) > 1 and general in fitting:
+            fitting.remove(general)
     if len(fitting) == 1:
         return fitting[0]
     what = f"fits several layouts ({', '.join(fitting)})" if fitting else "fits no layout"
