@@ -150,6 +150,14 @@ LAYOUTS = {
 }
 
 
+def options_of(data: str | os.PathLike[str], layout: str | None = None) -> tuple[str, ...]:
+    """The options that a data set's layout has, as load_cases takes them.
+
+    Raises DataError if there is no such path or layout.
+    """
+    return LAYOUTS[_layout(data, layout)[1]].options
+
+
 def load_cases(
     data: str | os.PathLike[str],
     *,
@@ -200,13 +208,7 @@ def scan_cases(
     Raises DataError only where nothing can be found at all.
     """
     source = os.fspath(data)
-    root = table.sample_path() if source == "sample" else Path(source)
-    if not root.exists():
-        raise DataError(f"{root}: no such file or folder; check the path")
-    if layout is None:
-        layout = _detect(root)
-    if layout not in LAYOUTS:
-        raise DataError(f"{source}: no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    root, layout = _layout(data, layout)
     chosen = LAYOUTS[layout]
     # By identity, as fold 0 is an option and equals False.
     given = {
@@ -227,6 +229,19 @@ def scan_cases(
         leave_out_refusals(reading)
     found = reading.finish(source, layout, task)
     return add_account(found, root, reading.used, task), reading.problems
+
+
+def _layout(data: str | os.PathLike[str], layout: str | None) -> tuple[Path, str]:
+    """Where a data set lies and its layout."""
+    source = os.fspath(data)
+    root = table.sample_path() if source == "sample" else Path(source)
+    if not root.exists():
+        raise DataError(f"{root}: no such file or folder; check the path")
+    if layout is None:
+        layout = _detect(root)
+    if layout not in LAYOUTS:
+        raise DataError(f"{source}: no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    return root, layout
 
 
 def _detect(root: Path) -> str:
