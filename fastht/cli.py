@@ -29,7 +29,7 @@ COMMANDS = {
     "retrieve": "find images by captions and captions by images",
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
-    "data": "know data sets: data list, check, export and overlap (of images and patients)",
+    "data": "know data sets: data list, check, export, split by patients, and overlap",
     "taxonomy": "tag captions with what they say, check tags (taxonomy tag, check, record)",
     "doctor": "show versions, devices and which backends can run here",
 }
@@ -199,12 +199,14 @@ _DATA_ACTIONS = {
     "check": "list all problems of a set",
     "export": "write a set as one table",
     "overlap": "what sets share",
+    "split": "give a set sides by patient or case",
 }
 _DATA_MODULES = {
     "list": "fastht.data.catalogue.command",
     "check": "fastht.data.check",
     "export": "fastht.data.export",
     "overlap": "fastht.data.overlap.command",
+    "split": "fastht.data.split",
 }
 _RUN = {
     "train": _train,
