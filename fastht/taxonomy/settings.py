@@ -94,7 +94,7 @@ def read_similarity(given: Any, base: Similarity, folder: Path, say: _Say) -> Si
         for pair, value in _table(pairs, where, say).items():
             values = [part.strip() for part in str(pair).split(PAIR)]
             if len(values) != 2 or not all(values):
-                say(f"{where}: {pair!r} is no pair; write two values as one{PAIR}other")
+                say(f"{where}: {pair}: is no pair; write two values as one{PAIR}other")
             elif _share(value, f"{where}: {pair}", say):
                 first, second = sorted(values)
                 overrides.setdefault(name, {})[first, second] = float(value)

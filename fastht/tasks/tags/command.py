@@ -13,7 +13,7 @@ from fastht.data.images import DataError
 from fastht.data.layouts import options_of, scan_cases
 from fastht.data.source import DataSource
 from fastht.files import make_directory, write_atomically, write_json
-from fastht.tasks.tags import balance, captions, given, leaks
+from fastht.tasks.tags import balance, captions, given, leaks, levels
 from fastht.tasks.tags.findings import Finding, Records, Report, finding, read_tags
 from fastht.tasks.tags.pages import as_json, markdown, text
 from fastht.tasks.tags.pictures import draw_coverage, draw_shifts
@@ -97,6 +97,10 @@ def inspect(
     else:
         report.summary.append("note: the data gives no tags; those of its captions are taken")
     report.tables["coverage"] = given.coverage(records)
+    wrong, table = levels.check_levels(records)
+    report.findings += wrong
+    if table is not None:
+        report.tables["tirads"] = table
     wrong, report.tables["captions"] = captions.check_captions(records)
     report.findings += wrong + leaks.check_groups(found)
     if arguments.images:

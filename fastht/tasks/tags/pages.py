@@ -115,6 +115,11 @@ def _sentences(report: Report) -> list[str]:
             f"{found['captions']:,} captions, {found['different']:,} different; "
             f"{found['sharing']:,} ({100 * found['share']:.1f} %) are shared with other images."
         )
+    if found := report.tables.get("tirads"):
+        lines.append(
+            f"{found['stated']:,} records state a TI-RADS level; of {found['settled_by_tags']:,} "
+            f"the tags settle it, and {found['agreed']:,} agree."
+        )
     if found := report.tables.get("sharpness"):
         lines.append(
             f"Soft targets at tau {found['tau']:g}, batch {found['batch']}, missing "

@@ -251,10 +251,8 @@ DAMAGES: dict[str, Damage] = {
 ALSO = {
     "system": {"unsupported_tags"},
     "exclusive": {"unsupported_tags"},
-    "elsewhere": set(),
     "refusal": {"unsupported_tags"},
     "short": {"unsupported_tags"},
-    "group": {"group_leaks"},
 }
 
 
@@ -379,3 +377,21 @@ def test_captions_count_once_each(records: Records) -> None:
     wrong, table = captions.check_captions(records)
     assert wrong == []
     assert (table["captions"], table["sharing"], table["top"]) == (5, 0, [])
+
+
+def test_stated_tirads_levels_are_held_against_the_tags(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("L", (4, 4)).save(picture)
+    told = "Solid hypoechoic nodule, wider than tall, with smooth margins"
+    lines(
+        tmp_path / "t.csv",
+        "filepath\tfilename\tframe\tpatient\ttitle",
+        *(f"a.png\t\t\tp{i}\t{told}, TI-RADS {level}." for i, level in enumerate("45")),
+        "a.png\t\t\tp2\tA nodule without a level of any kind.",
+    )
+    _, kinds, report = run(
+        tmp_path / "t.csv", "--taxonomy", "tirads", "--no-images", "--separator", "\t"
+    )
+    assert report["tirads"] == {"stated": 2, "settled_by_tags": 2, "agreed": 1}
+    (place,) = kinds["tirads_levels"]["places"]
+    assert place.endswith("TR5 stated, tags give 4 points, TR4")
