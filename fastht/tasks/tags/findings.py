@@ -108,6 +108,10 @@ class Records:
         return tuple(side for side in (*SPLITS, "all") if side in there)
 
     @cached_property
+    def _present(self) -> dict[int, dict[str, tuple[str, ...]]]:
+        return {}
+
+    @cached_property
     def has_tags(self) -> bool:
         """Whether the data gives any tag."""
         return any(record.given or record.unknown for record in self)
@@ -116,8 +120,11 @@ class Records:
         """The tags of a record by dimension: those given, or the caption's where none are."""
         if self.has_tags:
             return record.given
-        found = {name: record.found.present(name) for name in self.taxonomy.dimensions}
-        return {name: values for name, values in found.items() if values}
+        key = id(record.found)  # shared by images of one caption
+        if key not in self._present:
+            found = {name: record.found.present(name) for name in self.taxonomy.dimensions}
+            self._present[key] = {name: values for name, values in found.items() if values}
+        return self._present[key]
 
 
 @dataclass
