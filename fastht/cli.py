@@ -31,8 +31,8 @@ COMMANDS = {
     "align": "measure how near images and their captions lie, over all and within groups",
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
-    "data": "know data sets: data list, check, export and overlap (of images and patients)",
-    "taxonomy": "tag captions with what they say (taxonomy tag)",
+    "data": "know data sets: data list, check, export, split by patients, and overlap",
+    "taxonomy": "tag captions with what they say, check tags (taxonomy tag, check, record)",
     "doctor": "show versions, devices and which backends can run here",
 }
 
@@ -194,11 +194,21 @@ def _taxonomy(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fastht taxonomy", epilog="`fastht taxonomy tag --help` tells the options of tag."
     )
-    parser.add_argument("action", choices=["tag"], help="find the tags of a table's captions")
-    command = f"taxonomy {parser.parse_args(arguments[:1]).action}"
-    module = _import("fastht.taxonomy.command", command, "tasks")
-    parsed = _parse(module.TagArguments, command, arguments[1:])
-    return _told(command, lambda: module.tag(parsed), (OSError, ValueError))
+    actions = ", ".join(f"{name}: {text}" for name, (text, _) in _TAXONOMY_ACTIONS.items())
+    parser.add_argument("action", choices=_TAXONOMY_ACTIONS, help=actions)
+    action = parser.parse_args(arguments[:1]).action
+    command = f"taxonomy {action}"
+    module = _import(_TAXONOMY_ACTIONS[action][1], command, "tasks")
+    parsed = _parse(getattr(module, f"{action.title()}Arguments"), command, arguments[1:])
+    run = getattr(module, action)
+    return _told(command, lambda: run(parsed), (OSError, ValueError))
+
+
+_TAXONOMY_ACTIONS = {
+    "tag": ("find the tags of a table's captions", "fastht.taxonomy.command"),
+    "check": ("list what is wrong with a set's tags and captions", "fastht.tasks.tags.command"),
+    "record": ("record the ids of a taxonomy's file", "fastht.taxonomy.command"),
+}
 
 
 _DATA_ACTIONS = {
@@ -206,12 +216,14 @@ _DATA_ACTIONS = {
     "check": "list all problems of a set",
     "export": "write a set as one table",
     "overlap": "what sets share",
+    "split": "give a set sides by patient or case",
 }
 _DATA_MODULES = {
     "list": "fastht.data.catalogue.command",
     "check": "fastht.data.check",
     "export": "fastht.data.export",
     "overlap": "fastht.data.overlap.command",
+    "split": "fastht.data.split",
 }
 _RUN = {
     "train": _train,

@@ -5,6 +5,7 @@ Each function writes into a folder and returns the labels by the names of the ca
 
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,93 @@ def parquet_rows(root: Path) -> Labels:
         path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
     return labels
+
+
+UUIDS = tuple(f"{i:08x}-0000-4000-8000-00000000000{i}" for i in range(5))
+
+
+def us365k_rows() -> tuple[dict[str, list[dict[str, object]]], list[dict[str, object]]]:
+    """Captions by split and records of tags of five cases, of which the first has two images.
+
+    Fields are lists, texts or absent; two media_names lack their suffix; one caption is a refusal.
+    """
+    captions = [
+        ("train", 0, "A round hypoechoic nodule in the right thyroid lobe."),
+        ("train", 0, "A round hypoechoic nodule in the right thyroid lobe."),
+        ("train", 1, "An anechoic cyst in the left kidney with posterior enhancement."),
+        ("train", 2, "No specific findings are provided for this image."),
+        ("valid", 3, "The liver shows an oval hyperechoic mass with ill-defined margins."),
+        ("test", 4, "Normal spleen of the usual size without any focal lesion."),
+    ]
+    tags: list[dict[str, object]] = [
+        {
+            "Diagnosis": ["nodule"],
+            "Organ_level": ["Thyroid gland"],
+            "Body_system_level": "Head and Neck",
+            "Shape": ["round"],
+            "Echogenicity": "hypoechoic",
+        },
+        {
+            "Diagnosis": "nodule",
+            "Organ_level": ["Thyroid gland"],
+            "Body_system_level": ["Head and Neck"],
+        },
+        {
+            "Diagnosis": ["cyst"],
+            "Organ_level": "Kidney and ureter",
+            "Body_system_level": ["Urinary Tract and male reproductive system"],
+            "PosteriorAcoustics": ["enhancement"],
+        },
+        {"Organ_level": ["Liver"], "Body_system_level": ["Abdomen and retroperitoneum"]},
+        {
+            "Diagnosis": ["mass"],
+            "Organ_level": ["Liver"],
+            "Body_system_level": ["Abdomen and retroperitoneum"],
+            "Shape": [],
+            "Margins": ["ill-defined/indistinct"],
+        },
+        {
+            "Diagnosis": ["normal appearance"],
+            "Organ_level": ["Spleen"],
+            "Body_system_level": ["Abdomen and retroperitoneum"],
+            "Vascularity": "",
+        },
+    ]
+    sides: dict[str, list[dict[str, object]]] = {"train": [], "valid": [], "test": []}
+    records = []
+    for i, ((side, case, caption), fields) in enumerate(zip(captions, tags, strict=True)):
+        name = f"{i:06d}_{i // 2:06d}_{UUIDS[case]}"
+        sides[side].append({"image": f"{name}.jpg", "caption": caption})
+        media = name if i % 2 else f"{name}.jpg"
+        records.append({"media_name": media, "case_id": 100 + case, "caption_id": i, **fields})
+    return sides, records
+
+
+def write_us365k(
+    root: Path,
+    sides: dict[str, list[dict[str, object]]],
+    records: list[dict[str, object]],
+    place: str = "images",
+) -> None:
+    """Write the files of a set; its images into images/, beside the files or into images.zip."""
+    names = [str(row["image"]) for rows in sides.values() for row in rows]
+    for side, rows in sides.items():
+        lines(root / f"{side}.jsonl", *(json.dumps(row) for row in rows))
+    write(root / "full_data.json", records)
+    if place == "zip":
+        with zipfile.ZipFile(root / "images.zip", "w") as archive:
+            for i, name in enumerate(dict.fromkeys(names)):
+                picture(root / "taken.jpg", seed=i)
+                archive.write(root / "taken.jpg", name)
+        (root / "taken.jpg").unlink()
+        return
+    for i, name in enumerate(dict.fromkeys(names)):
+        picture(root / place / name, seed=i)
+
+
+def us365k(root: Path) -> Labels:
+    """The set with its images in a folder; the case with the refusal is left out."""
+    sides, records = us365k_rows()
+    write_us365k(root, sides, records)
+    names = [str(row["image"]) for rows in sides.values() for row in rows]
+    return {name[:-4]: None for i, name in enumerate(names) if i != 3}

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastht.data.cases import SPLITS, Case, CaseSet, Need, split_part
+from fastht.data.cases import SPLITS, Case, CaseSet, Need, is_inside, split_part
 from fastht.data.headers import read_headers
 from fastht.data.layouts.files import is_hidden, is_image_file
 from fastht.data.notes import Note, examples, plural
-from fastht.data.parquet import is_cell
 
 _NOT_NEEDED = "mask, not needed"
 _MASKS = re.compile(r"mask|annotation|segmentation|label", re.IGNORECASE)
@@ -44,7 +43,7 @@ def add_account(cases: CaseSet, root: Path, used: Iterable[str], task: Need) -> 
 
 def _container(file: str) -> str:
     """The file that an image, a part or a cell is in."""
-    return file.partition("::")[0] if is_cell(file) else split_part(file)[0]
+    return file.partition("::")[0] if is_inside(file) else split_part(file)[0]
 
 
 def one_class(cases: CaseSet) -> str:
@@ -96,7 +95,7 @@ def _note_headers(cases: Sequence[Case], task: Need) -> Iterator[Note]:
     headers = read_headers(
         case.image
         for case in cases
-        if split_part(case.image)[1] is None and not is_cell(case.image)
+        if split_part(case.image)[1] is None and not is_inside(case.image)
     )
     if task == "segment":
         turned = [

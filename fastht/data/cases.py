@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from fastht.data.archives import is_zipped, read_zipped
 from fastht.data.captions import clean_caption
 from fastht.data.images import DataError, read_image
 from fastht.data.notes import Note, account
@@ -20,6 +21,9 @@ from fastht.data.volumes import is_volume, read_slice
 Task = Literal["segment", "classify"]
 Need = Literal["segment", "classify", "pairs", "image"]
 """What is needed beside an image: a mask, a label, a caption, nothing."""
+
+Values = tuple[tuple[str, tuple[str, ...]], ...]
+"""What fields hold, each some values: (("Shape", ("oval", "round")), ...)."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -40,8 +44,8 @@ class Case:
     """One image and what is known about it.
 
     A file may be followed by "::" and a part of it: "scan.nii.gz::12" is slice 12 of a volume,
-    "clip.dcm::3" a frame, "table.parquet::image/7" a cell and, among masks, "annotation.xml::1" the
-    outlines on image 1.
+    "clip.dcm::3" a frame, "table.parquet::image/7" a cell, "images.zip::a.jpg" a member and, among
+    masks, "annotation.xml::1" the outlines on image 1.
     """
 
     name: str  # unique in its set; outputs are named after it
@@ -52,6 +56,8 @@ class Case:
     caption: str = ""  # as the data has it; whoever reads it cleans it
     split: Split | None = None
     origin: str | None = None  # of a set that pools others: the one that the image is from
+    tags: Values = ()  # of each field that was asked for and is there, in order
+    groups: Values = ()  # likewise keys that tie images together beside the patient
 
 
 @dataclass(frozen=True)
@@ -202,14 +208,24 @@ def split_part(file: str) -> tuple[str, str | None]:
     """Path and part of a file as cases name it."""
     path, mark, part = file.rpartition("::")
     # A cell of a table is an image by itself, as a member of a tar is, and no frame of a file.
-    return (path, part) if mark and not is_cell(file) else (file, None)
+    return (path, part) if mark and not is_inside(file) else (file, None)
+
+
+def is_inside(file: str) -> bool:
+    """Whether a name is of an image in a Parquet table or a zip file."""
+    return is_cell(file) or is_zipped(file)
+
+
+def read_inside(image: str) -> bytes:
+    """The bytes of such an image. Raises DataError if it is not there."""
+    return read_cell(image) if is_cell(image) else read_zipped(image)
 
 
 def read_case_image(case: Case) -> Image.Image:
     """The image as 8-bit "RGB". Raises DataError, with the name of the file."""
     path, part = split_part(case.image)
-    if is_cell(path):
-        return read_image(read_cell(path), name=path)
+    if is_inside(path):
+        return read_image(read_inside(path), name=path)
     if part is None:
         return read_image(path)
     if is_volume(path):

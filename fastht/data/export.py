@@ -6,18 +6,19 @@ import csv
 import io
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from fastht.data.cases import Case, CaseSet, Need, split_part
+from fastht.data.cases import Case, CaseSet, Need, is_inside, read_inside, split_part
 from fastht.data.images import DataError
 from fastht.data.masks import read_mask
-from fastht.data.parquet import is_cell, read_cell
 from fastht.data.source import DataSource
+from fastht.data.values import JOIN
 from fastht.data.volumes import is_volume
 from fastht.files import make_directory, write_atomically
 
@@ -30,7 +31,8 @@ _KINDS = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "WEBP": 
 class ExportArguments(DataSource):
     """Write a data set of any layout as one table: image, mask, caption, label, patient, split.
 
-    Images stay where they are, apart from those inside Parquet files, which are written beside the
+    Tags and keys of groups have columns of their own names, several tags joined by ";". Images stay
+    where they are, apart from those inside Parquet and zip files, which are written beside the
     table as they are. Masks are drawn as PNG where they are outlines or several. Images that cannot
     be used are left out and told of.
 
@@ -58,29 +60,46 @@ def export(arguments: ExportArguments) -> int:
     cases, unusable = found.cases, list(found.unusable)
     if arguments.task != "segment":
         cases = _with_masks(arguments, found)
-    make_directory(arguments.out)
-    rows = []
-    for case in tqdm(cases, desc="writing", unit="image", leave=False):
+    return write_cases(arguments.out, replace(found, cases=cases, unusable=tuple(unusable)))
+
+
+def write_cases(out: Path, found: CaseSet) -> int:
+    """Write the table of a set into a folder and tell of it; return the exit status.
+
+    Raises DataError if no image can be used, or a column of tags has a name of another.
+    """
+    rows, unusable = [], list(found.unusable)
+    several = dict.fromkeys(name for case in found for name, _ in (*case.tags, *case.groups))
+    if taken := [name for name in several if name in _COLUMNS]:
+        what = f"tags or keys in {', '.join(taken)}, which the table has already"
+        raise DataError(f"{found.source}: {what}; rename the column")
+    make_directory(out)
+    for case in tqdm(found.cases, desc="writing", unit="image", leave=False):
         try:
-            rows.append(_row(case, arguments.out))
+            rows.append(_row(case, out))
         except DataError as error:
             unusable.append(str(error))
     if not rows:
         raise DataError(f"{found.source}: no image can be used; {unusable[0]}")
-    used = [c for c in _COLUMNS if any(row[c] for row in rows)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, used, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(table, text.getvalue().encode())
-    print(found.describe())
-    filled = Counter(column for row in rows for column in used if row[column])
+    used = [c for c in (*_COLUMNS, *several) if any(row.get(c) for row in rows)]
+    table = out / TABLE_NAME
+    write_atomically(table, _csv(used, rows))
+    print(found.account())
+    filled = Counter(column for row in rows for column in used if row.get(column))
     columns = ", ".join(f"{column} {filled[column]:,}" for column in used)
     print(f"{len(rows):,} rows, filled: {columns}\n{table}")
     if unusable:
         print(f"{len(unusable):,} images left out:")
         print(*(f"  {what}" for what in unusable), sep="\n")
     return 1 if unusable else 0
+
+
+def _csv(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def _with_masks(arguments: ExportArguments, found: CaseSet) -> tuple[Case, ...]:
@@ -90,27 +109,15 @@ def _with_masks(arguments: ExportArguments, found: CaseSet) -> tuple[Case, ...]:
     except DataError:
         return found.cases  # has none, as was not asked for
     masks = {case.image: case.masks for case in masked}
-    # Not replace: a case of the other reading may lack its label.
-    return tuple(
-        Case(
-            case.name,
-            case.image,
-            masks.get(case.image, ()),
-            case.label,
-            case.patient,
-            case.caption,
-            case.split,
-            case.origin,
-        )
-        for case in found
-    )
+    # Those of this reading, since a case of the other may lack its label.
+    return tuple(replace(case, masks=masks.get(case.image, ())) for case in found)
 
 
 def _row(case: Case, out: Path) -> dict[str, str]:
     """The cells of a case; draws and writes what is in no file of its own."""
     path, part = split_part(case.image)
-    if is_cell(case.image):
-        path = str(_write_cell(case, out / "images"))
+    if is_inside(case.image):
+        path = str(_write_inside(case, out / "images"))
     elif is_volume(path):
         raise DataError(f"{case.image}: slices of volumes are not exported; use the layout itself")
     mask = ""
@@ -126,11 +133,12 @@ def _row(case: Case, out: Path) -> dict[str, str]:
         "split": case.split or "",
         "origin": case.origin or "",
         "frame": part or "",
+        **{name: JOIN.join(values) for name, values in (*case.tags, *case.groups)},
     }
 
 
-def _write_cell(case: Case, folder: Path) -> Path:
-    content = read_cell(case.image)
+def _write_inside(case: Case, folder: Path) -> Path:
+    content = read_inside(case.image)
     try:
         with Image.open(io.BytesIO(content), formats=tuple(_KINDS)) as image:
             suffix = _KINDS[str(image.format)]

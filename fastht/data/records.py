@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from fastht.data.captions import (
     lost_letters,
 )
 from fastht.data.cases import Split, labels_alike
+from fastht.data.groups import place
 from fastht.data.images import DataError
 from fastht.data.notes import Note, account, examples, plural
 
@@ -207,16 +207,10 @@ def _draw(records: Sequence[Record], fraction: float, seed: int) -> set[int]:
         groups[known, record.patient if known else record.name or record.image].append(record)  # type: ignore[index]
     if len(groups) < 2:
         raise DataError(f"{len(records)} records of one patient or image cannot be split")
-    places = {key: _place(key, seed) for key in groups}
+    places = {key: place(f"{key[0]:d}:{key[1]}", seed) for key in groups}
     chosen = [key for key in groups if places[key] < fraction]
     if not chosen:
         chosen = [min(groups, key=places.__getitem__)]
     elif len(chosen) == len(groups):
         chosen.remove(max(groups, key=places.__getitem__))
     return {id(record) for key in chosen for record in groups[key]}
-
-
-def _place(group: tuple[bool, str], seed: int) -> float:
-    """A number from 0 to 1 that looks random and is the same everywhere."""
-    digest = hashlib.sha256(f"{seed}:{group[0]:d}:{group[1]}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastht.data.cases import CaseSet, Need
 from fastht.data.layouts import load_cases
+from fastht.data.refusals import Refusals
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,13 @@ class DataSource:
             patient, in a table also a name that means the same.
         split_key: column of the split of a table, or likewise; default: split.
         frame_key: column of the frames of multi-frame files; default: frame.
-        image_dirs: folders below which layout json looks for images; default: that of the file.
+        tag_keys: columns or fields of tags, of which each may hold several; default: those of
+            layout us365k, else none.
+        group_keys: likewise of keys that tie images together beside the patient, e.g. case_id.
+        image_dirs: folders below which layouts json and us365k look for images; default: that of
+            the file.
+        refusals: "drop" leaves out images whose caption is a language model's refusal to describe,
+            "keep" does not; default: drop in layout us365k.
     """
 
     data: str = "sample"
@@ -53,7 +60,10 @@ class DataSource:
     patient_key: str | None = None
     split_key: str | None = None
     frame_key: str | None = None
+    tag_keys: tuple[str, ...] = ()
+    group_keys: tuple[str, ...] = ()
     image_dirs: tuple[str, ...] = ()
+    refusals: Refusals | None = None
 
     def load(self, task: Need, *, leave_out: bool = False) -> CaseSet:
         """Find its images with their masks or labels; see load_cases, which raises DataError."""

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastht.data.cases import Case, split_part
+from fastht.data.cases import Case, is_inside, split_part
 from fastht.data.images import DataError
-from fastht.data.parquet import is_cell
 from fastht.data.volumes import is_volume, open_volume
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def read_spacing(case: Case) -> Spacing | None:
     path, part = split_part(case.image)
     if is_volume(path):
         return _volume_spacing(path)
-    if is_cell(path) or not _is_dicom(path):
+    if is_inside(path) or not _is_dicom(path):
         return None
     try:
         from pydicom import dcmread

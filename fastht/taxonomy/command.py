@@ -1,4 +1,4 @@
-"""``fastht taxonomy tag``: a column of tags for each dimension, from the captions of a table."""
+"""``fastht taxonomy tag`` and ``record``: columns of tags of a table's captions, recorded ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import tyro
 
 from fastht.data.tables import read_table
 from fastht.files import make_directory, write_atomically
-from fastht.taxonomy.load import load_taxonomy
+from fastht.taxonomy.ids import ids_path
+from fastht.taxonomy.load import load_taxonomy, record_ids
 from fastht.taxonomy.schema import Taxonomy, TaxonomyError
 from fastht.taxonomy.tagger import Tagger, Tags
 
@@ -47,6 +48,29 @@ class TagArguments:
     separator: str | None = None
     spans: Path | None = None
     overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class RecordArguments:
+    """Record the ids of a taxonomy's file beside it, so that no later version moves one unseen.
+
+    Attributes:
+        taxonomy: the YAML file; the ids go into the file of its name that ends in .ids.
+    """
+
+    taxonomy: Annotated[Path, tyro.conf.Positional]
+
+
+def record(arguments: RecordArguments) -> int:
+    """Write the ids; return the exit status.
+
+    Raises:
+        TaxonomyError: the taxonomy is broken, or does not keep an id that is recorded.
+    """
+    taxonomy, new = record_ids(arguments.taxonomy)
+    print(f"{taxonomy.label}: {len(taxonomy.tags):,} ids, {new:,} of them new")
+    print(ids_path(arguments.taxonomy))
+    return 0
 
 
 def tag(arguments: TagArguments) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -70,11 +70,13 @@ class Meaning:
         value: name of the value; None for a phrase that is to be ignored.
         near: words of which one has to stand close by.
         when_negated: the phrase means the value only where it is negated.
+        otherwise: of such a phrase, the value that it means where it is not.
     """
 
     value: str | None
     near: frozenset[str] = field(default_factory=frozenset)
     when_negated: bool = False
+    otherwise: str | None = None
 
 
 def lexicons(taxonomy: Taxonomy) -> dict[str, Lexicon]:
@@ -83,24 +85,39 @@ def lexicons(taxonomy: Taxonomy) -> dict[str, Lexicon]:
     result = {}
     for name, dimension in taxonomy.dimensions.items():
         result[name] = lexicon = Lexicon()
+        found: dict[tuple[str, ...], Meaning] = {}
         for phrase in dimension.ignore:
             for form in forms.of(phrase):
-                lexicon.add(form, Meaning(None))
+                found[form] = Meaning(None)
         for text, meaning in _meanings(dimension):
             for form in forms.of(text):
-                lexicon.add(form, meaning)
+                found[form] = _both(found.get(form), meaning)
+        for form, meaning in found.items():
+            lexicon.add(form, meaning)
     return result
+
+
+def _both(first: Meaning | None, second: Meaning) -> Meaning:
+    """What a phrase means that has two meanings: the first, but for what negation tells apart."""
+    if first is None:
+        return second
+    if first.value is None or first.when_negated == second.when_negated or first.otherwise:
+        return first
+    negated, affirmed = (first, second) if first.when_negated else (second, first)
+    return replace(negated, otherwise=affirmed.value)
 
 
 def _meanings(dimension: Dimension) -> Iterator[tuple[str, Meaning]]:
     """Yield the phrases of a dimension, names before synonyms, so that a name is never lost.
 
     A name that stands among its synonyms too means its value under the condition given there.
+    Phrases of a value go before those of its broader one.
     """
     for name, value in dimension.values.items():
         if name not in {phrase.text for phrase in value.synonyms}:
             yield name, Meaning(name)
-    for name, value in dimension.values.items():
+    for value in sorted(dimension.values.values(), key=lambda value: value.broader is None):
+        name = value.name
         for phrase in value.synonyms:
             yield phrase.text, Meaning(name, frozenset(phrase.near))
         for phrase in value.when_negated:

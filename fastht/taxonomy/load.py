@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fastht.files import write_atomically
+from fastht.taxonomy.ids import ids_path, ids_text, require_recorded_ids
 from fastht.taxonomy.schema import Builder, Taxonomy, TaxonomyError, refusal
 
 
@@ -32,7 +34,26 @@ def load_taxonomy(source: str | Path = "us365k") -> Taxonomy:
     return _load(str(source), Path(), ())
 
 
-def _load(source: str, folder: Path, below: tuple[Path, ...]) -> Taxonomy:
+def record_ids(path: Path) -> tuple[Taxonomy, int]:
+    """Read a file, write its ids beside it, return the taxonomy and how many are new.
+
+    Raises:
+        TaxonomyError: as :func:`load_taxonomy`; an id that is recorded already is never changed.
+    """
+    if path.suffix not in (".yaml", ".yml"):
+        raise TaxonomyError(f"{path}: not a YAML file, whose ids could stand beside it")
+    taxonomy = _load(str(path.absolute()), Path(), (), new=True)
+    recorded = ids_path(path)
+    before = len(recorded.read_text(encoding="utf-8").splitlines()) if recorded.is_file() else 0
+    write_atomically(recorded, ids_text(taxonomy).encode())
+    return taxonomy, len(taxonomy.tags) - before
+
+
+def _load(source: str, folder: Path, below: tuple[Path, ...], new: bool = False) -> Taxonomy:
+    """Read a taxonomy and what it extends.
+
+    folder: that a path is taken from. below: files that extend it. new: it may have new ids.
+    """
     name, _, version = source.partition("@")
     if name in shipped():
         path = Path(str(resources.files("fastht.taxonomy") / f"{name}.yaml"))
@@ -43,17 +64,18 @@ def _load(source: str, folder: Path, below: tuple[Path, ...]) -> Taxonomy:
             raise TaxonomyError(f"taxonomy {source!r}: neither a shipped one ({known}) nor *.yaml")
     if path.resolve() in below:
         raise TaxonomyError(f"{path}: it extends itself; take out one `extends:`")
-    content = _read(path)
+    content, lines = _read(path)
     base = None
     if (extended := content.get("extends")) is not None:
         base = _load(str(extended), path.parent, (*below, path.resolve()))
-    builder = Builder(content, base)
+    builder = Builder(content, base, path.parent, lines)
     if (taxonomy := builder.build()) is None:
         raise refusal(str(path), builder.problems)
     if version and version != str(taxonomy.version):
         raise TaxonomyError(f"taxonomy {source!r}: this fastht ships {taxonomy.label}")
     if base is not None:
         taxonomy.require_ids_of(base)
+    require_recorded_ids(taxonomy, path, new=new)
     return taxonomy
 
 
@@ -71,9 +93,12 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """What a file holds, and in which line things stand, by what problems call them."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Strict)
+        loader = _Strict(path.read_text(encoding="utf-8-sig"))
+        node = loader.get_single_node()
+        content = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise TaxonomyError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError as error:
@@ -83,4 +108,23 @@ def _read(path: Path) -> dict[str, Any]:
         raise TaxonomyError(f"{path}: not YAML that can be read ({told})") from None
     if not isinstance(content, dict):
         raise TaxonomyError(f"{path}: a taxonomy is `name: …` lines; see docs/taxonomy.md")
-    return content
+    return content, {_called(keys): line for keys, line in _lines(node, ())}
+
+
+def _lines(node: yaml.Node | None, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The keys of a file, each with those above it, and their lines from 1."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            keys = (*above, str(key.value))
+            yield keys, key.start_mark.line + 1
+            yield from _lines(value, keys)
+
+
+def _called(keys: tuple[str, ...]) -> str:
+    """What problems call the thing at some keys: Shape/oval: synonyms."""
+    if keys[0] == "dimensions" and len(keys) > 1:
+        _, name, *more = keys
+        if len(more) > 1 and more[0] in ("add", "values"):
+            return ": ".join((f"{name}/{more[1]}", *more[2:]))
+        return ": ".join((name, *more))
+    return ": ".join(keys)

@@ -6,14 +6,29 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+from fastht.taxonomy.settings import (
+    Missing,
+    Similarity,
+    check_settings,
+    read_missing,
+    read_similarity,
+    read_weights,
+)
 
 SCHEMA = 1
 SLOT = re.compile(r"\{(.*?)\}")  # in a phrase: a dimension of which any phrase may stand there
 _DIMENSION_KEYS = {"field", "parent", "location", "exclusive", "order", "ignore", "values", "add"}
-_VALUE_KEYS = {"id", "parent", "broader", "synonyms", "when_negated"}
+_VALUE_KEYS = {"id", "parent", "broader", "implies", "denies", "synonyms", "when_negated"}
+_FILE_KEYS = {"schema", "name", "version", "extends", "spelling", "dimensions"} | {
+    "similarity",
+    "weights",
+    "missing",
+}
 
 
 class TaxonomyError(ValueError):
@@ -44,6 +59,8 @@ class Value:
         broader: a value of its own dimension that holds wherever it does.
         synonyms: phrases that mean it, beside its name.
         when_negated: phrases that mean it where they are negated, and otherwise nothing.
+        implies: values of its dimension that are there wherever it is, beside broader ones.
+        denies: values of its dimension that a text negates by it.
     """
 
     name: str
@@ -52,6 +69,8 @@ class Value:
     broader: str | None = None
     synonyms: tuple[Phrase, ...] = ()
     when_negated: tuple[Phrase, ...] = ()
+    implies: tuple[str, ...] = ()
+    denies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,10 @@ class Taxonomy:
         dimensions: by name, in the order of the file.
         spelling: British fragments of words and the American ones.
         extends: label of the taxonomy that it adds to, if any.
+        similarity: how alike the values of each dimension are.
+        weights: of dimensions in soft labels; those without count 1.
+        missing: what a dimension counts there that one of two records lacks: nothing, or 0.
+        names: of this taxonomy and all that it stands on, its own last.
     """
 
     name: str
@@ -102,6 +125,10 @@ class Taxonomy:
     dimensions: Mapping[str, Dimension]
     spelling: Mapping[str, str] = field(default_factory=dict)
     extends: str | None = None
+    similarity: Similarity = field(default_factory=Similarity)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    missing: Missing = "ignore"
+    names: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -121,7 +148,19 @@ class Taxonomy:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content, 64 hex digits; comments and layout of the file do not matter."""
-        content = json.dumps(asdict(self), sort_keys=False, ensure_ascii=True)
+        known = asdict(replace(self, similarity=Similarity()))
+        del known["names"], known["similarity"]
+        for dimension in known["dimensions"].values():
+            for value in dimension["values"].values():
+                for key in ("implies", "denies"):
+                    value[key] or value.pop(key)
+        # What a file does not say has no part in it, so that a digest outlives new keys.
+        for key, default in (("weights", {}), ("missing", "ignore")):
+            if known[key] == default:
+                del known[key]
+        if self.similarity != Similarity():
+            known["similarity"] = self.similarity.content()
+        content = json.dumps(known, sort_keys=False, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def require_ids_of(self, older: Taxonomy) -> None:
@@ -149,15 +188,27 @@ def refusal(where: str, problems: list[str]) -> TaxonomyError:
 class Builder:
     """Reads the content of a file into a taxonomy and gathers what is wrong with it."""
 
-    def __init__(self, content: Mapping[str, Any], base: Taxonomy | None) -> None:
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        base: Taxonomy | None,
+        folder: Path = Path(),
+        lines: Mapping[str, int] | None = None,
+    ) -> None:
+        """Take what is read.
+
+        folder: that paths in it are taken from. lines: where in the file things stand, by what
+            problems call them.
+        """
         self.content = content
         self.base = base
+        self.folder = folder
+        self.lines = lines or {}
         self.problems: list[str] = []
 
     def build(self) -> Taxonomy | None:
         """Return the taxonomy, or None if there are problems."""
-        known = {"schema", "name", "version", "extends", "spelling", "dimensions"}
-        self._only(self.content, known, "the file")
+        self._only(self.content, _FILE_KEYS, "the file")
         if self.content.get("schema", SCHEMA) != SCHEMA:
             self._say(f"schema {self.content['schema']!r} is not {SCHEMA}; update fastht")
         name, version = self.content.get("name"), self.content.get("version", 1)
@@ -177,11 +228,20 @@ class Builder:
             self._say("there is no dimension; give some under `dimensions:`")
         dimensions = self._numbered(dimensions)
         self._check_links(dimensions)
+        base = self.base or Taxonomy("", 1, {})
+        given = self.content.get
+        similarity = read_similarity(given("similarity"), base.similarity, self.folder, self._say)
+        weights = read_weights(given("weights"), base.weights, self._say)
+        missing = read_missing(given("missing"), base.missing, self._say)
+        check_settings(similarity, weights, dimensions, self._say)
         if self.problems:
             return None
         spelling = {**(self.base.spelling if self.base else {}), **spelling}
         extends = self.base.label if self.base else None
-        return Taxonomy(str(name), version, dimensions, spelling, extends)
+        names = (*base.names, str(name))
+        return Taxonomy(
+            str(name), version, dimensions, spelling, extends, similarity, weights, missing, names
+        )
 
     def _dimension(self, name: Any, given: Any, old: Dimension | None) -> Dimension | None:
         if not isinstance(name, str):
@@ -237,6 +297,8 @@ class Builder:
             given.get("broader"),
             self._phrases(given.get("synonyms", []), f"{where}: synonyms"),
             self._phrases(given.get("when_negated", []), f"{where}: when_negated"),
+            self._texts(given.get("implies", []), f"{where}: implies"),
+            self._texts(given.get("denies", []), f"{where}: denies"),
         )
 
     def _phrases(self, given: Any, where: str) -> tuple[Phrase, ...]:
@@ -303,6 +365,10 @@ class Builder:
                 if dimension.parent is not None and value.parent not in above:
                     self._say(f"{where}: its parent {value.parent!r} is not in {dimension.parent}")
                 self._check_broader(dimension, value)
+                for key in ("implies", "denies"):
+                    for other in getattr(value, key):
+                        if other not in dimension.values or other == value.name:
+                            self._say(f"{where}: {key}: {other!r} is no other value of {name}")
                 for phrase in (*value.synonyms, *value.when_negated):
                     for slot in SLOT.findall(phrase.text):
                         if slot not in dimensions:
@@ -336,5 +402,12 @@ class Builder:
                 )
 
     def _say(self, problem: str) -> None:
+        named = [
+            key
+            for key in self.lines
+            if problem.startswith(key) and problem[len(key) : len(key) + 1] in (":", " ")
+        ]
+        if named:
+            problem = f"line {self.lines[max(named, key=len)]}: {problem}"
         if problem not in self.problems:
             self.problems.append(problem)

@@ -8,7 +8,7 @@ not known; none of these methods is claimed to be theirs. :func:`similarity_matr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fastht.taxonomy.schema import Dimension, Taxonomy, TaxonomyError, refusal
 
 Matrix = NDArray[np.float64]
+Encode = Callable[[Sequence[str]], NDArray[np.floating]]
 
 
 def identity(dimension: Dimension) -> Matrix:
@@ -136,23 +137,115 @@ def from_file(dimension: Dimension, path: Path) -> Matrix:
     return matrix[np.ix_(chosen, chosen)]
 
 
-def similarity_matrix(taxonomy: Taxonomy, matrices: Mapping[str, Matrix] | None = None) -> Matrix:
+def from_text(dimension: Dimension, encode: Encode) -> Matrix:
+    """Return ``[V, V]``: the cosine of the values' names in a text tower, least 0 and most 1.
+
+    Args:
+        dimension: of the values.
+        encode: gives the vectors of texts, ``[V, D]``.
+
+    Raises:
+        TaxonomyError: the vectors are not of that shape, not finite, or all alike.
+    """
+    vectors = np.asarray(encode([*dimension.values]), dtype=np.float64)
+    names = len(dimension.values)
+    if vectors.ndim != 2 or len(vectors) != names or not np.isfinite(vectors).all():
+        raise TaxonomyError(f"{dimension.name}: {names} values gave vectors of {vectors.shape}")
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (length > 0).all():
+        raise TaxonomyError(f"{dimension.name}: a value has a vector of zeros; try another tower")
+    unit = vectors / length
+    cosine = (unit @ unit.T + (unit @ unit.T).T) / 2
+    least = cosine.min()
+    if names == 1 or least > 1 - 1e-9:
+        return np.eye(names)
+    result = ((cosine - least) / (1 - least)).clip(0, 1)
+    np.fill_diagonal(result, 1)
+    return result
+
+
+def configured(
+    taxonomy: Taxonomy,
+    name: str,
+    *,
+    records: Sequence[Mapping[str, Iterable[str]]] | None = None,
+    encode: Encode | None = None,
+) -> Matrix:
+    """Return ``[V, V]`` of a dimension by the method and the overrides of the taxonomy's file.
+
+    Args:
+        taxonomy: of the dimension.
+        name: of the dimension.
+        records: the values of each record by dimension, for method cooccurrence.
+        encode: gives the vectors of texts, ``[V, D]``, for method text.
+
+    Raises:
+        TaxonomyError: the method needs records or a text tower and there are none, or its file
+            cannot be used.
+    """
+    dimension = taxonomy.dimensions[name]
+    method = taxonomy.similarity.of(name)
+    if method.name == "identity":
+        result = identity(dimension)
+    elif method.name == "tree":
+        result = tree(dimension, method.sibling, method.broader)
+    elif method.name == "ordinal":
+        result = ordinal(dimension)
+    elif method.name == "cooccurrence":
+        if records is None:
+            raise TaxonomyError(
+                f"{taxonomy.label}: similarity cooccurrence of {name} counts in records, and there "
+                "are none here; give them, or choose another method"
+            )
+        result = cooccurrence(dimension, (record.get(name, ()) for record in records))
+    elif method.name == "text":
+        if encode is None:
+            raise TaxonomyError(
+                f"{taxonomy.label}: similarity text of {name} needs a text tower, and there is "
+                "none here; give one, or choose another method"
+            )
+        result = from_text(dimension, encode)
+    else:
+        number = list(taxonomy.dimensions).index(name) + 1
+        path = str(method.path).replace("{dimension}", name).replace("{number}", str(number))
+        result = from_file(dimension, method.folder / path)
+    place = {value: index for index, value in enumerate(dimension.values)}
+    for (first, second), value in taxonomy.similarity.overrides.get(name, {}).items():
+        result[place[first], place[second]] = result[place[second], place[first]] = value
+    return result
+
+
+def similarity_matrix(
+    taxonomy: Taxonomy,
+    matrices: Mapping[str, Matrix] | None = None,
+    *,
+    records: Sequence[Mapping[str, Iterable[str]]] | None = None,
+    encode: Encode | None = None,
+) -> Matrix:
     """Return the similarity of all tags, ``[N, N]`` by id; 0 between dimensions.
 
     Args:
         taxonomy: of the tags.
-        matrices: ``[V, V]`` by dimension, values in the order of the file. Default for each:
+        matrices: ``[V, V]`` by dimension, values in the order of the file. Default for each: what
+            the taxonomy's file says under ``similarity:``, see :func:`configured`, else
             :func:`tree`, which is the identity where a dimension has neither parents nor broader
             values.
+        records: as :func:`configured` takes them.
+        encode: likewise.
 
     Raises:
-        TaxonomyError: a dimension is unknown or its matrix has another size.
+        TaxonomyError: a dimension is unknown or its matrix has another size; or as
+            :func:`configured`.
     """
     given = dict(matrices or {})
     _only_known(taxonomy, given)
     result = np.zeros((len(taxonomy.tags),) * 2)
     for name, dimension in taxonomy.dimensions.items():
-        matrix = given[name] if name in given else tree(dimension)
+        matrix = (
+            given[name]
+            if name in given
+            else configured(taxonomy, name, records=records, encode=encode)
+        )
         ids = [value.id for value in dimension.values.values()]
         if matrix.shape != (len(ids), len(ids)):
             raise TaxonomyError(

@@ -91,13 +91,16 @@ class Tagger:
                     continue
                 over = [scope for scope in governing if scope.governs(start, end)]
                 negated = any(scope.negates for scope in over) and not dimension.location
-                if meaning.when_negated:
-                    if not negated:
-                        continue
+                value = meaning.value
+                if meaning.when_negated and negated:
                     negated = False
+                elif meaning.when_negated:
+                    if meaning.otherwise is None:
+                        continue
+                    value = meaning.otherwise
                 hit = Hit(
                     name,
-                    meaning.value,
+                    value,
                     cut[start].start,
                     cut[end - 1].end,
                     negated,
@@ -108,14 +111,17 @@ class Tagger:
         return Tags(self.taxonomy, tuple(sorted(hits, key=lambda hit: (hit.start, hit.end))))
 
     def _implied(self, dimension: Dimension, hit: Hit) -> list[Hit]:
-        """Return what follows of a hit: an organ's system, a value's broader ones."""
+        """Return what follows of a hit: an organ's system, broader values, what it denies."""
         if hit.negated:
             return []  # no spiculated margin may still be an ill-defined one
-        above = [(dimension.name, value) for value in dimension.broader(hit.value)]
-        parent = dimension.values[hit.value].parent
-        if dimension.parent is not None and parent is not None:
-            above.append((dimension.parent, parent))
-        return [replace(hit, dimension=d, value=v, implied_by=hit.value) for d, v in above]
+        value = dimension.values[hit.value]
+        above = [(dimension.name, name) for name in (*dimension.broader(hit.value), *value.implies)]
+        if dimension.parent is not None and value.parent is not None:
+            above.append((dimension.parent, value.parent))
+        found = [replace(hit, dimension=d, value=v, implied_by=hit.value) for d, v in above]
+        return found + [
+            replace(hit, value=name, negated=True, implied_by=hit.value) for name in value.denies
+        ]
 
 
 def _is_near(

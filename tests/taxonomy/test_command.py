@@ -82,7 +82,7 @@ def test_other_columns_separators_and_taxonomies(tmp_path: Path) -> None:
         (["--caption-key", "words"], "title", "", "no column words"),
         ([], "title", ",,", "columns without a name"),
         ([], "title", ",Shape_absent", "has Shape_absent already"),
-        (["--taxonomy", "none"], "title", "", "shipped one (birads, us365k)"),
+        (["--taxonomy", "none"], "title", "", "shipped one (birads, tirads, us365k)"),
         (["--out", "table.csv", "--overwrite"], "title", "", "is the table that is read"),
     ],
 )

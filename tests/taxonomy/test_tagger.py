@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastht.taxonomy import Tagger, Tags, load_taxonomy, tagger
+from fastht.taxonomy import Tagger, Tags, load_taxonomy, shipped, tagger
 from fastht.taxonomy.lexicon import numbers, spellings
 
 SENTENCES = Path(__file__).parent / "sentences.tsv"  # the rules were mended by these
@@ -69,8 +69,10 @@ def test_sentences_that_changed_no_rule(tag: Callable[[str], Tags]) -> None:
     assert len(wrong) == 2
 
 
-def test_every_phrase_of_the_taxonomy_finds_its_value(tag: Callable[[str], Tags]) -> None:
-    taxonomy = load_taxonomy()
+@pytest.mark.parametrize("shipped_name", shipped())
+def test_every_phrase_of_the_taxonomy_finds_its_value(shipped_name: str) -> None:
+    taxonomy = load_taxonomy(shipped_name)
+    tag = Tagger(taxonomy).tag
     for name, dimension in taxonomy.dimensions.items():
         for value in dimension.values.values():
             phrases = [value.name, *(phrase.text for phrase in value.synonyms)]
@@ -165,8 +167,11 @@ def test_the_captions_of_the_sample_say_what_its_table_says() -> None:
             assert tags.present(name) == (row[column],), row["title"]
         assert tags.present("Margins") == margins[row["margin"]], row["title"]
         assert tags.present("Orientation") == (f"{row['orientation']} orientation",), row["title"]
-        posterior = () if row["posterior"] == "none" else (row["posterior"],)
-        assert tags.present("PosteriorAcoustics") == posterior, row["title"]
+        none = row["posterior"] == "none"
+        posterior = "no posterior features" if none else row["posterior"]
+        assert tags.present("PosteriorAcoustics") == (posterior,), row["title"]
+        absent = ("enhancement", "shadowing") if none else ()
+        assert tags.absent("PosteriorAcoustics") == absent, row["title"]
         calcified = ("calcifications",) if row["calcification"] == "present" else ()
         assert tags.present("InternalCharacteristics") == calcified, row["title"]
 

@@ -28,22 +28,29 @@ from fastht.data.layouts import (
     table,
     tn3k,
     tn5000,
+    us365k,
 )
+from fastht.data.refusals import Refusals, leave_out_refusals
 
-_KEYS = ("image_key", "caption_key", "label_key", "patient_key", "split_key")
+_SEVERAL = ("tag_keys", "group_keys")
+_KEYS = ("image_key", "caption_key", "label_key", "patient_key", "split_key", *_SEVERAL)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A layout: how it looks, whether a path has it, its reader and the reader's options."""
+    """A layout: how it looks, whether a path has it, its reader and the reader's options.
+
+    refusals: whether captions that refuse to describe are left out where nothing else is asked.
+    """
 
     looks: str
     fits: Callable[[Path], bool]
     read: Callable[..., Reading]
     options: tuple[str, ...] = ()
+    refusals: bool = False
 
 
-TABLE_OPTIONS = ("separator", "label_key", "patient_key", "split_key", "frame_key")
+TABLE_OPTIONS = ("separator", "label_key", "patient_key", "split_key", "frame_key", *_SEVERAL)
 LAYOUTS = {
     "published": Layout(
         "all/images, all/masks, segmentation/NAME/{train,val,test}.txt, "
@@ -108,6 +115,13 @@ LAYOUTS = {
         rocov2.read,
         ("concept",),
     ),
+    "us365k": Layout(
+        "full_data.json, train.jsonl, valid.jsonl, test.jsonl and images/ or images.zip",
+        us365k.fits,
+        us365k.read,
+        ("tag_keys", "image_dirs"),
+        refusals=True,
+    ),
     "json": Layout(
         "a .json or .jsonl file of rows with an image each, or train.jsonl, val.jsonl, test.jsonl",
         document.fits_json,
@@ -136,12 +150,21 @@ LAYOUTS = {
 }
 
 
+def options_of(data: str | os.PathLike[str], layout: str | None = None) -> tuple[str, ...]:
+    """The options that a data set's layout has, as load_cases takes them.
+
+    Raises DataError if there is no such path or layout.
+    """
+    return LAYOUTS[_layout(data, layout)[1]].options
+
+
 def load_cases(
     data: str | os.PathLike[str],
     *,
     task: Need = "segment",
     layout: str | None = None,
     leave_out: bool = False,
+    refusals: Refusals | None = None,
     **options: Any,
 ) -> CaseSet:
     """Find the images of a data set with their masks or labels; no pixel is read yet.
@@ -150,13 +173,15 @@ def load_cases(
     task: what is needed: masks are looked up for "segment" alone; for "classify" each image needs
         a label; "pairs" and "image" need neither.
     layout: a key of LAYOUTS; None finds it out.
+    refusals: of captions that refuse to describe: "drop" leaves their images out, counts and
+        lists them, "keep" does not look for them; None: as the layout has it.
     options: those of the layout, as DataSource describes them.
     leave_out: leave out and count single images that cannot be used, as one that is missing or has
         no label, instead of raising; what is wrong with each is in the set's `unusable`.
 
     Raises DataError for the first thing that is wrong; fastht.data.check finds all of them.
     """
-    found, problems = scan_cases(data, task=task, layout=layout, **options)
+    found, problems = scan_cases(data, task=task, layout=layout, refusals=refusals, **options)
     if leave_out and found.unusable:
         problems = [problem for problem in problems if problem not in found.unusable]
         usable = tuple(c for c in found if task != "classify" or c.label is not None)
@@ -175,6 +200,7 @@ def scan_cases(
     *,
     task: Need,
     layout: str | None = None,
+    refusals: Refusals | None = None,
     **options: Any,
 ) -> tuple[CaseSet, list[str]]:
     """As load_cases, but return the problems beside what could be found.
@@ -182,13 +208,7 @@ def scan_cases(
     Raises DataError only where nothing can be found at all.
     """
     source = os.fspath(data)
-    root = table.sample_path() if source == "sample" else Path(source)
-    if not root.exists():
-        raise DataError(f"{root}: no such file or folder; check the path")
-    if layout is None:
-        layout = _detect(root)
-    if layout not in LAYOUTS:
-        raise DataError(f"{source}: no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    root, layout = _layout(data, layout)
     chosen = LAYOUTS[layout]
     # By identity, as fold 0 is an option and equals False.
     given = {
@@ -205,15 +225,31 @@ def scan_cases(
         what = f"{option} is for {names}, not for {layout}"
         raise DataError(f"{source}: {what}; omit it")
     reading = chosen.read(root, task, **given)
+    if refusals == "drop" or (refusals is None and chosen.refusals):
+        leave_out_refusals(reading)
     found = reading.finish(source, layout, task)
     return add_account(found, root, reading.used, task), reading.problems
+
+
+def _layout(data: str | os.PathLike[str], layout: str | None) -> tuple[Path, str]:
+    """Where a data set lies and its layout."""
+    source = os.fspath(data)
+    root = table.sample_path() if source == "sample" else Path(source)
+    if not root.exists():
+        raise DataError(f"{root}: no such file or folder; check the path")
+    if layout is None:
+        layout = _detect(root)
+    if layout not in LAYOUTS:
+        raise DataError(f"{source}: no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    return root, layout
 
 
 def _detect(root: Path) -> str:
     """The layout of a path."""
     fitting = [key for key, layout in LAYOUTS.items() if layout.fits(root)]
-    if len(fitting) > 1 and fitting[-1] == "folder":
-        fitting.pop()
+    for general in ("folder", "json"):
+        if len(fitting) > 1 and general in fitting:
+            fitting.remove(general)
     if len(fitting) == 1:
         return fitting[0]
     what = f"fits several layouts ({', '.join(fitting)})" if fitting else "fits no layout"

@@ -15,8 +15,10 @@ from fastht.data.documents import read_rows, value_at
 from fastht.data.images import DataError
 from fastht.data.layouts.lookup import Lookup
 from fastht.data.notes import Note
+from fastht.data.values import parse_key, read_values
 
 _JSON = (".json", ".jsonl")
+_FIELDS = ("image", "caption", "label", "patient", "split")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,13 @@ class Keys:
     label: str | None = None
     patient: str | None = None
     split: str | None = None
+    tags: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def found_in(self, row: dict[str, Any]) -> set[str]:
+        """The fields that a row has something for, tags and groups by their own keys."""
+        several = {key for key in (*self.tags, *self.groups) if value_at(row, key) is not None}
+        return {field for field in _FIELDS if self.value(row, field) is not None} | several
 
     def value(self, row: dict[str, Any], field: str) -> Any:
         """What a row has for a field."""
@@ -59,6 +68,8 @@ def read_json_rows(
     label_key: str | None = None,
     patient_key: str | None = None,
     split_key: str | None = None,
+    tag_keys: Sequence[str] = (),
+    group_keys: Sequence[str] = (),
     image_dirs: Sequence[str] = (),
 ) -> Reading:
     """Read the cases of a JSON or JSON Lines file, or of train.jsonl, val.jsonl and test.jsonl.
@@ -70,7 +81,15 @@ def read_json_rows(
     """
     if task == "segment":
         raise DataError(f"{root}: rows of JSON name no masks; give a table with a column mask")
-    keys = Keys(image_key, caption_key, label_key, patient_key, split_key)
+    keys = Keys(
+        image_key,
+        caption_key,
+        label_key,
+        patient_key,
+        split_key,
+        tuple(tag_keys),
+        tuple(group_keys),
+    )
     reading = Reading()
     files = _sides(root, ".jsonl") if root.is_dir() else {root: None}
     beside = root if root.is_dir() else root.parent
@@ -84,7 +103,7 @@ def read_json_rows(
         for where, row in read_rows(file):
             fields |= dict.fromkeys(row)
             with reading.noting():
-                found |= {f for f in Keys.__annotations__ if keys.value(row, f) is not None}
+                found |= keys.found_in(row)
                 images = keys.value(row, "image")
                 if images is None:
                     raise DataError(f"{where}: no {keys.image or 'image'}; {_names(row)}")
@@ -112,6 +131,8 @@ def read_parquet_rows(
     label_key: str | None = None,
     patient_key: str | None = None,
     split_key: str | None = None,
+    tag_keys: Sequence[str] = (),
+    group_keys: Sequence[str] = (),
 ) -> Reading:
     """Read the cases of Parquet files with images inside, as hubs distribute them.
 
@@ -124,7 +145,15 @@ def read_parquet_rows(
     if task == "segment":
         what = "masks in Parquet are not read; write images and masks into files"
         raise DataError(f"{root}: {what}")
-    keys = Keys(image_key, caption_key, label_key, patient_key, split_key)
+    keys = Keys(
+        image_key,
+        caption_key,
+        label_key,
+        patient_key,
+        split_key,
+        tuple(tag_keys),
+        tuple(group_keys),
+    )
     reading = Reading()
     found: set[str] = {"image"}
     fields: dict[str, None] = {}  # in order
@@ -140,7 +169,7 @@ def read_parquet_rows(
             fields |= dict.fromkeys(row)
             where = f"{file}, row {number}"
             with reading.noting():
-                found |= {f for f in Keys.__annotations__ if keys.value(row, f) is not None}
+                found |= keys.found_in(row)
                 image = parquet.cell_name(file, column, number)
                 case = _case(keys, row, where, image, f"{file.stem}-{number:06d}", side)
                 _check_side(sides, case, where)
@@ -171,6 +200,8 @@ def _case(
         patient=None if patient is None else str(patient),
         caption=str(caption or ""),
         split=split,
+        tags=read_values(lambda key: value_at(row, key), keys.tags, where),
+        groups=read_values(lambda key: value_at(row, key), keys.groups, where, parse_key),
     )
 
 
@@ -185,19 +216,22 @@ def _check_side(sides: dict[str, Split], case: Case, where: str) -> None:
 
 def _check_keys(root: Path, keys: Keys, found: Iterable[str]) -> None:
     """Raise DataError for a key that was given and leads nowhere in all rows."""
-    for field in Keys.__annotations__:
+    for field in _FIELDS:
         key = getattr(keys, field)
         if key is not None and field not in found:
             raise DataError(f"{root}: no row has {key}; correct --{field}-key")
+    if lost := [key for key in keys.groups if key not in found]:
+        raise DataError(f"{root}: no row has {', '.join(lost)}; correct --group-keys")
 
 
 def _note_fields(keys: Keys, found: Iterable[str], fields: Iterable[str]) -> tuple[Note, ...]:
     """Note the fields of rows that are not read, with a hint where one looks like a patient's."""
     names = list(fields)
-    used = {field: getattr(keys, field) or field for field in Keys.__annotations__}
+    used = {field: getattr(keys, field) or field for field in _FIELDS}
     read = {field: used[field] if field in found else None for field in ("label", "patient")}
     # Of a.b the field a is read, as far as a row's own fields go.
-    also = {key if key in names else key.partition(".")[0] for key in used.values()}
+    several = (*keys.tags, *keys.groups)
+    also = {key if key in names else key.partition(".")[0] for key in (*used.values(), *several)}
     return note_columns(names, read, also=also)
 
 

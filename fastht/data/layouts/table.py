@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path, PurePath
 
@@ -9,6 +10,7 @@ from fastht.data.cases import Case, Need, Reading, side_of
 from fastht.data.columns import find_column, find_split, note_columns
 from fastht.data.images import DataError
 from fastht.data.tables import parse_frame, read_table
+from fastht.data.values import parse_key, read_values, require_columns
 
 _IMAGE_KEYS = ("filepath", "filename", "image")
 _CAPTION_KEYS = ("title", "Caption", "caption")
@@ -33,6 +35,8 @@ def read(
     patient_key: str | None = None,
     split_key: str | None = None,
     frame_key: str | None = None,
+    tag_keys: Sequence[str] = (),
+    group_keys: Sequence[str] = (),
 ) -> Reading:
     """Read the cases of a table; paths are relative to it.
 
@@ -43,6 +47,8 @@ def read(
     label_key, patient_key, frame_key: names of columns; None takes label, patient and frame, or a
         name that means the same.
     split_key: name of the column of the split; None takes split.
+    tag_keys: columns of tags, as far as they are there; several in a cell are joined by ";".
+    group_keys: columns of keys that tie images together beside the patient.
 
     Raises DataError if the table cannot be read or lacks a column of images or one that is named.
     """
@@ -60,9 +66,10 @@ def read(
     given = {"label": label_key, "patient": patient_key, "frame": frame_key}
     read_as = {what: find_column(columns, what, key, root) for what, key in given.items()}
     split_column = find_split(columns, split_key, root)
+    require_columns(group_keys, columns, root)
     reading = Reading()
     if root != sample_path():  # whose other columns say how it was made
-        also = (image_key, caption_key or "", split_column)
+        also = (image_key, caption_key or "", split_column, *tag_keys, *group_keys)
         reading.notes += note_columns(columns, read_as, also=also)
     for line, row in rows:
         where = f"{root}, line {line}"
@@ -82,6 +89,8 @@ def read(
                     patient=cells["patient"],
                     caption=row[caption_key] if caption_key else "",
                     split=split,
+                    tags=read_values(row.get, tag_keys, where),
+                    groups=read_values(row.get, group_keys, where, parse_key),
                 )
             )
     return reading

@@ -75,7 +75,7 @@ def overlap(arguments: OverlapArguments) -> int:
         prints.append(fingerprint(found.cases, title=f"hashing {Path(found.source).name}"))
         for what in prints[-1].unreadable:
             print(f"  cannot be compared: {what}")
-    results = [_within(a, p) for a, p in zip(sets, prints, strict=True)]
+    results = [within(a, p) for a, p in zip(sets, prints, strict=True)]
     numbered = list(zip(sets, prints, strict=True))
     for (a, p), (b, q) in combinations(numbered, 2):
         both = find_pairs(p, q)
@@ -113,7 +113,8 @@ def load_any(name: str) -> CaseSet:
             for r in records
         )
         return CaseSet(tuple(cases), path, "shards", records.dropped)
-    return load_cases(path, task="image", layout=layout, leave_out=True)
+    # Images are compared whatever their captions say.
+    return load_cases(path, task="image", layout=layout, leave_out=True, refusals="keep")
 
 
 def _every_image(root: Path) -> CaseSet:
@@ -132,7 +133,7 @@ def _every_image(root: Path) -> CaseSet:
     return CaseSet(cases, str(root), _IMAGES)
 
 
-def _within(cases: CaseSet, prints: Fingerprints) -> Shared:
+def within(cases: CaseSet, prints: Fingerprints) -> Shared:
     """What one set shares with itself, apart from what is on one side anyway."""
     of_image = _cases_by_image(cases)
     found = find_pairs(prints)

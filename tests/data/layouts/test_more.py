@@ -24,6 +24,7 @@ SETS = [
     ("reports", "reports", "pairs", {"caption_key": "finding_en"}),
     ("pmc_oa", "pmc-oa", "pairs", {}),
     ("rocov2", "rocov2", "pairs", {}),
+    ("us365k", "us365k", "pairs", {}),
     ("json_rows", "json", "classify", more_sets.JSON_KEYS),
     ("parquet_rows", "parquet", "classify", {}),
 ]

@@ -1,0 +1,119 @@
+"""Captions that describe nothing: a language model's refusals, which some sets kept as captions.
+
+The rules are fastht's own, written for English. Each wants words of the task that the model was
+given (a caption, the input, "provided") beside words of refusal: a report may well say that
+something cannot be evaluated, and that is a finding.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from fastht.data.cases import Reading
+from fastht.data.notes import Note, examples, plural
+
+Refusals = Literal["drop", "keep"]
+
+REASON = "caption that refuses to describe"
+_SHOWN = 3
+
+_TEXT = r"(?:captions?|descriptions?|summar(?:y|ies)|sentences?|statements?|reports?|responses?)"
+_KIND = (
+    r"(?:(?:specific|relevant|particular|detailed|descriptive|further|additional|clear|actual|"
+    r"meaningful|concrete|ultrasound|ultrasonographic|sonographic|imaging|image|diagnostic|"
+    r"medical|clinical ultrasound|any|valid|proper|coherent|complete|accurate|single) )*"
+)
+_MAKE = r"(?:generat|creat|produc|writ|compos|formulat|construct|provid|suppl|deriv|giv|offer|mad)"
+_MADE = rf"{_MAKE}(?:ed|en|e|ied|ten)\b"
+_TO_MAKE = (
+    r"(?:generat|creat|produc|writ|compos|formulat|construct|provid|suppl|deriv|giv|offer|mak)"
+    r"(?:e|y|ing)?\b"
+)
+_GIVEN = r"(?:provided|given|supplied|available|input|source|original|submitted)"
+_INPUT = r"(?:text|input|information|data|caption|description|labels?|tags?|record|prompt|content)"
+_NOT = r"(?:cannot|can not|can't|could not|couldn't|is not able to|not possible to|unable to)"
+_LACKS = (
+    r"(?:lacks?|lacking|does not|do not|doesn't|don't|did not|contains? no|provides? no|"
+    r"includes? no|(?:is|are|was|were) (?:insufficient|incomplete|empty|missing|not|too|unclear))"
+)
+
+_RULES: dict[str, str] = {
+    # "I cannot", but not the stage in "Grade I cannot be excluded".
+    "speaks of itself": (
+        r"\b(?:as an? (?:ai|language model)|ai (?:language )?model|large language model)\b|"
+        r"(?:^|[.!?,;:] |\bbut |\bhowever |\bunfortunately )i(?: am|'m)? "
+        r"(?:cannot|can't|can not|unable|not able|sorry|apologi[sz]e|do not have|don't have|"
+        r"would need|need more)(?! be\b)|^(?:i'm |i am )?sorry\b(?=[,.;:!]| but)|\bmy apologies\b"
+    ),
+    "asks for input": (
+        r"\bplease (?:provide|supply|upload|share|give|submit|specify|include|resubmit|attach)\b|"
+        r"\b(?:if|once) you (?:can |could )?(?:provide|share|supply|upload)\b"
+    ),
+    "no text can be made": (
+        rf"\b{_KIND}{_TEXT} (?:\w+ ){{0,4}}?(?:{_NOT}) be {_MADE}|"
+        rf"\bno {_KIND}{_TEXT} (?:can|could|may) be {_MADE}|"
+        rf"\b{_NOT} (?:be used to )?{_TO_MAKE} (?:an? |the |any )?{_KIND}"
+        rf"(?:{_TEXT}|ultrasound findings)\b|"
+        rf"\bnot possible to {_TO_MAKE}"
+    ),
+    "nothing was given": (
+        rf"\bno {_KIND}(?:findings?|details?|{_TEXT}|input|text|features|content|"
+        rf"(?:image|imaging|ultrasound|sonographic) (?:data|information)) "
+        rf"(?:or (?:\w+ ){{1,3}})?"
+        rf"(?:(?:is|are|was|were|has been|have been) )?(?:explicitly |clearly )?"
+        rf"(?:provided|given|supplied|mentioned|specified|stated|"
+        rf"(?:described|included|present|available) in the {_GIVEN}? ?{_INPUT})|"
+        rf"\bno {_KIND}information (?:is|was|has been) (?:provided|given|supplied) "
+        rf"(?:to|for|about the image|in the)\b"
+    ),
+    "the input lacks something": (
+        rf"\b(?:the|this|your) {_GIVEN} {_INPUT}\b[^.]*?\b{_LACKS}\b|"
+        rf"\b(?:the|this|your) (?:input|prompt)\b(?! (?:artery|vessel|vein|signal))"
+        rf"[^.]*?\b(?:{_LACKS}|describes?|provides?|only|mentions?|states?|contains?)\b|"
+        rf"\b(?:the|this) (?:{_TEXT}|text|information) {_LACKS} (?:\w+ ){{0,2}}?"
+        rf"(?:specific|any|enough|sufficient|details?|findings?|information|contain|include|"
+        rf"provide|specify|mention)\b"
+    ),
+    "too little to write from": (
+        rf"\b(?:insufficient|not enough|inadequate|limited|too little) {_KIND}"
+        rf"(?:information|data|details?|input|context|content)\b[^.]{{0,40}}?"
+        rf"\b(?:to|for) (?:{_TO_MAKE}|(?:an? |the |any )?{_KIND}{_TEXT}\b)|"
+        rf"\bwithout (?:additional|further|more|any|specific|sufficient) {_KIND}"
+        rf"(?:information|details?|context|input)\b[^.]*\b(?:{_NOT}|not possible)"
+    ),
+    "not to be told from the input": (
+        rf"\b{_NOT}\b[^.]*\b(?:from|based on|using|with) (?:the |this )?(?:provided|given|supplied|"
+        rf"input) {_INPUT}\b|\b{_NOT} be (?:determined|described|inferred|identified) from "
+        rf"the (?:input|text|prompt|caption)\b"
+    ),
+    "stands for nothing": (
+        r"^\W*(?:n/?a|none|null|nan|unknown|error|tbd|todo|lorem ipsum.*|"
+        r"(?:caption|description|text|findings?)? ?"
+        r"(?:is |are )?not (?:available|applicable|provided|specified|given)|"
+        r"no (?:caption|description|text|data|input)(?: (?:is )?(?:available|provided|given))?|"
+        r"\[?(?:insert|placeholder|your)\b.*)\W*$"
+    ),
+}
+_COMPILED = {name: re.compile(rule) for name, rule in _RULES.items()}
+
+
+def refusal(caption: str) -> str | None:
+    """Name the rule by which a caption is a refusal; None if it is not."""
+    text = " ".join(caption.lower().replace("\u2019", "'").replace("_", " ").split())
+    return next((name for name, rule in _COMPILED.items() if rule.search(text)), None)
+
+
+def leave_out_refusals(reading: Reading) -> None:
+    """Leave out cases whose caption is a refusal; count them and list the first."""
+    found = [case for case in reading.cases if case.caption and refusal(case.caption)]
+    if not found:
+        return
+    names = {id(case) for case in found}
+    reading.cases = [case for case in reading.cases if id(case) not in names]
+    reading.used.update(case.image for case in found)
+    reading.left_out[REASON] += len(found)
+    text = f"{plural(len(found), 'caption')} that refuse to describe, by fastht's own rules"
+    told = examples((f"{case.name} ({case.caption!r})" for case in found), _SHOWN)
+    remedy = "`fastht taxonomy check` lists all; keep them by --refusals keep"
+    reading.notes.append(Note("refusals", len(found), f"{text}: {told}; {remedy}"))
