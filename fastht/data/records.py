@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from fastht.data.captions import (
 from fastht.data.cases import Split, labels_alike
 from fastht.data.images import DataError
 from fastht.data.notes import Note, account, examples, plural
+from fastht.data.places import Group, place
 
 _EXAMPLES = 5  # names of missing images that are kept for messages
 _MANY_WORDS = 75  # more than CLIP's 77 tokens hold, of which two are marks, however short they are
@@ -199,22 +199,16 @@ def note_patients(train: Sequence[Record], val: Sequence[Record]) -> tuple[Note,
 
 def _draw(records: Sequence[Record], fraction: float, seed: int) -> set[int]:
     """The ids of the records that are held out."""
-    groups: dict[tuple[bool, str], list[Record]] = defaultdict(list)
+    groups: dict[Group, list[Record]] = defaultdict(list)
     for record in records:
         known = record.patient is not None
         groups[known, record.patient if known else record.name or record.image].append(record)  # type: ignore[index]
     if len(groups) < 2:
         raise DataError(f"{len(records)} records of one patient or image cannot be split")
-    places = {key: _place(key, seed) for key in groups}
+    places = {key: place(key, seed) for key in groups}
     chosen = [key for key in groups if places[key] < fraction]
     if not chosen:
         chosen = [min(groups, key=places.__getitem__)]
     elif len(chosen) == len(groups):
         chosen.remove(max(groups, key=places.__getitem__))
     return {id(record) for key in chosen for record in groups[key]}
-
-
-def _place(group: tuple[bool, str], seed: int) -> float:
-    """A number from 0 to 1 that looks random and is the same everywhere."""
-    digest = hashlib.sha256(f"{seed}:{group[0]:d}:{group[1]}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64

@@ -17,7 +17,6 @@ from fastht.tasks.image_text.held_out import HeldOut
 from fastht.tasks.image_text.positives import Positives, loss_floor, positive_keys
 from fastht.tasks.image_text.run import Method, save_weights
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
-from fastht.tasks.scores.retrieval import Retrieval
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
 
@@ -200,16 +199,14 @@ class ContrastiveTask:
         """Return the loss over the held-out samples, and how well each of them is told apart."""
         images = self._encode_held_out()
         texts, class_features = self._held_out_texts or self._embed_held_out()
-        captions = [record.caption for record in self.val_records]
         right = None
         if class_features is not None:
             rows = [i for i, r in enumerate(self.val_records) if r.label is not None]
             labels = [self.classes.index(str(self.val_records[i].label)) for i in rows]
             predicted = (images[rows] @ class_features.T).argmax(dim=1).cpu()
-            right = torch.full((len(captions),), torch.nan, dtype=torch.float64)
+            right = torch.full((len(images),), torch.nan, dtype=torch.float64)
             right[rows] = (predicted == torch.tensor(labels)).double()
-        retrieval = Retrieval(images, texts, captions)
-        return self._loss(images, texts), HeldOut(self.val_records, retrieval, right)
+        return self._loss(images, texts), HeldOut(self.val_records, images, texts, right)
 
     def save_best(self) -> None:
         """Save what adapts the model as the best so far."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -15,20 +14,34 @@ from fastht.tasks.scores.retrieval import Retrieval
 RECALL_AT = (1, 5, 10)
 
 
-@dataclass(frozen=True)
 class HeldOut:
     """What a model makes of held-out samples.
 
-    Attributes:
+    An image with several captions is one image, as in ``fastht retrieve``: it is right if any
+    caption of its own is found, and counts once in every score.
+
+    Args:
         records: the n samples.
-        retrieval: the ranks of their right answers; each sample's image is one of its own.
+        images: ``[n, E]``, normalised.
+        texts: ``[n, E]``, normalised.
         right: ``[n]``, 1 where the nearest class is the sample's, else 0; NaN without label.
             ``None``: there are no classes to tell apart.
+
+    Attributes:
+        records: a sample of each of the m different images.
+        retrieval: the ranks of their right answers.
+        right: ``[m]``, of these.
     """
 
-    records: Sequence[Record]
-    retrieval: Retrieval
-    right: Tensor | None
+    def __init__(
+        self, records: Sequence[Record], images: Tensor, texts: Tensor, right: Tensor | None
+    ) -> None:
+        captions = [record.caption for record in records]
+        files = [(record.image, record.frame) for record in records]
+        self.retrieval = Retrieval(images, texts, captions, files)
+        first = self.retrieval.first
+        self.records = [records[i] for i in first.tolist()]
+        self.right = None if right is None else right[first]
 
     def scores(self) -> dict[str, float]:
         """Return recalls of both directions, and the zero-shot accuracy if there are labels."""
@@ -38,7 +51,7 @@ class HeldOut:
         return result
 
     def resampled(self, weights: Tensor) -> dict[str, Tensor]:
-        """Return the same scores ``[r]`` of resamples that count each sample ``[r, n]`` times."""
+        """Return the same scores ``[r]`` of resamples that count each image ``[r, m]`` times."""
         found = self.retrieval.resampled(weights, RECALL_AT)
         result = {name: found[name] for name in self.retrieval.recall(RECALL_AT)}
         if self.right is not None:
@@ -46,12 +59,12 @@ class HeldOut:
         return result
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each sample; their means are the scores of images."""
+        """Return a row for each image; their means are the scores of images."""
         rows = []
         for i, (record, rank) in enumerate(
             zip(self.records, self.retrieval.image_ranks.tolist(), strict=True)
         ):
-            row: dict[str, Any] = {"file": record.image, "patient": record.patient}
+            row: dict[str, Any] = {"file": _name(record), "patient": record.patient}
             row |= {"caption": record.caption, "image_to_text_rank": rank}
             row |= {f"image_to_text_recall@{k}": int(rank <= k) for k in RECALL_AT}
             if self.right is not None:
@@ -60,6 +73,10 @@ class HeldOut:
                 row["zero_shot_accuracy"] = int(self.right[i]) if known else None
             rows.append(row)
         return rows
+
+
+def _name(record: Record) -> str:
+    return record.image if record.frame is None else f"{record.image}::{record.frame}"
 
 
 def resample_records(records: Sequence[Record]) -> Resampling:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from fastht.tasks.models.features import BlockFeatures, default_blocks
 from fastht.tasks.models.heads import Classifier, Segmenter
 from fastht.tasks.models.methods import METHODS, AdapterSettings, apply_method
 from fastht.tasks.scores.native import Tolerances
+from fastht.tasks.training.seen import kept_sides
 from fastht.tasks.training.trainer import TrainerConfig
 
 FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
@@ -177,8 +178,14 @@ def check_methods(methods: Sequence[str], task: Task) -> None:
         raise ValueError(f"there is no method {name!r} to {task}; choose of {', '.join(known)}")
 
 
-def load_split(arguments: ExperimentArguments, task: Task) -> CaseSet:
+def load_split(arguments: ExperimentArguments, task: Task, runs: Iterable[Path] = ()) -> CaseSet:
     """Return the cases of the data with the sides that they belong to.
+
+    Args:
+        arguments: the options.
+        task: which cases.
+        runs: folders of runs with these options. Where one of them is there, its sides stay:
+            earlier versions dealt them otherwise.
 
     Raises:
         DataError: the data cannot be used.
@@ -191,7 +198,8 @@ def load_split(arguments: ExperimentArguments, task: Task) -> CaseSet:
     found = arguments.load(task)
     if task == "classify" and len(found.classes) == 1:
         raise DataError(one_class(found))
-    divided = split_cases(found, fractions, seed=arguments.trainer.seed)
+    kept = kept_sides(runs, found)
+    divided = split_cases(found, fractions, seed=arguments.trainer.seed, kept=kept)
     sides = note_sides(divided) if task == "classify" else ()
     return dataclasses.replace(divided, notes=(*divided.notes, *sides))
 

@@ -1,0 +1,14 @@
+"""Where a patient or an image falls in a split: a number that only its name and a seed decide."""
+
+from __future__ import annotations
+
+import hashlib
+
+Group = tuple[bool, str]
+"""What no split cuts up: whether it is a patient, and the name of the patient or the image."""
+
+
+def place(group: Group, seed: int) -> float:
+    """A number from 0 to 1 that looks random and is the same everywhere, whoever else there is."""
+    digest = hashlib.sha256(f"{seed}:{group[0]:d}:{group[1]}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
