@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastht.data.cases import SPLITS, Case, CaseSet, Need, split_part
+from fastht.data.cases import SPLITS, Case, CaseSet, Need, note_alike, split_part
 from fastht.data.headers import read_headers
 from fastht.data.images import DataError
 from fastht.data.layouts.files import is_hidden, is_image_file
@@ -127,6 +127,7 @@ def _note_patients(cases: Sequence[Case]) -> Iterator[Note]:
     if 0 < len(lacking) < len(cases):
         text = f"{plural(len(lacking), 'image')} without patient: {examples(lacking)}"
         yield Note("without_patient", len(lacking), f"{text}; each counts as one by itself")
+    yield from note_alike(case.patient for case in cases)
 
 
 def _note_places(cases: Sequence[Case]) -> Iterator[Note]:

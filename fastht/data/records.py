@@ -13,9 +13,9 @@ from fastht.data.captions import (
     clean_caption,
     lost_letters,
 )
-from fastht.data.cases import Split, labels_alike
+from fastht.data.cases import Split, labels_alike, note_alike
 from fastht.data.images import DataError
-from fastht.data.notes import Note, account, examples, plural
+from fastht.data.notes import Note, account, examples, plural, shorten
 from fastht.data.places import Group, place
 
 _EXAMPLES = 5  # names of missing images that are kept for messages
@@ -70,7 +70,7 @@ class RecordSet:
                 f"{plural(long, 'caption')} of over {_MANY_WORDS} words (CLIP reads 77 tokens)"
             )
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
-        missing = f" (missing: {', '.join(self.missing)})" if self.missing else ""
+        missing = f" (missing: {', '.join(map(shorten, self.missing))})" if self.missing else ""
         return f"{', '.join(parts)}; dropped: {reasons or 'none'}{missing}."
 
     def account(self) -> str:
@@ -119,6 +119,7 @@ def collect(
         if _DECODED_WRONG in pair.caption:
             wrong.append(pair.name or pair.image)
         records.append(replace(pair, caption=caption))
+    _check_patients(source, records)
     found = [*notes(), *_note_captions(records, torn, wrong)]
     result = RecordSet(tuple(records), source, dict(dropped), tuple(missing), tuple(found))
     if not records:
@@ -127,6 +128,17 @@ def collect(
             f"{result.describe()} Check image directories, columns and captions. {said}".rstrip()
         )
     return result
+
+
+def _check_patients(source: str, records: Iterable[Record]) -> None:
+    """Raise DataError for an image of two patients: it could be trained on and held out."""
+    first: dict[str, Record] = {}
+    for record in records:
+        one = first.setdefault(record.image, record)
+        if one.patient != record.patient:
+            names = " and ".join(r.patient or "nobody" for r in (one, record))
+            what = f"{record.name or record.image} is of {names}, by its rows"
+            raise DataError(f"{source}: {what}; give an image one patient")
 
 
 def _note_captions(
@@ -145,8 +157,15 @@ def _note_captions(
         text = f"{plural(count, 'pair')} twice, image and caption: {examples(several)}"
         yield Note("pairs_twice", count, f"{text}; remove the copies")
     for alike in labels_alike(record.label for record in records):
-        text = f"labels that differ in case or spaces alone: {', '.join(alike)}"
+        text = f"labels that differ in spelling alone: {', '.join(alike)}"
         yield Note("labels_alike", len(alike), f"{text}; write them alike")
+    yield from note_alike(record.patient for record in records)
+    labels: dict[tuple[str, int | None], set[str | None]] = defaultdict(set)
+    for record in records:
+        labels[record.image, record.frame].add(record.label)
+    if several := [key[0] for key, found in labels.items() if len(found) > 1]:
+        text = f"{plural(len(several), 'image')} with several labels: {examples(several)}"
+        yield Note("images_of_several_labels", len(several), text)
 
 
 def split_records(
