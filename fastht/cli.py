@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
     "data": "know data sets: data list, check, export and overlap (of images and patients)",
+    "captions": "write captions from the columns of a table",
     "taxonomy": "tag captions with what they say (taxonomy tag)",
     "doctor": "show versions, devices and which backends can run here",
 }
@@ -184,6 +185,15 @@ def _taxonomy(arguments: Sequence[str]) -> int:
     return _told(command, lambda: module.tag(parsed), (OSError, ValueError))
 
 
+def _captions(arguments: Sequence[str]) -> int:
+    module = _import("fastht.captions.command", "captions", "tasks")
+
+    def run() -> int:
+        return int(module.captions(_parse(module.CaptionsArguments, "captions", arguments)))
+
+    return _told("captions", run, (OSError, ValueError))
+
+
 _DATA_ACTIONS = {
     "list": "the sets that are known",
     "check": "list all problems of a set",
@@ -206,6 +216,7 @@ _RUN = {
     "report": _report,
     "bench": _bench,
     "data": _data,
+    "captions": _captions,
     "taxonomy": _taxonomy,
     "doctor": _doctor,
 }
