@@ -7,10 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
-from fastht.data.cases import SPLITS, Case, CaseSet, Split, sort_classes, split_part
+from fastht.data.cases import SPLITS, Case, CaseSet, Split, parse_split, sort_classes, split_part
 from fastht.data.images import DataError
 from fastht.data.places import Group, place
+from fastht.data.tables import read_table
 
 
 def split_cases(
@@ -61,6 +64,17 @@ def split_cases(
         named[key if key[0] else (False, _file_name(group))] += group
     dealt = _deal(named, share, sides, seed, kept or {})
     return _assign(cases, {case: dealt[key] for key, group in named.items() for case in group})
+
+
+def sample_sides(cases: Iterable[Case]) -> dict[str, Split]:
+    """The sides that the embedded sample comes with, by the names of its cases.
+
+    112, 16 and 32 patients. Its documented numbers are of these, whatever else deals sides out.
+    """
+    file = Path(str(resources.files("fastht.data") / "sample" / "sides.csv"))
+    sides = {row["patient"]: parse_split(row["split"]) for _, row in read_table(file)[1]}
+    found = ((case.name, sides.get(case.patient or "")) for case in cases)
+    return {name: side for name, side in found if side is not None}
 
 
 def few_shot(cases: Sequence[Case], percent: float, *, seed: int = 0) -> tuple[Case, ...]:

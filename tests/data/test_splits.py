@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fastht.data import Case, CaseSet, DataError, few_shot, load_cases, split_cases
 from fastht.data.cases import SPLITS
+from fastht.data.splits import sample_sides
 
 PATIENTS = st.sampled_from([None, "a", "b", "c", "d", "e"])
 LABELS = st.sampled_from([None, "x", "y", "z"])
@@ -208,6 +209,16 @@ def test_split_refuses_what_it_cannot_do() -> None:
         split_cases(mixed)
     with pytest.raises(DataError, match="no case trains"):
         split_cases(with_splits(0, 3, 2))
+
+
+def test_the_sides_of_the_sample_are_those_of_its_documented_numbers() -> None:
+    cases = load_cases("sample")
+    done = split_cases(cases, kept=sample_sides(cases))
+    assert counts(done) == [224, 32, 64]
+    assert counts(split_cases(cases)) != [224, 32, 64]
+    assert all(len(sides) == 1 for sides in groups(done).values())
+    for split in SPLITS:
+        assert {case.label for case in done.side(split)} == set(done.classes)
 
 
 def test_sample_by_patient() -> None:

@@ -16,7 +16,7 @@ from fastht.data.cases import Case, CaseSet, Task
 from fastht.data.images import DataError
 from fastht.data.resize import RESIZES, Resize
 from fastht.data.source import DataSource
-from fastht.data.splits import split_cases
+from fastht.data.splits import sample_sides, split_cases
 from fastht.data.task_dataset import TaskDataset
 from fastht.tasks.images.goals import ClassificationGoal, SegmentationGoal
 from fastht.tasks.images.supervised import Goal
@@ -30,6 +30,7 @@ from fastht.tasks.training.seen import kept_sides
 from fastht.tasks.training.trainer import TrainerConfig
 
 FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
+_SAMPLE_SPLIT = (0.1, 0.2, 0)  # shares of val and test, and the seed, of the sample's own sides
 _DEPTH = 12  # of the towers that baselines bring
 ArgumentsT = TypeVar("ArgumentsT", bound="ExperimentArguments")
 
@@ -199,6 +200,8 @@ def load_split(arguments: ExperimentArguments, task: Task, runs: Iterable[Path] 
     if task == "classify" and len(found.classes) == 1:
         raise DataError(one_class(found))
     kept = kept_sides(runs, found)
+    if arguments.data == "sample" and (*fractions[1:], arguments.trainer.seed) == _SAMPLE_SPLIT:
+        kept = kept or sample_sides(found)
     divided = split_cases(found, fractions, seed=arguments.trainer.seed, kept=kept)
     sides = note_sides(divided) if task == "classify" else ()
     return dataclasses.replace(divided, notes=(*divided.notes, *sides))
