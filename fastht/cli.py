@@ -32,6 +32,7 @@ COMMANDS = {
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
     "data": "know data sets: data list, check, export, split by patients, and overlap",
+    "captions": "write captions from the columns of a table",
     "taxonomy": "tag captions with what they say, check tags (taxonomy tag, check, record)",
     "doctor": "show versions, devices and which backends can run here",
 }
@@ -211,6 +212,15 @@ _TAXONOMY_ACTIONS = {
 }
 
 
+def _captions(arguments: Sequence[str]) -> int:
+    module = _import("fastht.captions.command", "captions", "tasks")
+
+    def run() -> int:
+        return int(module.captions(_parse(module.CaptionsArguments, "captions", arguments)))
+
+    return _told("captions", run, (OSError, ValueError))
+
+
 _DATA_ACTIONS = {
     "list": "the sets that are known",
     "check": "list all problems of a set",
@@ -237,6 +247,7 @@ _RUN = {
     "report": _report,
     "bench": _bench,
     "data": _data,
+    "captions": _captions,
     "taxonomy": _taxonomy,
     "doctor": _doctor,
 }

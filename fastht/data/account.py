@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastht.data.cases import SPLITS, Case, CaseSet, Need, is_inside, split_part
+from fastht.data.cases import SPLITS, Case, CaseSet, Need, is_inside, note_alike, split_part
 from fastht.data.headers import read_headers
+from fastht.data.images import DataError
 from fastht.data.layouts.files import is_hidden, is_image_file
 from fastht.data.notes import Note, examples, plural
+from fastht.data.volumes import is_volume, same_place
 
 _NOT_NEEDED = "mask, not needed"
 _MASKS = re.compile(r"mask|annotation|segmentation|label", re.IGNORECASE)
@@ -25,6 +27,8 @@ def add_account(cases: CaseSet, root: Path, used: Iterable[str], task: Need) -> 
     """
     left_out = dict(cases.left_out)
     notes = [*cases.notes, *_note_headers(cases.cases, task), *_note_patients(cases.cases)]
+    if task == "segment":
+        notes += _note_places(cases.cases)
     if root.is_dir():
         named = (file for case in cases for file in (case.image, *case.masks))
         read = {_container(file) for file in named}
@@ -122,3 +126,28 @@ def _note_patients(cases: Sequence[Case]) -> Iterator[Note]:
     if 0 < len(lacking) < len(cases):
         text = f"{plural(len(lacking), 'image')} without patient: {examples(lacking)}"
         yield Note("without_patient", len(lacking), f"{text}; each counts as one by itself")
+    yield from note_alike(case.patient for case in cases)
+
+
+def _note_places(cases: Sequence[Case]) -> Iterator[Note]:
+    """Note volumes whose masks can be laid over them by their shapes alone."""
+    pairs = {
+        (mask, image)
+        for case in cases
+        for image, *masks in [[split_part(file)[0] for file in (case.image, *case.masks)]]
+        for mask in masks
+        if is_volume(image) and is_volume(mask)
+    }
+    without = sorted({image for mask, image in pairs if not _places_known(mask, image)})
+    if without:
+        what = "whose header, or whose mask's, does not say where it lies"
+        text = f"{plural(len(without), 'volume')} {what}: {examples(without)}"
+        remedy = "masks are laid on them by their shapes alone: look whether they fit"
+        yield Note("volumes_without_place", len(without), f"{text}; {remedy}")
+
+
+def _places_known(mask: str, image: str) -> bool:
+    try:
+        return same_place(mask, image)
+    except DataError:
+        return True  # told by the reader, which refuses it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from PIL import Image
 from fastht.data.archives import is_zipped, read_zipped
 from fastht.data.captions import clean_caption
 from fastht.data.images import DataError, read_image
-from fastht.data.notes import Note, account
+from fastht.data.notes import Note, account, examples, plural
 from fastht.data.parquet import is_cell, read_cell
 from fastht.data.volumes import is_volume, read_slice
 
@@ -140,7 +141,7 @@ class Reading:
                 lacking = [f"{case.image}: no label; {remedy}" for case in unlabelled]
                 self.problems += lacking
             for alike in labels_alike(case.label for case in found):
-                what = f"classes that differ in case or spaces alone: {', '.join(alike)}"
+                what = f"classes that differ in spelling alone: {', '.join(alike)}"
                 self.problems.append(f"{source}: {what}; write them alike")
         if (
             task == "pairs"
@@ -175,12 +176,28 @@ class Reading:
 
 
 def labels_alike(labels: Iterable[str | None]) -> list[tuple[str, ...]]:
-    """Labels that people mean the same by: those that differ in case or spaces alone, in groups."""
+    """Names that people mean the same by, in groups.
+
+    They differ in case, spaces, the form of their letters in Unicode or how a number is written,
+    as 1, 01 and 1.0.
+    """
     spellings: dict[str, set[str]] = defaultdict(set)
     for label in labels:
         if label is not None:
-            spellings["".join(label.casefold().replace("_", " ").split())].add(label)
+            plain = unicodedata.normalize("NFKC", label).casefold().replace("_", " ")
+            bare = "".join(plain.split())
+            number = re.fullmatch(r"(-?)0*([0-9]+)(?:\.0+)?", bare)
+            spellings["".join(number.groups()) if number else bare].add(label)
     return [tuple(sorted(alike)) for alike in spellings.values() if len(alike) > 1]
+
+
+def note_alike(patients: Iterable[str | None]) -> Iterator[Note]:
+    """Note patients who may be one: they could be trained on and held out."""
+    if groups := labels_alike(patients):
+        text = f"{plural(len(groups), 'patient')} perhaps under several names: "
+        shown = examples(" = ".join(group) for group in groups)
+        remedy = "they are taken for different ones: write those who are one alike"
+        yield Note("patients_alike", len(groups), f"{text}{shown}; {remedy}")
 
 
 def sort_classes(labels: Iterable[str]) -> tuple[str, ...]:

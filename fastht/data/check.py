@@ -14,6 +14,7 @@ from fastht.data.account import note_sides, one_class
 from fastht.data.cases import SPLITS, Case, CaseSet, Need, read_case_image, sort_classes
 from fastht.data.images import DataError
 from fastht.data.layouts import scan_cases
+from fastht.data.lesions import lesion_notes
 from fastht.data.masks import read_mask
 from fastht.data.notes import examples
 from fastht.data.records import Record
@@ -102,13 +103,8 @@ def inspect_cases(cases: CaseSet, task: Need, image_size: int = 224) -> Findings
             findings.problems.append(str(error))
     findings.summary += describe_pixels(sizes, list(shares.values()))
     findings.summary += _describe_spacings(spacings)
-    if empty := [name for name, share in shares.items() if not share]:
-        findings.notes.append(f"{len(empty):,} empty masks: {examples(empty)}")
-    if small:
-        what = f"{len(small):,} images with lesions that fall between the pixels"
-        text = f"{what} at {image_size} x {image_size}: {examples(small)}"
-        remedy = "they are kept as a pixel or two; a larger --image-size shows more of them"
-        findings.notes.append(f"{text}; {remedy}")
+    empty = [name for name, share in shares.items() if not share]
+    findings.notes += [note.text for note in lesion_notes(empty, small, image_size)]
     if flat:
         findings.notes.append(f"{len(flat):,} images of a single colour: {examples(flat)}")
     _compare(findings, [group for group in same.values() if len(group) > 1])

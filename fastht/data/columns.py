@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastht.data.images import DataError
@@ -26,6 +28,9 @@ _ALIKE = {
 # What fastht's commands read, each some of them.
 _KNOWN = {"filepath", "filename", "image", "mask", "title", "caption", "split"}
 _SHOWN = 12
+# What programs write for an empty cell; "none" and "na" may be classes, but nobody's names.
+_EMPTY = {"nan", "n/a", "#n/a", "<na>", "null", "nat"}
+_WORDS = {"label": _EMPTY, "patient": _EMPTY | {"none", "na", "-", "unknown"}}
 
 
 def find_column(columns: Sequence[str], what: str, given: str | None, where: Path) -> str | None:
@@ -81,6 +86,32 @@ def note_columns(
         text = f"{plural(len(left), 'column')} not read: {examples(left, _SHOWN)}"
         notes.append(Note("columns_not_read", len(left), "; ".join([text, *hints])))
     return tuple(notes)
+
+
+class Cells:
+    """Cells of labels, patients and frames, of which words for "none" are read as empty, counted.
+
+    Else all patients who are "nan" would be one, and "NaN" a class.
+    """
+
+    def __init__(self, read: Mapping[str, str | None]) -> None:
+        self._read = read
+        self._empty: Counter[str] = Counter()
+
+    def value(self, row: Mapping[str, str], what: str) -> str | None:
+        """What a row says of it, in Unicode's composed form; ``None`` if nothing."""
+        column = self._read[what]
+        cell = unicodedata.normalize("NFC", row.get(column or "") or "")
+        if column and cell.casefold() in _WORDS.get(what, ()):
+            self._empty[column] += 1
+            return None
+        return cell or None
+
+    def notes(self) -> Iterator[Note]:
+        """What was read as empty."""
+        for column, count in self._empty.items():
+            text = f"{plural(count, 'cell')} of column {column} read as empty, for nan and the like"
+            yield Note("cells_read_as_empty", count, text)
 
 
 def quote(name: str) -> str:

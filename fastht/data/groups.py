@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from fastht.data.cases import SPLITS, Case, CaseSet, Split, split_part
 from fastht.data.images import DataError
+from fastht.data.places import place
 
 PATIENT, IMAGE, CAPTION = "patient", "image", "caption"
 _Key = tuple[str, str]  # what it is of, and which
@@ -28,12 +28,6 @@ class Groups:
     members: tuple[tuple[int, ...], ...]
     names: tuple[_Key, ...]
     linked: int
-
-
-def place(name: str, seed: int) -> float:
-    """A number from 0 to 1 that looks random and is the same everywhere."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def find_groups(cases: Sequence[Case], by: Sequence[str] = (PATIENT,), *, seed: int = 0) -> Groups:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _EXAMPLES = 5
+_LONGEST, _KEPT = 300, 100  # characters of a name, and of either end of a longer one
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,12 @@ class Note:
 def examples(names: Iterable[str], count: int = _EXAMPLES) -> str:
     """The first few of some names."""
     listed = list(names)
-    return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")
+    return ", ".join(map(shorten, listed[:count])) + (", ..." if len(listed) > count else "")
+
+
+def shorten(name: str) -> str:
+    """A name, without its middle if that would fill the screen."""
+    return name if len(name) <= _LONGEST else f"{name[:_KEPT]} ... {name[-_KEPT:]}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from fastht.data.captions import Cleaning
 from fastht.data.cases import side_of
-from fastht.data.columns import find_column, find_split, note_columns
+from fastht.data.columns import Cells, find_column, find_split, note_columns
 from fastht.data.images import DataError
 from fastht.data.notes import Note, plural
 from fastht.data.records import Dropped, Record, RecordSet, collect
 from fastht.data.set_records import is_set, load_set
 from fastht.data.shards import load_shards
-from fastht.data.tables import parse_frame, read_table
+from fastht.data.tables import parse_frame, read_table, spellings
 
 _KEY_PAIRS = (("filepath", "title"), ("filename", "Caption"))  # open_clip's, NextGen-UIA's
 _DESCRIBING = ("label", "patient", "frame")
@@ -86,6 +86,7 @@ def load_records(
         what: find_column(columns, what, given, path)
         for what, given in (("label", label_key), ("patient", patient_key), ("frame", frame_key))
     }
+    cells = Cells(read)
     split_column = find_split(columns, split_key, path)
     attributes = [name for name in attribute_keys if name in columns]
     for folder in image_dirs:
@@ -106,7 +107,7 @@ def load_records(
                 f"{path}, line {line}: {both}; use paths relative to an image directory"
             )
         where = f"{path}, line {line}"
-        label, patient, frame = (row.get(read[what] or "") or None for what in _DESCRIBING)
+        label, patient, frame = (cells.value(row, what) for what in _DESCRIBING)
         split = side_of(row.get(split_column, ""), where)
         name = named.replace("\\", "/")
         index = parse_frame(frame or "", where)
@@ -118,6 +119,7 @@ def load_records(
             yield from note_columns(
                 columns, read, also=(image_column, caption_column, split_column, *attributes)
             )
+        yield from cells.notes()
         patients = [pair.patient for pair in pairs if isinstance(pair, Record)]
         if 0 < (lacking := patients.count(None)) < len(patients):
             text = f"{plural(lacking, 'pair')} without patient; each image counts as one by itself"
@@ -145,8 +147,7 @@ def _find_image(named: str, image_dirs: Sequence[_Folder], beside: Path, where: 
 
     Raises DataError if there are several in the image directories.
     """
-    # Tables written on Windows have its separators, which are letters of a name elsewhere.
-    for written in dict.fromkeys((named, named.replace("\\", "/"))):
+    for written in spellings(named):
         for name in (written, os.path.basename(written)):
             found = [p for d in image_dirs if os.path.isfile(p := os.path.join(d, name))]
             if len({os.path.realpath(path) for path in found}) > 1:

@@ -13,10 +13,10 @@ from fastht.data.captions import (
     clean_caption,
     lost_letters,
 )
-from fastht.data.cases import Split, labels_alike
-from fastht.data.groups import place
+from fastht.data.cases import Split, labels_alike, note_alike
 from fastht.data.images import DataError
-from fastht.data.notes import Note, account, examples, plural
+from fastht.data.notes import Note, account, examples, plural, shorten
+from fastht.data.places import Group, place_of
 
 _EXAMPLES = 5  # names of missing images that are kept for messages
 _MANY_WORDS = 75  # more than CLIP's 77 tokens hold, of which two are marks, however short they are
@@ -72,7 +72,7 @@ class RecordSet:
                 f"{plural(long, 'caption')} of over {_MANY_WORDS} words (CLIP reads 77 tokens)"
             )
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
-        missing = f" (missing: {', '.join(self.missing)})" if self.missing else ""
+        missing = f" (missing: {', '.join(map(shorten, self.missing))})" if self.missing else ""
         return f"{', '.join(parts)}; dropped: {reasons or 'none'}{missing}."
 
     def account(self) -> str:
@@ -121,6 +121,7 @@ def collect(
         if _DECODED_WRONG in pair.caption:
             wrong.append(pair.name or pair.image)
         records.append(replace(pair, caption=caption))
+    _check_patients(source, records)
     found = [*notes(), *_note_captions(records, torn, wrong)]
     result = RecordSet(tuple(records), source, dict(dropped), tuple(missing), tuple(found))
     if not records:
@@ -129,6 +130,17 @@ def collect(
             f"{result.describe()} Check image directories, columns and captions. {said}".rstrip()
         )
     return result
+
+
+def _check_patients(source: str, records: Iterable[Record]) -> None:
+    """Raise DataError for an image of two patients: it could be trained on and held out."""
+    first: dict[str, Record] = {}
+    for record in records:
+        one = first.setdefault(record.image, record)
+        if one.patient != record.patient:
+            names = " and ".join(r.patient or "nobody" for r in (one, record))
+            what = f"{record.name or record.image} is of {names}, by its rows"
+            raise DataError(f"{source}: {what}; give an image one patient")
 
 
 def _note_captions(
@@ -147,8 +159,15 @@ def _note_captions(
         text = f"{plural(count, 'pair')} twice, image and caption: {examples(several)}"
         yield Note("pairs_twice", count, f"{text}; remove the copies")
     for alike in labels_alike(record.label for record in records):
-        text = f"labels that differ in case or spaces alone: {', '.join(alike)}"
+        text = f"labels that differ in spelling alone: {', '.join(alike)}"
         yield Note("labels_alike", len(alike), f"{text}; write them alike")
+    yield from note_alike(record.patient for record in records)
+    labels: dict[tuple[str, int | None], set[str | None]] = defaultdict(set)
+    for record in records:
+        labels[record.image, record.frame].add(record.label)
+    if several := [key[0] for key, found in labels.items() if len(found) > 1]:
+        text = f"{plural(len(several), 'image')} with several labels: {examples(several)}"
+        yield Note("images_of_several_labels", len(several), text)
 
 
 def split_records(
@@ -201,13 +220,13 @@ def note_patients(train: Sequence[Record], val: Sequence[Record]) -> tuple[Note,
 
 def _draw(records: Sequence[Record], fraction: float, seed: int) -> set[int]:
     """The ids of the records that are held out."""
-    groups: dict[tuple[bool, str], list[Record]] = defaultdict(list)
+    groups: dict[Group, list[Record]] = defaultdict(list)
     for record in records:
         known = record.patient is not None
         groups[known, record.patient if known else record.name or record.image].append(record)  # type: ignore[index]
     if len(groups) < 2:
         raise DataError(f"{len(records)} records of one patient or image cannot be split")
-    places = {key: place(f"{key[0]:d}:{key[1]}", seed) for key in groups}
+    places = {key: place_of(key, seed) for key in groups}
     chosen = [key for key in groups if places[key] < fraction]
     if not chosen:
         chosen = [min(groups, key=places.__getitem__)]

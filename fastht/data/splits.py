@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
-from fastht.data.cases import SPLITS, Case, CaseSet, Split, sort_classes, split_part
+from fastht.data.cases import SPLITS, Case, CaseSet, Split, parse_split, sort_classes, split_part
 from fastht.data.images import DataError
+from fastht.data.places import Group, place_of
+from fastht.data.tables import read_table
 
 
 def split_cases(
-    cases: CaseSet, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), *, seed: int = 0
+    cases: CaseSet,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    *,
+    seed: int = 0,
+    kept: Mapping[str, Split] | None = None,
 ) -> CaseSet:
-    """Give every case a split: a patient's cases the same one, each class in like proportions.
+    """Give every case a split, all cases of a patient the same one.
+
+    Which one depends on the seed and on the patient's or, without patient, the image's name alone:
+    whoever sorts cases, adds or removes some moves nobody. So the fractions are met on average, of
+    few patients more or less. Only where a class would not train, or a side would be empty, the
+    patient goes over who is nearest to it.
 
     Splits that the cases have already stay as they are; a side that then lacks is taken out of
     the training cases, e.g. an eighth of them for validation where 0.7 train and 0.1 validate.
-    Cases without patient go by their image file. The result depends on the seed and on names and
-    patients, not on the order of the cases; a patient who is added later moves few others.
 
-    fractions: of train, val and test; those of val and test may be 0. Patients are not cut up, so
-        they are met as nearly as that allows.
+    fractions: of train, val and test; those of val and test may be 0.
+    kept: splits by the names of cases, from a run that goes on; of these cases, no other is chosen.
 
     Raises DataError if the fractions are no such numbers, only some cases have a split, no case
     trains, or there are fewer patients than sides.
@@ -39,18 +51,30 @@ def split_cases(
     sides = [split for split in SPLITS if share[split] and (split == "train" or not given[split])]
     if len(sides) == 1:
         return cases if not given[None] else _assign(cases, dict.fromkeys(cases, "train"))
-    groups: dict[tuple[bool, str], list[Case]] = defaultdict(list)
-    for case in sorted(cases, key=lambda case: case.name):
+    groups: dict[Group, list[Case]] = defaultdict(list)
+    for case in cases:
         if case.split in (None, "train"):
             by_patient = case.patient is not None
             groups[by_patient, case.patient or split_part(case.image)[0]].append(case)
     if len(groups) < len(sides):
         what = f"{len(groups)} patients or images for {len(sides)} sides ({', '.join(sides)})"
         raise DataError(f"{cases.source}: {what}; add cases or set fractions to 0")
-    chosen: dict[Case, Split] = {}
-    for split, groups_of_side in _distribute(list(groups.values()), share, sides, seed).items():
-        chosen |= {case: split for group in groups_of_side for case in group}
-    return _assign(cases, chosen)
+    named: dict[Group, list[Case]] = defaultdict(list)
+    for key, group in groups.items():
+        named[key if key[0] else (False, _file_name(group))] += group
+    dealt = _deal(named, share, sides, seed, kept or {})
+    return _assign(cases, {case: dealt[key] for key, group in named.items() for case in group})
+
+
+def sample_sides(cases: Iterable[Case]) -> dict[str, Split]:
+    """The sides that the embedded sample comes with, by the names of its cases.
+
+    112, 16 and 32 patients. Its documented numbers are of these, whatever else deals sides out.
+    """
+    file = Path(str(resources.files("fastht.data") / "sample" / "sides.csv"))
+    sides = {row["patient"]: parse_split(row["split"]) for _, row in read_table(file)[1]}
+    found = ((case.name, sides.get(case.patient or "")) for case in cases)
+    return {name: side for name, side in found if side is not None}
 
 
 def few_shot(cases: Sequence[Case], percent: float, *, seed: int = 0) -> tuple[Case, ...]:
@@ -77,36 +101,73 @@ def few_shot(cases: Sequence[Case], percent: float, *, seed: int = 0) -> tuple[C
     return tuple(case for case in cases if case in kept)
 
 
-def _distribute(
-    groups: list[list[Case]], share: dict[Split, float], sides: list[Split], seed: int
-) -> dict[Split, list[list[Case]]]:
-    """Deal groups out to sides; every side gets at least one."""
-    total = sum(share[side] for side in sides)
-    strata: dict[tuple[str, ...], list[list[Case]]] = defaultdict(list)
-    for group in sorted(groups, key=lambda group: _rank(group[0].name, seed)):
-        strata[sort_classes(case.label or "" for case in group)].append(group)
-    dealt: dict[Split, list[list[Case]]] = {side: [] for side in sides}
-    # What a side still lacks goes over to the next class; otherwise a side whose share of every
-    # class is less than half a group would stay empty.
-    lacking = dict.fromkeys(sides, 0.0)
-    for _, stratum in sorted(strata.items()):
-        size = sum(map(len, stratum))
-        for side in sides:
-            lacking[side] += size * share[side] / total
-        for position, group in enumerate(stratum):
-            # The first side that comes nearer to its share by this group, else the neediest. A
-            # class that does not train cannot be learnt, so its first group does.
-            nearer = (side for side in sides if 2 * lacking[side] >= len(group))
-            side = next(nearer, max(sides, key=lacking.__getitem__)) if position else "train"
-            dealt[side].append(group)
-            lacking[side] -= len(group)
+def _deal(
+    groups: Mapping[Group, list[Case]],
+    share: Mapping[Split, float],
+    sides: Sequence[Split],
+    seed: int,
+    kept: Mapping[str, Split],
+) -> dict[Group, Split]:
+    """Give each group a side; every side gets at least one, and every class trains."""
+    spans = _spans(share, sides)
+    places = {key: place_of(key, seed) for key in sorted(groups)}
+
+    def distance(key: Group, side: Split) -> float:
+        low, high = spans[side]
+        return max(low - places[key], places[key] - high, 0.0)
+
+    dealt = {key: min(sides, key=lambda side: distance(key, side)) for key in places}
+    members: dict[str, list[Group]] = defaultdict(list)
+    for key in places:
+        for label in sort_classes(case.label for case in groups[key] if case.label is not None):
+            members[label].append(key)
+    # A class that does not train cannot be learnt.
+    for held in members.values():
+        if not _training(held, dealt):
+            dealt[min(held, key=lambda key: distance(key, "train"))] = "train"
     for side in sides:
-        if not dealt[side]:
-            giver = max(sides, key=lambda other: len(dealt[other]))
-            smallest = min(reversed(dealt[giver]), key=len)
-            dealt[giver].remove(smallest)
-            dealt[side].append(smallest)
+        if side in dealt.values():
+            continue
+        filled = Counter(dealt.values())
+        spare = [key for key in places if filled[dealt[key]] > 1]
+        only = {found[0] for held in members.values() if len(found := _training(held, dealt)) == 1}
+        giving = [key for key in spare if key not in only] or spare
+        dealt[min(giving, key=lambda key: distance(key, side))] = side
+    for key, group in groups.items():
+        before = {kept.get(case.name) for case in group}
+        if len(before) == 1 and (only_one := before.pop()) is not None:
+            dealt[key] = only_one
     return dealt
+
+
+def _training(keys: Iterable[Group], dealt: Mapping[Group, Split]) -> list[Group]:
+    return [key for key in keys if dealt[key] == "train"]
+
+
+def _spans(
+    share: Mapping[Split, float], sides: Sequence[Split]
+) -> dict[Split, tuple[float, float]]:
+    """The span of places of each side. That of training is between the others, so that whoever
+    changes the share of one moves nobody between other two.
+    """
+    total = sum(share[side] for side in sides)
+    low = share["val"] / total if "val" in sides else 0.0
+    high = 1 - share["test"] / total if "test" in sides else 1.0
+    spans: dict[Split, tuple[float, float]] = {
+        "train": (low, high),
+        "val": (0.0, low),
+        "test": (high, 1.0),
+    }
+    return {side: spans[side] for side in sides}
+
+
+def _file_name(cases: Iterable[Case]) -> str:
+    """The name of the file that these cases are of, as the set names it, wherever it lies."""
+    return min(
+        case.name if part is None else re.sub(rf"-0*{re.escape(part)}$", "", case.name)
+        for case in cases
+        for part in [split_part(case.image)[1]]
+    )
 
 
 def _assign(cases: CaseSet, chosen: dict[Case, Split]) -> CaseSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
@@ -49,7 +50,9 @@ def read_table(path: Path, separator: str | None = None) -> tuple[list[str], Row
     columns: list[str] = []
     try:
         columns = [name.strip() for name in next(reader, [])]
-        for cells in filter(None, reader):
+        for cells in reader:
+            if not any(map(str.strip, cells)):
+                continue  # spreadsheets leave rows of separators alone
             if len(cells) > len(columns):
                 raise csv.Error(f"{len(cells)} cells under {len(columns)} columns")
             pairs = zip_longest(columns, map(str.strip, cells), fillvalue="")
@@ -78,6 +81,17 @@ def _stated_separator(text: str) -> tuple[int, str | None]:
     """How many lines a statement such as "sep=;" takes, 0 or 1, and what it states."""
     match = _STATED.match(text)
     return (1, match[1]) if match else (0, None)
+
+
+def spellings(path: str) -> tuple[str, ...]:
+    """How a path of a table may be written on this system, as it is first.
+
+    Tables from Windows have its separators, which are letters of a name elsewhere; file systems
+    keep letters with accents composed or not, whatever the program that wrote the table does.
+    """
+    slashed = (path, path.replace("\\", "/"))
+    forms = (unicodedata.normalize(form, one) for form in ("NFC", "NFD") for one in slashed)
+    return tuple(dict.fromkeys((*slashed, *forms)))
 
 
 def parse_frame(cell: str, where: str) -> int | None:

@@ -120,7 +120,7 @@ def test_a_class_of_masks_alone_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_classes_that_differ_in_case_or_spaces_are_refused(tmp_path: Path, other: str) -> None:
     class_folders(tmp_path)
     picture(tmp_path / other / "9.png", seed=9)
-    with pytest.raises(DataError, match=r"classes that differ in case or spaces alone: .* alike"):
+    with pytest.raises(DataError, match=r"classes that differ in spelling alone: .* alike"):
         load_cases(tmp_path, task="classify")
 
 

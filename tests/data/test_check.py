@@ -126,7 +126,7 @@ def test_empty_masks_and_flat_images_are_noted(tmp_path: Path) -> None:
         draw(tmp_path / "images" / name, blob(0, 0, 0, 0))
     found = inspect_cases(load_cases(tmp_path), "segment")
     assert found.problems == []
-    assert found.notes == ["1 empty masks: 0", "2 images of a single colour: 1, 2"]
+    assert found.notes == ["1 empty mask: 0", "2 images of a single colour: 1, 2"]
 
 
 def test_many_sizes_are_summed_up(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_one_of_each_fault_is_listed_at_once(
         "3.jpg; look whether the masks are turned too",
         "1 file of several pictures",
         "4.tif (3); name one by a column frame",
-        "1 images with lesions that fall between the pixels at 112 x 112: 5; they are kept",
+        "1 image with lesions that fall between the pixels at 112 x 112: 5; they are kept",
         "1 row of ",
         "labels.csv without image: nowhere.png",
         "6 images without patient",

@@ -267,8 +267,9 @@ def test_pairs_that_stand_twice_are_counted(tmp_path: Path) -> None:
 
 
 def test_labels_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
-    image(tmp_path / "a.png")
-    rows = "".join(f"a.png,{CAPTION} {i},{x}\n" for i, x in enumerate(["cyst", "Cyst ", "mass"]))
+    for i in range(3):
+        image(tmp_path / f"{i}.png")
+    rows = "".join(f"{i}.png,{CAPTION},{x}\n" for i, x in enumerate(["cyst", "Cyst ", "mass"]))
     (note,) = load_records(table(tmp_path / "t.csv", f"filepath,title,label\n{rows}")).notes
     assert (note.kind, note.count) == ("labels_alike", 2)
     assert "Cyst, cyst; write them alike" in note.text
@@ -279,7 +280,8 @@ def test_labels_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
 
 def test_drops_are_counted_and_described(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
-    rows = [("a.png", CAPTION, "p1"), ("a.png", "x" * 20, "p2"), ("a.png", "x" * 18 + "é", "p3")]
+    image(tmp_path / "b.png")
+    rows = [("a.png", CAPTION, "p1"), ("b.png", "x" * 20, "p2"), ("a.png", "x" * 18 + "é", "p3")]
     rows += [("a.png", "", "p4")] + [(f"gone{i}.png", CAPTION, "p5") for i in range(7)]
     rows += [("", CAPTION, "p6")]
     text = "filepath,title,patient\n" + "".join(",".join(row) + "\n" for row in rows)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path, PurePath
 
 from fastht.data.cases import Case, Need, Reading, side_of
-from fastht.data.columns import find_column, find_split, note_columns
+from fastht.data.columns import Cells, find_column, find_split, note_columns
 from fastht.data.images import DataError
-from fastht.data.tables import parse_frame, read_table
+from fastht.data.notes import shorten
+from fastht.data.tables import parse_frame, read_table, spellings
 from fastht.data.values import parse_key, read_values, require_columns
 
 _IMAGE_KEYS = ("filepath", "filename", "image")
@@ -67,6 +69,7 @@ def read(
     read_as = {what: find_column(columns, what, key, root) for what, key in given.items()}
     split_column = find_split(columns, split_key, root)
     require_columns(group_keys, columns, root)
+    described = Cells(read_as)
     reading = Reading()
     if root != sample_path():  # whose other columns say how it was made
         also = (image_key, caption_key or "", split_column, *tag_keys, *group_keys)
@@ -76,7 +79,7 @@ def read(
         with reading.noting():
             image = _existing(root, row[image_key], "image", where)
             mask = _existing(root, row["mask"], "mask", where) if task == "segment" else None
-            cells = {what: row.get(name or "") or None for what, name in read_as.items()}
+            cells = {what: described.value(row, what) for what in read_as}
             frame = parse_frame(cells["frame"] or "", where)
             split = side_of(row.get(split_column, ""), where)
             suffix = "" if frame is None else f"-{frame}"
@@ -93,6 +96,7 @@ def read(
                     groups=read_values(row.get, group_keys, where, parse_key),
                 )
             )
+    reading.notes += described.notes()
     return reading
 
 
@@ -104,12 +108,11 @@ def _existing(table: Path, cell: str, what: str, where: str) -> Path:
     """The file that a cell names."""
     if not cell:
         raise DataError(f"{where}: no {what}; fill the cell or remove the row")
-    path = table.parent / cell
-    if not path.is_file() and "\\" in cell:  # written on Windows
-        path = table.parent / cell.replace("\\", "/")
-    if not path.is_file():
-        raise DataError(f"{where}: no {what} {path}; check the path")
-    return path
+    paths = [table.parent / written for written in spellings(cell)]
+    found = next((path for path in paths if os.path.isfile(path)), None)  # of any length
+    if found is None:
+        raise DataError(f"{where}: no {what} {shorten(str(paths[0]))}; check the path")
+    return found
 
 
 def _name(cell: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,11 +137,10 @@ def fingerprint(
         if isinstance(found, DataError):
             unreadable.append(str(found))
             continue
-        content, pixels[i], square = found
+        content, pixels[i], square, hashes[i] = found
         if content is not None:
             contents[i] = content
         plain[i] = square.std() < _PLAIN
-        hashes[i] = window_hashes(square)
         if small is not None:
             small[i] = square
     names = tuple(map(item_name, different))
@@ -163,30 +162,55 @@ def flatten(squares: np.ndarray) -> np.ndarray:
     """
     blur = _surroundings()
     values = squares.astype(np.float32)
-    detail = values - blur @ values @ blur.T
-    contrast = np.sqrt(blur @ (detail * detail) @ blur.T)
+    detail = values - _on_both_axes(blur, values)
+    contrast = np.sqrt(_on_both_axes(blur, detail * detail))
     return detail / (contrast + np.float32(_DARK))
 
 
-def window_hashes(square: np.ndarray) -> np.ndarray:
-    """Perceptual hashes of all windows of a square, packed bits [len(WINDOWS), BITS / 8] uint8.
+def window_hashes(squares: np.ndarray, pool: Executor | None = None) -> np.ndarray:
+    """Perceptual hashes of all windows of squares, packed bits [n, len(WINDOWS), BITS / 8] uint8.
 
     The first, of the whole image, is pHash as imagehash computes it. Those of the other windows
     are the same function of a part of the image. Resampling and transform are linear, so that all
     of them come of one matrix product on either side (to rounding of gray levels).
+
+    squares: [n, SIDE, SIDE] uint8. pool: threads that share what is done image by image.
     """
-    flat = flatten(square)
+    flat = flatten(squares)
+    spectra = [_spectra(flat, grid) for grid in _GRIDS]
+    each = map if pool is None else pool.map
+    found = list(each(_hash, flat, *spectra))
+    return np.stack(found) if found else np.zeros((0, len(WINDOWS), BITS // 8), np.uint8)
+
+
+def _spectra(flat: np.ndarray, grid: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """Low frequencies of the windows of a grid, [n, windows, BITS]."""
+    n = len(grid)
+    both = _on_both_axes(_transforms(grid), flat)
+    apart = both.reshape(len(flat), n, _FREQUENCIES, n, _FREQUENCIES)
+    return apart.transpose(0, 1, 3, 2, 4).reshape(len(flat), n * n, BITS)
+
+
+def _hash(flat: np.ndarray, *spectra: np.ndarray) -> np.ndarray:
+    """The hashes of one image, of its flattened square and the frequencies of its windows."""
+    values = np.concatenate(spectra)
+    middle = np.partition(values, (BITS // 2 - 1, BITS // 2), axis=1)
+    bits = values > middle[:, BITS // 2 - 1 : BITS // 2 + 1].mean(axis=1, keepdims=True)
     whole = imagehash.phash(_as_picture(flat), hash_size=_FREQUENCIES).hash.ravel()
-    found = []
-    for grid in _GRIDS:
-        matrix = _transforms(grid)
-        n = len(grid)
-        spectra = (matrix @ flat @ matrix.T).reshape(n, _FREQUENCIES, n, _FREQUENCIES)
-        found.append(spectra.transpose(0, 2, 1, 3).reshape(n * n, BITS))
-    values = np.concatenate(found)
-    bits = values > np.median(values, axis=1, keepdims=True)
     bits[0] = bits[COARSE.start] = whole
     return np.packbits(bits, axis=1)
+
+
+def _on_both_axes(matrix: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Multiply each square [..., SIDE, SIDE] from both sides: matrix @ square @ matrix.T.
+
+    As two products with all squares: libraries of linear algebra put several threads to each
+    product, which for one square wait for one another longer than they compute.
+    """
+    half = squares.reshape(-1, SIDE) @ matrix.T
+    turned = half.reshape(*squares.shape[:-1], len(matrix)).swapaxes(-1, -2)
+    whole = np.ascontiguousarray(turned).reshape(-1, SIDE) @ matrix.T
+    return whole.reshape(*turned.shape[:-1], len(matrix)).swapaxes(-1, -2)
 
 
 def _as_picture(flat: np.ndarray) -> Image.Image:
@@ -214,7 +238,8 @@ def _transforms(spans: tuple[tuple[float, float], ...]) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
-_Found = tuple[np.ndarray | None, np.ndarray, np.ndarray]  # hash of bytes, of pixels, the square
+_Read = tuple[np.ndarray | None, np.ndarray, np.ndarray]  # hash of bytes, of pixels, the square
+_Found = tuple[np.ndarray | None, np.ndarray, np.ndarray, np.ndarray]  # and hashes of windows
 
 
 def _in_threads(items: Sequence[Case | Record]) -> Iterator[_Found | DataError]:
@@ -222,10 +247,14 @@ def _in_threads(items: Sequence[Case | Record]) -> Iterator[_Found | DataError]:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         step = 256  # so that no more than this waits in memory
         for first in range(0, len(items), step):
-            yield from pool.map(_inspect, items[first : first + step])
+            read = list(pool.map(_inspect, items[first : first + step]))
+            squares = [found[2] for found in read if not isinstance(found, DataError)]
+            hashes = iter(window_hashes(np.stack(squares), pool) if squares else ())
+            for found in read:
+                yield found if isinstance(found, DataError) else (*found, next(hashes))
 
 
-def _inspect(item: Case | Record) -> _Found | DataError:
+def _inspect(item: Case | Record) -> _Read | DataError:
     try:
         content, image = read_item(item)
     except DataError as error:

@@ -21,8 +21,6 @@ from fastht.tasks.image_text.semantic import TagOptions, TagTargets
 from fastht.tasks.image_text.tagged_texts import TaggedTexts, apply_graph, save_graph
 from fastht.tasks.image_text.tags import RecordTags
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
-from fastht.tasks.scores.collapse import spread_of_pairs
-from fastht.tasks.scores.retrieval import Retrieval
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
 from fastht.taxonomy.graph import TagGraph
@@ -267,13 +265,11 @@ class ContrastiveTask:
             rows = [i for i, r in enumerate(self.val_records) if r.label is not None]
             labels = [self.classes.index(str(self.val_records[i].label)) for i in rows]
             predicted = (images[rows] @ class_features.T).argmax(dim=1).cpu()
-            right = torch.full((len(captions),), torch.nan, dtype=torch.float64)
+            right = torch.full((len(images),), torch.nan, dtype=torch.float64)
             right[rows] = (predicted == torch.tensor(labels)).double()
         texts = self.embedder.tagged(captions, plain)
-        beside = None if self.embedder.graph is None else Retrieval(images, plain, captions)
-        retrieval = Retrieval(images, texts, captions)
-        spread = spread_of_pairs(images, texts, captions)
-        held_out = HeldOut(self.val_records, retrieval, right, beside, spread)
+        beside = None if self.embedder.graph is None else plain
+        held_out = HeldOut(self.val_records, images, texts, right, beside)
         return self._losses(images, texts), held_out
 
     def save_best(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from fastht.data import Record
+from fastht.tasks.scores.collapse import spread_of_pairs
 from fastht.tasks.scores.intervals import Resampling, weighted_means
 from fastht.tasks.scores.retrieval import Retrieval
 
@@ -16,53 +16,72 @@ RECALL_AT = (1, 5, 10)
 _Score = TypeVar("_Score")
 
 
-@dataclass(frozen=True)
 class HeldOut:
     """What a model makes of held-out samples.
 
-    Attributes:
+    An image with several captions is one image, as in ``fastht retrieve``: it is right if any
+    caption of its own is found, and counts once in every score.
+
+    Args:
         records: the n samples.
-        retrieval: the ranks of their right answers; each sample's image is one of its own.
+        images: ``[n, E]``, normalised.
+        texts: ``[n, E]``, normalised.
         right: ``[n]``, 1 where the nearest class is the sample's, else 0; NaN without label.
             ``None``: there are no classes to tell apart.
-        plain: the ranks where captions are embedded without their tags, if a tag graph changes
-            them; their scores are called ``plain_text_...``.
-        spread: whether embeddings still differ, by :func:`spread_of_pairs`.
+        plain: ``[n, E]``, the texts without their tags, where a tag graph changes them; the scores
+            of these are called ``plain_text_...``.
+
+    Attributes:
+        records: a sample of each of the m different images.
+        retrieval: the ranks of their right answers.
+        right: ``[m]``, of these.
+        spread: whether the embeddings still differ, by :func:`spread_of_pairs`.
     """
 
-    records: Sequence[Record]
-    retrieval: Retrieval
-    right: Tensor | None
-    plain: Retrieval | None = None
-    spread: Mapping[str, float] = field(default_factory=dict)
+    def __init__(
+        self,
+        records: Sequence[Record],
+        images: Tensor,
+        texts: Tensor,
+        right: Tensor | None,
+        plain: Tensor | None = None,
+    ) -> None:
+        captions = [record.caption for record in records]
+        files = [(record.image, record.frame) for record in records]
+        self.retrieval = Retrieval(images, texts, captions, files)
+        self._plain = None if plain is None else Retrieval(images, plain, captions, files)
+        self.spread = spread_of_pairs(images, texts, captions)
+        first = self.retrieval.first
+        self.records = [records[i] for i in first.tolist()]
+        self.right = None if right is None else right[first]
 
     def scores(self) -> dict[str, float]:
         """Return recalls of both directions, and the zero-shot accuracy if there are labels."""
         result = self.retrieval.recall(RECALL_AT)
         if self.right is not None:
             result["zero_shot_accuracy"] = self.right.nanmean().item()
-        if self.plain is not None:
-            result |= _as_plain(self.plain.recall(RECALL_AT))
+        if self._plain is not None:
+            result |= _as_plain(self._plain.recall(RECALL_AT))
         return result
 
     def resampled(self, weights: Tensor) -> dict[str, Tensor]:
-        """Return the same scores ``[r]`` of resamples that count each sample ``[r, n]`` times."""
+        """Return the same scores ``[r]`` of resamples that count each image ``[r, m]`` times."""
         found = self.retrieval.resampled(weights, RECALL_AT)
         result = {name: found[name] for name in self.retrieval.recall(RECALL_AT)}
         if self.right is not None:
             result["zero_shot_accuracy"] = weighted_means(self.right, weights)
-        if self.plain is not None:
-            found = self.plain.resampled(weights, RECALL_AT)
-            result |= _as_plain({name: found[name] for name in self.plain.recall(RECALL_AT)})
+        if self._plain is not None:
+            found = self._plain.resampled(weights, RECALL_AT)
+            result |= _as_plain({name: found[name] for name in self._plain.recall(RECALL_AT)})
         return result
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each sample; their means are the scores of images."""
+        """Return a row for each image; their means are the scores of images."""
         rows = []
         for i, (record, rank) in enumerate(
             zip(self.records, self.retrieval.image_ranks.tolist(), strict=True)
         ):
-            row: dict[str, Any] = {"file": record.image, "patient": record.patient}
+            row: dict[str, Any] = {"file": _name(record), "patient": record.patient}
             row |= {"caption": record.caption, "image_to_text_rank": rank}
             row |= {f"image_to_text_recall@{k}": int(rank <= k) for k in RECALL_AT}
             if self.right is not None:
@@ -75,6 +94,10 @@ class HeldOut:
 
 def _as_plain(scores: dict[str, _Score]) -> dict[str, _Score]:
     return {f"plain_text_{name}": score for name, score in scores.items()}
+
+
+def _name(record: Record) -> str:
+    return record.image if record.frame is None else f"{record.image}::{record.frame}"
 
 
 def resample_records(records: Sequence[Record]) -> Resampling:

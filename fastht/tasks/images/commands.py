@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from fastht.data.cases import Task
+from fastht.data.lesions import note_lesions
 from fastht.data.signature import case_entries
 from fastht.files import check_writable
 from fastht.tasks.images.experiment import (
@@ -16,7 +17,7 @@ from fastht.tasks.images.experiment import (
     load_split,
 )
 from fastht.tasks.images.paired import report
-from fastht.tasks.images.run import Run, perform
+from fastht.tasks.images.run import Run, divides_alike, perform
 from fastht.tasks.results.report import ReportArguments
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
@@ -58,7 +59,10 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     check_writable(out)
     if not arguments.resume and (held := next((run.out for run in runs if run.out.exists()), None)):
         raise ResumeError(f"{held} is there already: add --resume, or give another --out")
-    cases = load_split(arguments, task)
+    cases = load_split(arguments, task, [run.out for run in runs if divides_alike(run)])
+    if task == "segment":
+        lesions = note_lesions(cases, arguments.image_size, arguments.resize)
+        cases = replace(cases, notes=(*cases.notes, *lesions))
     accelerator = make_accelerator(arguments.trainer)  # the processes of all runs
     say = functools.partial(accelerator.print, flush=True)
     say(cases.account())

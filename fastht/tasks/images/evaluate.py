@@ -13,6 +13,7 @@ import tyro
 
 from fastht.data.cases import Case, CaseSet, Task
 from fastht.data.images import DataError
+from fastht.data.lesions import note_lesions
 from fastht.data.resize import Resize
 from fastht.data.signature import case_entries
 from fastht.data.source import DataSource
@@ -103,6 +104,9 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     load_trained(vision.module, folder / BEST_NAME)
     cases, side = _cases_to_score(arguments, made, task)
     trained = 0 if arguments.data == "run" else count_trained(folder, side)
+    if task == "segment":
+        lesions = note_lesions(side, made.image_size, made.resize)
+        cases = replace(cases, notes=(*cases.notes, *lesions))
     accelerator = make_accelerator(replace(made.trainer, precision=arguments.precision))
     side, known = judge_copies(folder, side, arguments.copies, accelerator.print)
     data = make_dataset(made, task, side, vision, classes)
@@ -130,7 +134,9 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
             return fit_on_side(scored, make_dataset(made, task, validation, vision, classes), "val")
 
         own = arguments.data in ("run", made.data)
-        fitted = _temperature(folder, load_split(made, task).side("val") if own else (), side, fit)
+        fitted = _temperature(
+            folder, load_split(made, task, [folder]).side("val") if own else (), side, fit
+        )
         of_classes = leave_classes(scored, judged, classes, fitted, out, title, shown)
     results = {
         "task": task,
@@ -210,7 +216,7 @@ def _cases_to_score(
 ) -> tuple[CaseSet, tuple[Case, ...]]:
     """Return the data set and the cases of it that are scored."""
     own = arguments.data == "run"
-    cases = load_split(made, task) if own else arguments.load(task)
+    cases = load_split(made, task, [arguments.run]) if own else arguments.load(task)
     if own and (arguments.run / SPLIT_NAME).exists():
         check_data(arguments.run, case_entries(cases))
     split = arguments.split or ("test" if own or cases.side("test") else "all")

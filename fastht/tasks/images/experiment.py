@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from fastht.data.cases import Case, CaseSet, Task
 from fastht.data.images import DataError
 from fastht.data.resize import RESIZES, Resize
 from fastht.data.source import DataSource
-from fastht.data.splits import split_cases
+from fastht.data.splits import sample_sides, split_cases
 from fastht.data.task_dataset import TaskDataset
 from fastht.tasks.images.goals import ClassificationGoal, SegmentationGoal
 from fastht.tasks.images.supervised import Goal
@@ -26,9 +26,11 @@ from fastht.tasks.models.features import BlockFeatures, default_blocks
 from fastht.tasks.models.heads import Classifier, Segmenter
 from fastht.tasks.models.methods import METHODS, AdapterSettings, apply_method
 from fastht.tasks.scores.native import Tolerances
+from fastht.tasks.training.seen import kept_sides
 from fastht.tasks.training.trainer import TrainerConfig
 
 FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
+_SAMPLE_SPLIT = (0.1, 0.2, 0)  # shares of val and test, and the seed, of the sample's own sides
 _DEPTH = 12  # of the towers that baselines bring
 ArgumentsT = TypeVar("ArgumentsT", bound="ExperimentArguments")
 
@@ -177,8 +179,14 @@ def check_methods(methods: Sequence[str], task: Task) -> None:
         raise ValueError(f"there is no method {name!r} to {task}; choose of {', '.join(known)}")
 
 
-def load_split(arguments: ExperimentArguments, task: Task) -> CaseSet:
+def load_split(arguments: ExperimentArguments, task: Task, runs: Iterable[Path] = ()) -> CaseSet:
     """Return the cases of the data with the sides that they belong to.
+
+    Args:
+        arguments: the options.
+        task: which cases.
+        runs: folders of runs with these options. Where one of them is there, its sides stay:
+            earlier versions dealt them otherwise.
 
     Raises:
         DataError: the data cannot be used.
@@ -191,7 +199,10 @@ def load_split(arguments: ExperimentArguments, task: Task) -> CaseSet:
     found = arguments.load(task)
     if task == "classify" and len(found.classes) == 1:
         raise DataError(one_class(found))
-    divided = split_cases(found, fractions, seed=arguments.trainer.seed)
+    kept = kept_sides(runs, found)
+    if arguments.data == "sample" and (*fractions[1:], arguments.trainer.seed) == _SAMPLE_SPLIT:
+        kept = kept or sample_sides(found)
+    divided = split_cases(found, fractions, seed=arguments.trainer.seed, kept=kept)
     sides = note_sides(divided) if task == "classify" else ()
     return dataclasses.replace(divided, notes=(*divided.notes, *sides))
 

@@ -237,6 +237,19 @@ def read_description(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def divides_alike(run: Run) -> bool:
+    """Whether a run is in its folder already, with the options that decide the sides of its data.
+
+    Raises:
+        ResumeError: the folder holds a damaged run.
+    """
+    if not (run.out / RUN_NAME).exists():
+        return False
+    found, now = read_description(run.out), run.arguments
+    before = (found["split_seed"], *map(found["options"].get, ("val_fraction", "test_fraction")))
+    return before == (now.trainer.seed, now.val_fraction, now.test_fraction)
+
+
 def _finished(out: Path, description: dict[str, Any]) -> dict[str, Any] | None:
     """Return the results of a run that has come to its end with these settings."""
     if not (out / RESULTS_NAME).exists():

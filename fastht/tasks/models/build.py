@@ -14,16 +14,30 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.factory import convert_state_dict, load_state_dict, resize_pos_embed
+from PIL import Image
 from torch import nn
-from torchvision.transforms import Compose, ToTensor
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
 
 from fastht.backbones import find_backbone
 from fastht.tasks.models.released import load_released, released_state
+from fastht.data.preprocess import Preprocess
 
 # A CLIP of a few million parameters; its architecture comes with fastht, its weights are random.
 TINY_MODEL = "fastht-tiny"
 TIMM = "timm:"
 _HUB = {"biomedclip": "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"}
+_FILTERS = {
+    InterpolationMode.BICUBIC: int(Image.Resampling.BICUBIC),
+    InterpolationMode.BILINEAR: int(Image.Resampling.BILINEAR),
+    InterpolationMode.NEAREST: int(Image.Resampling.NEAREST),
+}
 
 
 @dataclass(frozen=True)
@@ -140,10 +154,11 @@ def build_clip(name: str, pretrained: str, image_size: int | None = None) -> tup
 
 
 def _light(transform: Any) -> Any:
-    """Return a transform for RGB images whose steps are torchvision's alone, if it can be.
+    """Return the same transform for RGB images, but made of little, if it can be.
 
-    A worker process that is spawned imports what its transform is made of, and open_clip takes as
-    long as everything else. Its own steps do nothing to RGB images but to make tensors of them.
+    A worker process that is spawned imports what its transform is made of: open_clip takes as long
+    as everything else, torchvision as long as PyTorch. open_clip's own steps do nothing to RGB
+    images but to make tensors of them.
     """
     steps: list[Any] = []
     for step in getattr(transform, "transforms", []):
@@ -154,7 +169,26 @@ def _light(transform: Any) -> Any:
             steps.append(ToTensor())
         elif name not in ("MaybeConvertMode", "_convert_to_rgb"):
             return transform
-    return Compose(steps) if steps else transform
+    return _preprocess(steps) or (Compose(steps) if steps else transform)
+
+
+def _preprocess(steps: list[Any]) -> Preprocess | None:
+    """Return the usual steps of torchvision as one without it; ``None``: they are others."""
+    middle = [step for step in steps if isinstance(step, CenterCrop)]
+    kinds = [Resize, *([CenterCrop] if middle else []), ToTensor, Normalize]
+    if [type(step) for step in steps] != kinds or steps[0].max_size is not None:
+        return None
+    size, filter_ = steps[0].size, steps[0].interpolation
+    if filter_ not in _FILTERS:
+        return None
+    height, *rest = (size,) if isinstance(size, int) else size
+    return Preprocess(
+        resize=(height, *rest) if rest else height,
+        resample=_FILTERS[filter_],
+        crop=tuple(middle[0].size) if middle else None,
+        mean=tuple(map(float, steps[-1].mean)),
+        std=tuple(map(float, steps[-1].std)),
+    )
 
 
 def model_source(name: str) -> str:

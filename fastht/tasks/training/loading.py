@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastht.data import DataError
 
-_IMPORTED = ("__main__", "fastht.data", "torchvision.transforms")
+_IMPORTED = ("__main__", "fastht.data")
 
 
 class LoadingError(RuntimeError):

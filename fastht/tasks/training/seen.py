@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fastht.data.cases import Case, split_part
+from fastht.data.cases import Case, Split, parse_split, split_part
 from fastht.data.signature import Entry, describe_changes, entries_table, read_entries_table
 from fastht.files import write_atomically
 from fastht.tasks.training.state import ResumeError
@@ -31,6 +31,26 @@ def check_data(run: Path, entries: Sequence[Entry]) -> None:
             f"{run} was started with other data: {changes}; go on with the data as it was, or "
             "start anew in another --out"
         )
+
+
+def kept_sides(runs: Iterable[Path], cases: Iterable[Case]) -> dict[str, Split]:
+    """Return the sides of cases by their names, as the first of some runs that is there has them.
+
+    Raises:
+        DataError: the record of that run cannot be read.
+    """
+    record = next((path for run in runs if (path := run / SPLIT_NAME).exists()), None)
+    if record is None:
+        return {}
+    sides: dict[str, Split | None] = {}
+    for entry in read_entries_table(record):  # older versions kept no names
+        sides[entry.name or entry.file] = parse_split(entry.split)
+    found = ((case.name, sides.get(case.name, sides.get(_absolute(case)))) for case in cases)
+    return {name: side for name, side in found if side is not None}
+
+
+def _absolute(case: Case) -> str:
+    return os.path.abspath(case.image)
 
 
 def count_trained(run: Path, cases: Iterable[Case]) -> int | None:

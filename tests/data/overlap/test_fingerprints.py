@@ -32,7 +32,7 @@ def square(number: int) -> np.ndarray:
 
 def test_windows_have_the_hash_of_the_library() -> None:
     picture = fingerprints._as_picture(flatten(square(3)))
-    bits = np.unpackbits(window_hashes(square(3)), axis=1)
+    bits = np.unpackbits(window_hashes(square(3)[None])[0], axis=1)
     for window, (top, bottom, left, right) in enumerate(WINDOWS):
         box = (left * SIDE, top * SIDE, (1 - right) * SIDE, (1 - bottom) * SIDE)
         part = picture.resize((64, 64), Image.Resampling.LANCZOS, box=box)
@@ -75,3 +75,14 @@ def test_images_that_cannot_be_read_are_told_and_match_nothing(tmp_path: Path) -
     assert len(found.unreadable) == 2
     assert not found.pixels.any()
     assert found.plain.all()
+
+
+def test_hashes_do_not_depend_on_what_is_hashed_together() -> None:
+    """To a few bits that rounding decides: of the nearest pair of 256 differ up to 72."""
+    squares = np.stack([square(seed) for seed in range(3, 8)])
+    together = np.unpackbits(window_hashes(squares), axis=2)
+    for alone, found in zip(squares, together, strict=True):
+        differing = np.unpackbits(window_hashes(alone[None])[0], axis=1) != found
+        assert differing.sum(axis=1).max() <= 2
+    assert (together[0] != together[1]).sum(axis=1).min() > BITS // 8
+    assert window_hashes(squares[:0]).shape == (0, len(WINDOWS), BITS // 8)

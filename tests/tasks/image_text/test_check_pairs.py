@@ -50,7 +50,7 @@ def test_one_of_each_fault_is_listed_at_once(pairs, tmp_path, capsys):
         "2 columns not read: site, case",
         "1 caption of a wrong encoding (U+FFFD): 11.png; export the texts as UTF-8",
         "1 pair twice, image and caption: 19.png; remove the copies",
-        "labels that differ in case or spaces alone: Cyst, cyst; write them alike",
+        "labels that differ in spelling alone: Cyst, cyst; write them alike",
         "2 captions of 18 longer than the 77 tokens",
         "2 captions become equal to others",
         "1 image twice: 05.png of 04.png",

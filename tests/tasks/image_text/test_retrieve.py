@@ -54,6 +54,32 @@ def test_a_runs_held_out_pairs_give_its_own_numbers(method, runs, pairs, tmp_pat
     assert "SIMULATED" not in printed
 
 
+def test_an_image_with_several_captions_is_one_candidate_to_train_and_to_retrieve(
+    pairs, tiny_model, tmp_path
+):
+    """Each image comes twice, the second time in other words."""
+    lines = pairs.read_text().splitlines()
+    twice = [line.replace("Ultrasound", "Sonogram number") for line in lines[1:]]
+    table = pairs.with_name("twice.csv")
+    table.write_text("\n".join([*lines, *twice]))
+    trained = train_pairs(table, tiny_model, tmp_path / "run")
+    retrieve(RetrieveArguments(run=tmp_path / "run", workers=0, out=tmp_path / "out"))
+    found = results_of(tmp_path / "out")
+    assert trained["held_out_samples"] == 20
+    assert trained["gallery"] == results_of(tmp_path / "run")["gallery"]
+    assert (trained["gallery"]["images"], trained["gallery"]["captions"]) == (10, 20)
+    for version in ("before", "after"):
+        recalls = {name: value for name, value in trained[version].items() if "recall" in name}
+        assert {name: found[version][name] for name in recalls} == recalls
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["file"] for row in rows}) == len(rows) == 10
+    for score in ("image_to_text_recall@1", "zero_shot_accuracy"):
+        mean = sum(float(row[score]) for row in rows) / 10
+        assert mean == pytest.approx(trained["after"][score])
+        assert trained["intervals"]["after"][score][0] <= mean
+
+
 def test_of_other_data_what_trained_the_run_is_left_out(runs, pairs, tmp_path):
     lines = pairs.read_text().splitlines()
     shutil.copy(pairs.with_name("00.png"), pairs.with_name("new.png"))

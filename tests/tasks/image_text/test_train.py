@@ -269,7 +269,7 @@ def test_the_first_lines_and_the_results_tell_the_same_of_the_data(
     results = train(dataclasses.replace(arguments, data=str(data), cleaning="paper", trainer=quick))
     assert results["provenance"]["notes"] == {"captions_lost_letters": 1, "labels_alike": 2}
     printed = capsys.readouterr().out
-    for part in ("1 caption lost letters that are not ASCII: 03.png", "differ in case or spaces"):
+    for part in ("1 caption lost letters that are not ASCII: 03.png", "differ in spelling"):
         assert f"{part}" in printed
     assert printed.index("note: ") < printed.index("epoch 1")
 

@@ -6,11 +6,13 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("monai")
 pytest.importorskip("torchmetrics")
 
-from fastht.data import DataError
+from fastht.data import DataError, split_cases
+from fastht.tasks.images import experiment
 from fastht.tasks.images.commands import train
 from fastht.tasks.images.evaluate import EvalArguments, evaluate
 from fastht.tasks.images.experiment import ExperimentArguments
@@ -94,6 +96,28 @@ def test_changed_data_is_neither_resumed_nor_scored(arguments, own_table, change
     assert (folder / "results.json").read_bytes() == before
 
 
+def test_a_run_of_another_rule_of_splits_goes_on_with_its_sides(arguments, monkeypatch):
+    """As runs of versions that dealt patients out by rank."""
+    found = arguments.load("segment")
+    with monkeypatch.context() as older:
+        older.setattr(experiment, "split_cases", lambda cases, *_, **__: split_cases(cases, seed=9))
+        assert train("segment", arguments) == 0
+    before, now = (split_cases(found, seed=seed).side("test") for seed in (9, 0))
+    assert before != now  # else nothing is tried here
+    folder = arguments.out / "frozen" / "seed-0"
+    results = (folder / "results.json").read_bytes()
+    more = dataclasses.replace(arguments, methods=("frozen", "lora"), resume=True)
+    assert train("segment", more) == 0
+    assert evaluate("segment", EvalArguments(run=folder, out=folder / "again")) == 0
+    assert (folder / "results.json").read_bytes() == results
+    for scored in (folder / "again", arguments.out / "lora" / "seed-0"):
+        with (scored / "predictions.csv").open() as file:
+            assert {row["file"] for row in csv.DictReader(file)} == {case.image for case in before}
+    other = dataclasses.replace(more, test_fraction=0.4)
+    with pytest.raises(ResumeError, match="change sides"):
+        train("segment", other)
+
+
 def test_images_that_trained_are_told_when_they_are_scored(arguments, own_table, capsys):
     train("classify", arguments)
     folder = arguments.out / "frozen" / "seed-0"
@@ -125,3 +149,26 @@ def test_the_account_is_printed_first_and_kept_with_the_results(arguments, own_t
     assert "case looks like the patient's" not in printed[1]  # the patient is known
     results = json.loads((arguments.out / "frozen" / "seed-0" / "results.json").read_text())
     assert results["provenance"]["notes"]["columns_not_read"] >= 2
+
+
+def test_lesions_that_nearly_vanish_are_told_and_counted(arguments, own_table, tmp_path, capsys):
+    with Image.open(arguments.load("segment").cases[0].masks[0]) as mask:
+        for name, side in (("small", 1), ("none", 0)):
+            blank = Image.new("L", mask.size)
+            blank.paste(255, (0, 0, side, side))
+            blank.save(tmp_path / f"{name}.png")
+    masks = [str(tmp_path / "small.png"), str(tmp_path / "none.png")]
+    rewrite(
+        own_table,
+        lambda rows: [r | {"mask": m} for r, m in zip(rows, masks, strict=False)] + rows[2:],
+    )
+    train("segment", arguments)
+    printed = capsys.readouterr().out
+    assert "note: 1 empty mask: " in printed
+    assert "note: 1 image with lesions that fall between the pixels at 32 x 32: " in printed
+    folder = arguments.out / "frozen" / "seed-0"
+    results = json.loads((folder / "results.json").read_text())
+    notes = results["provenance"]["notes"]
+    assert (notes["masks_empty"], notes["lesions_between_pixels"]) == (1, 1)
+    evaluate("segment", EvalArguments(run=folder, split="all", out=folder / "all"))
+    assert json.loads((folder / "all" / "results.json").read_text())["provenance"]["notes"] == notes

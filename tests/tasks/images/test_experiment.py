@@ -12,6 +12,7 @@ pytest.importorskip("monai")
 pytest.importorskip("torchmetrics")
 
 from fastht.data import CaseSet, DataError
+from fastht.data.cases import SPLITS
 from fastht.tasks.images.experiment import (
     ExperimentArguments,
     build_model,
@@ -218,3 +219,12 @@ def test_a_run_describes_its_blocks_as_states_of_older_versions_do(arguments, bl
     asked = dataclasses.replace(arguments, blocks=blocks)
     described = Run(asked, "segment", "ht", 100.0, 0).describe(CaseSet((), "sets/BUSI", "busi"))
     assert described["options"]["blocks"] == (0, 1)
+
+
+def test_the_sample_has_sides_of_its_own_with_default_shares_and_seed():
+    own = load_split(ExperimentArguments(data="sample"), "segment")
+    assert [len(own.side(side)) for side in SPLITS] == [224, 32, 64]
+    seeded = dataclasses.replace(ExperimentArguments(data="sample"), trainer=TrainerConfig(seed=1))
+    assert load_split(seeded, "segment").side("test") != own.side("test")
+    shares = ExperimentArguments(data="sample", test_fraction=0.5)
+    assert 120 < len(load_split(shares, "segment").side("test")) < 200

@@ -186,20 +186,3 @@ def test_what_there_is_not_is_named(name, pretrained, message):
     assert not Path(pretrained).exists()
     with pytest.raises(ValueError, match=message):
         build_vision(name, pretrained, 32)
-
-
-def test_workers_need_no_open_clip_for_the_transform():
-    import pickle
-
-    import numpy as np
-    import open_clip
-    from PIL import Image
-
-    _, transform = build_clip(TINY_MODEL, "none")
-    _, _, theirs = open_clip.create_model_and_transforms("ViT-B-32", load_weights=False)
-    size = transform.transforms[0].size
-    theirs.transforms[0].size, theirs.transforms[1].size = size, transform.transforms[1].size
-    noise = np.random.default_rng(0).integers(0, 256, (90, 140, 3)).astype(np.uint8)
-    image = Image.fromarray(noise)
-    assert torch.equal(transform(image), theirs(image))
-    assert b"open_clip" not in pickle.dumps(transform)

@@ -1,0 +1,35 @@
+"""How many tokens a text has for a text tower, and how many the tower reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+_ROOM = 512  # tokens; a text of more counts as so many
+
+
+def token_counter(model: str) -> tuple[Callable[[Sequence[str]], list[int]], int]:
+    """Return what counts the tokens of texts, marks of start and end included, and the context.
+
+    Args:
+        model: a name of open_clip, whose tokenizer is built; no weights are read.
+
+    Raises:
+        ValueError: open_clip has no such model.
+        ModuleNotFoundError: open_clip is not installed.
+    """
+    import open_clip
+
+    if ":" not in model and model not in open_clip.list_models():
+        raise ValueError(f"open_clip has no model {model!r}, whose tokens were to be counted")
+    tokenizer = open_clip.get_tokenizer(model)
+    context = int(getattr(tokenizer, "context_length", None) or 77)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        if not texts:
+            return []
+        tokens = tokenizer(list(texts), context_length=_ROOM)
+        padding = tokenizer([""], context_length=_ROOM)[0, -1]
+        behind = (tokens != padding).flip(1).int().argmax(dim=1)
+        return [int(n) for n in (tokens.shape[1] - behind).tolist()]
+
+    return count, context
