@@ -153,10 +153,13 @@ class HTAdapter(nn.Module):
         )
 
     def __prepare_scriptable__(self) -> HTAdapter:
-        """Say what TorchScript can be made of, when ``torch.jit.script`` comes here."""
+        """Say what TorchScript can be made of, when ``torch.jit.script`` comes here.
+
+        An adapter in a patched model has a way of its own, see :mod:`fastht.scriptable`.
+        """
         raise RuntimeError(
-            "HT adapters cannot be compiled by torch.jit.script; use torch.jit.trace or "
-            "torch.export, or script the base after fastht.unpatch"
+            "an HT adapter outside of a patched model cannot be compiled by torch.jit.script, "
+            "since its patch grid is unknown; use torch.jit.trace or torch.export"
         )
 
     def extra_repr(self) -> str:

@@ -18,6 +18,7 @@ from fastht.backbones import Backbone, find_backbone
 from fastht.config import HTConfig
 from fastht.hooks import RecordGrid, RunAdapter, add_hook, find_hook, remove_hook
 from fastht.releases import tell_unknown_releases
+from fastht.scriptable import allow_script, forget_script
 from fastht.tower import TowerState
 from fastht.wrappers import (
     has_lora,
@@ -145,6 +146,7 @@ def unpatch(model: ModelT) -> ModelT:
         remove_hook(block)
     for module in _lockable(root, backbone):
         vars(module).pop("lock", None)
+    forget_script(root)
     del vars(root)[_PATCH_ATTRIBUTE]
     if record.had_lora or not has_lora(root):
         for name, parameter in root.named_parameters():
@@ -285,6 +287,7 @@ def attach(
         add_hook(block, RunAdapter(state, index))
     for module in _lockable(root, backbone):
         module.lock = functools.partial(_lock_base, module)  # type: ignore[assignment]
+    allow_script(root)
     setattr(root, _PATCH_ATTRIBUTE, record)
     _forget_compiled_code()
 

@@ -151,14 +151,6 @@ def test_a_trace_of_a_backend_by_name_says_that_it_keeps_the_grid() -> None:
     _close(traced(vit.image(seed=8)), model(vit.image(seed=8)).detach())
 
 
-def test_script_is_refused_with_a_remedy() -> None:
-    _, model = _patched("registers")
-    before = dict(model.named_modules())
-    with pytest.raises(RuntimeError, match=r"torch\.jit\.script; use torch\.jit\.trace"):
-        torch.jit.script(model)
-    assert dict(model.named_modules()) == before
-
-
 def test_what_a_graph_was_made_of_is_not_patched() -> None:
     vit = VITS["registers"]
     with warnings.catch_warnings():

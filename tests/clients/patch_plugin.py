@@ -17,6 +17,7 @@ import torch
 import fastht
 
 counts: Counter[str] = Counter()
+_making: list[str] = []  # open_clip creates timm's models inside of its own
 
 
 def _patched(model: Any) -> Any:
@@ -38,7 +39,13 @@ def _wrap(module: Any, name: str) -> None:
 
     @functools.wraps(create)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        made = create(*args, **kwargs)
+        _making.append(name)
+        try:
+            made = create(*args, **kwargs)
+        finally:
+            _making.pop()
+        if _making:  # what is made around it is patched
+            return made
         return (_patched(made[0]), *made[1:]) if isinstance(made, tuple) else _patched(made)
 
     setattr(module, name, wrapper)
@@ -58,7 +65,7 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
 
     def fits(item: Any) -> bool:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        return parameters.get("model_name") in wanted and not parameters.get("jit")
+        return parameters.get("model_name") in wanted
 
     left_out = [item for item in items if not fits(item)]
     config.hook.pytest_deselected(items=left_out)

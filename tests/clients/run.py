@@ -84,8 +84,6 @@ SUITES = {
 EXPECTED = {
     "test_model_backward": "wants a gradient for every parameter, and the base is frozen",
     "test_model_backward_fx": "the same",
-    "test_model_forward_torchscript": "torch.jit.script is refused, with a remedy",
-    "test_model_forward_fx_torchscript": "the same",
 }
 
 
