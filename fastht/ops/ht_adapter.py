@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from fastht import reference
-from fastht.ops import portable
+from fastht.ops import plain, portable
 from fastht.ops.context import TRACE, TRANSFORM, composite_reason
+from fastht.ops.plain import check_keep
 from fastht.ops.registry import BackendUnavailableError, backend_of_call
 
 
@@ -23,6 +23,7 @@ def ht_adapter(
     dropout: float = 0.0,
     eps: float = 1e-5,
     backend: str = "auto",
+    keep: str = "auto",
 ) -> Tensor:
     """Apply one HT adapter (arXiv 2506.08849, eq. 1 to 5) through a chosen backend.
 
@@ -37,13 +38,18 @@ def ht_adapter(
         backend: ``"auto"`` or one of :func:`fastht.backends`. Inside an export to ONNX,
             ``torch.jit.trace`` and the transforms of ``torch.func``, ``"auto"`` takes PyTorch's
             own operations, which these can see through.
+        keep: which of the tokens stay alive for the backward pass. ``"output"``: the result, which
+            a pre-norm tower's next LayerNorm keeps anyway; x is made of it again, exact to the
+            rounding of the result. ``"input"``: x. ``"auto"``: the output of float32 tokens, the
+            input of others, and what autograd keeps with ``backend="reference"``. Writing into
+            what is kept makes the backward pass raise.
 
     Returns:
         ``[B, N, D]`` in ``x``'s dtype.
 
     Raises:
         TypeError: ``x`` is not of a floating dtype.
-        ValueError: a shape or a device does not fit, or there is no such backend.
+        ValueError: a shape or a device does not fit, or there is no such backend or ``keep``.
         BackendUnavailableError: the backend cannot run here, on such an ``x``, with as many
             channels, or in such an export or transform.
     """
@@ -84,13 +90,14 @@ def ht_adapter(
         num_prefix_tokens=num_prefix_tokens,
         dropout=dropout,
         eps=eps,
+        keep=check_keep(keep),
     )
 
 
 def _observed(reason: str, backend: str, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return what runs while somebody looks on."""
     if backend in ("auto", "reference"):
-        return reference.ht_adapter if reason == TRANSFORM else portable.ht_adapter
+        return plain.observed if reason == TRANSFORM else portable.observed
     if reason != TRACE:
         raise BackendUnavailableError(
             f"backend {backend!r} is one operation of fastht's, which {reason} cannot see "
