@@ -93,8 +93,11 @@ def update(
         u: ``[B, N, C]``, of :func:`bottleneck`.
         params: as in :func:`ht_adapter`.
         dtype: the tokens'.
-        grid_size, num_prefix_tokens, dropout, spectral: as in :func:`ht_adapter`.
+        grid_size: as in :func:`ht_adapter`.
+        num_prefix_tokens: as there.
+        dropout: as there.
         eps: of :func:`bottleneck`; not used.
+        spectral: as in :func:`ht_adapter`.
     """
     p = _cast(params, u, dtype)
     prefix, patches = u[:, :num_prefix_tokens], u[:, num_prefix_tokens:]

@@ -47,7 +47,13 @@ def backward(
     inputs = [t.data_ptr() for t in (dout, x, *params.values(), *saved)]
     if seed is not None:
         inputs.append(seed.data_ptr())
-    key = "backward", need_input, need_weights, rebuild, *_kind((x, dout, *saved), params, seed, call)
+    key = (
+        "backward",
+        need_input,
+        need_weights,
+        rebuild,
+        *_kind((x, dout, *saved), params, seed, call),
+    )
     recording = find(x.device, key, inputs)
     if isinstance(recording, Replay):
         results = recording.run(inputs)
