@@ -62,9 +62,16 @@ def ht_adapter(
     Returns:
         ``[B, N, D]``: ``x`` plus the adapter's update.
     """
-    options = {"grid_size": grid_size, "num_prefix_tokens": num_prefix_tokens, "dropout": dropout}
-    u = bottleneck(x, params, eps)
-    return x + update(u, params, x.dtype, **options, spectral=spectral)  # eq. 5
+    change = update(
+        bottleneck(x, params, eps),
+        params,
+        x.dtype,
+        grid_size=grid_size,
+        num_prefix_tokens=num_prefix_tokens,
+        dropout=dropout,
+        spectral=spectral,
+    )
+    return x + change  # eq. 5
 
 
 def bottleneck(x: Tensor, params: Mapping[str, Tensor], eps: float) -> Tensor:
