@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -48,6 +49,9 @@ def _waves(size: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return angle.cos().to(like), angle.sin().to(like)
 
 
+ht_adapter = functools.partial(reference.ht_adapter, spectral=spectral_filter)
+
+
 def observed(x: Tensor, params: Mapping[str, Tensor], *, keep: str, **options: Any) -> Tensor:
     """Apply one HT adapter for an exporter, which has no use for what a backward pass keeps."""
-    return reference.ht_adapter(x, params, spectral=spectral_filter, **options)
+    return ht_adapter(x, params, **options)
