@@ -62,7 +62,7 @@ def front_text(bests: Sequence[Best]) -> str:
         if best.share is None:
             verdict = f"{'LoRA' if best.ht is None else 'HT'} alone fits"
         else:
-            verdict = f"HT {'is faster' if best.share < 1 else 'IS NOT FASTER'}: {best.share:.2f}"
+            verdict = f"HT {'is faster' if best.share < 1 else 'is not faster'}: {best.share:.2f}"
         lines.append(f"kept <= {best.budget / MIB:.1f} MiB   {names[0]}   {names[1]}   {verdict}")
     return "\n".join(lines)
 

@@ -38,7 +38,7 @@ def ht_adapter(
         backend: ``"auto"`` or one of :func:`fastht.backends`. Inside an export to ONNX,
             ``torch.jit.trace`` and the transforms of ``torch.func``, ``"auto"`` takes PyTorch's
             own operations, which these can see through.
-        keep: which of the tokens stay alive for the backward pass. ``"input"``: x. ``"output"``: the
+        keep: which tokens stay alive for the backward pass. ``"input"``: x. ``"output"``: the
             result, which a pre-norm tower's next LayerNorm keeps anyway; x is made of it again, for
             one more product D x C, exact to the rounding of the result. In float32 that holds the
             rule of correctness, and ``"auto"`` does it. In 16 bits it costs accuracy where the
