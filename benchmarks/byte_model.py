@@ -65,15 +65,22 @@ def forward(shape: Shape, backend: str = "triton") -> dict[str, int]:
     }
 
 
-def backward(shape: Shape, backend: str = "triton") -> dict[str, int]:
-    """Bytes of activations that each backward launch moves, by kernel (any channel filter)."""
+def backward(shape: Shape, backend: str = "triton", rebuild: bool = False) -> dict[str, int]:
+    """Bytes of activations that each backward launch moves, by kernel (any channel filter).
+
+    ``rebuild``: x is made of the output first, which takes one more launch of the forward pass's
+    last kernel.
+    """
+    again = {}
+    if rebuild:
+        again = {"mix_up" if backend == "cuda" else "up": 2 * shape.wide + shape.narrow}  # out, x
     if backend == "cuda":
-        return {
+        return again | {
             "contract": shape.wide + 3 * shape.narrow,  # dout | u, z, dv
             "mix_back": 3 * shape.narrow + shape.pair,  # dv, u_norm, du | row means
             "expand": 3 * shape.wide + 2 * shape.narrow + 2 * shape.pair,
         }
-    return {
+    return again | {
         "contract": shape.wide + shape.narrow,  # dout | dz
         "point_backward": 4 * shape.narrow,  # dz, u | z, dv
         "correlate": 2 * shape.narrow,  # dv, u
@@ -82,9 +89,10 @@ def backward(shape: Shape, backend: str = "triton") -> dict[str, int]:
     }
 
 
-def saved(shape: Shape) -> int:
+def saved(shape: Shape, rebuild: bool = False) -> int:
     """Bytes a token that stay alive from forward to backward: x, u, u_norm, mean and 1/sigma.
 
-    Pooled sums, gate and seed, a few hundred numbers an image, come on top.
+    With ``rebuild`` x does not, but the output, which the next LayerNorm keeps anyway. Pooled sums,
+    gate and seed, a few hundred numbers an image, come on top.
     """
-    return (shape.wide + 2 * shape.narrow + shape.pair) // shape.tokens
+    return ((0 if rebuild else shape.wide) + 2 * shape.narrow + shape.pair) // shape.tokens

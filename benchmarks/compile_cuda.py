@@ -40,7 +40,10 @@ NUMBERS = {  # formats of x and of the products, and whether these may be Tensor
 }
 Grid = tuple[int, int, int]
 GRIDS: tuple[Grid, ...] = ((1, 2, 2), (1, 7, 7), (1, 14, 14), (1, 32, 32), (1, 37, 37))  # P, H, W
-PASSES = (None, (True, True), (True, False), (False, True))  # forward; backward's needs
+# Forward; backward's needs, and with the input rebuilt from the output.
+PASSES: tuple[tuple[bool, ...] | None, ...] = (
+    None, (True, True), (True, False), (False, True), (True, True, True),
+)  # fmt: skip
 _THIN_GRIDS: tuple[Grid, ...] = ((1, 2, 2), (1, 14, 14))
 # What is known to use local memory, and the most instructions that do, of all architectures. Three
 # TF32 products of float32 numbers need more than the 255 registers that a thread can have, so that

@@ -130,13 +130,14 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.def(
       "backward", [](const Options& options, const py::sequence& params, const py::handle& x,
                      const py::handle& dout, const py::handle& from_forward, const py::handle& dx,
-                     const py::object& grads, const std::string& path) {
+                     const py::object& grads, bool rebuild, const std::string& path) {
         BackwardCall call{};
         fill(call, options, params, x);
         call.dout = tokens(dout);
         call.saved = saved(from_forward);
         call.dx = tokens(dx);
         call.need_params = !grads.is_none();
+        call.rebuild = rebuild;
         if (call.need_params)
           call.grads = parameters(grads.cast<py::sequence>(), options.has_filter, options.has_gate);
         const py::gil_scoped_release release;

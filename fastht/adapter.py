@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastht.config import HTConfig
 from fastht.layers import ReadLayer
-from fastht.ops import BackendUnavailableError, ht_adapter, resolve_backend
+from fastht.ops import BackendUnavailableError, check_keep, ht_adapter, resolve_backend
 from fastht.reference import KERNEL_SIZES
 from fastht.spectral import resample_spectral_filter
 from fastht.tower import TowerState
@@ -34,12 +34,17 @@ class HTAdapter(nn.Module):
         grid_size: ``(H, W)`` of the patch grid, needed by ``spectral="full"`` alone, whose filter
             has one value a frequency of that grid. Other grids resample it at the call.
         backend: ``"auto"`` or one of :func:`fastht.backends`.
+        keep: which of its tokens stay alive for the backward pass, see
+            :func:`fastht.ops.ht_adapter`.
         device, dtype: where and as what the parameters are made.
 
     Raises:
-        ValueError: ``dim`` is not positive, the grid is missing or there is no such backend.
+        ValueError: ``dim`` is not positive, the grid is missing, or there is no such backend or
+            ``keep``.
         BackendUnavailableError: the backend cannot run here, or not with so wide a bottleneck.
     """
+
+    keep: str = "auto"  # of adapters that were pickled before there was a choice
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class HTAdapter(nn.Module):
         *,
         grid_size: tuple[int, int] | None = None,
         backend: str = "auto",
+        keep: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -60,6 +66,7 @@ class HTAdapter(nn.Module):
         self.dim = dim
         self.config = config
         self.backend = backend
+        self.keep = check_keep(keep)
         self.filter_grid_size: tuple[int, int] | None = None
         self.tower: TowerState | None = None  # of a patched model
 
@@ -150,6 +157,7 @@ class HTAdapter(nn.Module):
             dropout=self.config.dropout if self.training else 0.0,
             eps=_EPS,
             backend=self.backend,
+            keep=self.keep,
         )
 
     def __prepare_scriptable__(self) -> HTAdapter:

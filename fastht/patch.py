@@ -17,6 +17,7 @@ from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, find_backbone
 from fastht.config import HTConfig
 from fastht.hooks import RecordGrid, RunAdapter, add_hook, find_hook, remove_hook
+from fastht.recompute import check_blocks, check_recompute, install, remove
 from fastht.releases import tell_unknown_releases
 from fastht.scriptable import allow_script, forget_script
 from fastht.tower import TowerState
@@ -49,6 +50,8 @@ class PatchRecord:
         requires_grad: the flag that each of the base's parameters had before, by name.
         modules_to_save: paths of the modules that train beside the adapters.
         had_lora: whether layers of peft's stood in the model before.
+        keep: which tokens the adapters keep, as it was asked for.
+        recompute: what the blocks compute again in the backward pass.
     """
 
     config: HTConfig
@@ -56,6 +59,13 @@ class PatchRecord:
     requires_grad: dict[str, bool]
     modules_to_save: tuple[str, ...] = ()
     had_lora: bool = False
+    keep: str = "auto"
+    recompute: str = "none"
+
+    @property
+    def asked(self) -> tuple[Any, ...]:
+        """What :func:`patch` was called with."""
+        return self.config, self.backend, self.modules_to_save, self.keep, self.recompute
 
 
 def patch(
@@ -64,6 +74,8 @@ def patch(
     *,
     backend: str = "auto",
     modules_to_save: Sequence[str] = (),
+    keep: str = "auto",
+    recompute: str = "none",
 ) -> ModelT:
     """Freeze a model and put one trainable HT adapter after each of its vision blocks.
 
@@ -78,6 +90,11 @@ def patch(
         backend: ``"auto"`` or one of :func:`fastht.backends`.
         modules_to_save: modules that stay trainable, such as a classifier's head, and that
             :func:`fastht.save_adapter` keeps too; each by its path in ``model`` or the end of it.
+        keep: which of its tokens an adapter keeps for the backward pass: ``"auto"``, ``"output"``
+            (of which the input is made again) or ``"input"``; see :func:`fastht.ops.ht_adapter`.
+        recompute: what the backward pass computes again instead of keeping it: ``"none"``;
+            ``"mlp"``, the input of each MLP's activation, for one more product a block; or
+            ``"block"``, each block without its adapter. Results are the same to the bit.
 
     Returns:
         ``model``.
@@ -105,16 +122,19 @@ def patch(
                 "around or inside it; call fastht.unpatch with that one first"
             )
         kept = resolve_modules(root, modules_to_save)
-        if (record.config, record.backend, record.modules_to_save) == (config, backend, kept):
+        asked = (config, backend, kept, keep, check_recompute(recompute))
+        if asked == record.asked:
             return model
         raise ValueError(
             f"{type(root).__name__} has HT adapters already ({record.config}, "
-            f"backend={record.backend!r}, modules_to_save={list(record.modules_to_save)}); "
+            f"backend={record.backend!r}, modules_to_save={list(record.modules_to_save)}, "
+            f"keep={record.keep!r}, recompute={record.recompute!r}); "
             "call fastht.unpatch first to change them"
         )
     kept = resolve_modules(root, modules_to_save)
-    made = make_adapters(backbone, config, backend, backbone.grid_size)
-    attach(root, backbone, made, config, backend, kept)
+    check_blocks(backbone.blocks, check_recompute(recompute))
+    made = make_adapters(backbone, config, backend, backbone.grid_size, keep)
+    attach(root, backbone, made, config, backend, kept, keep, recompute)
     return model
 
 
@@ -144,6 +164,7 @@ def unpatch(model: ModelT) -> ModelT:
         block = backbone.blocks[index]
         delattr(block, ADAPTER_NAME)
         remove_hook(block)
+    remove(backbone.blocks)
     for module in _lockable(root, backbone):
         vars(module).pop("lock", None)
     forget_script(root)
@@ -230,7 +251,11 @@ def patched_config(model: nn.Module) -> HTConfig:
 
 
 def make_adapters(
-    backbone: Backbone, config: HTConfig, backend: str, grid_size: tuple[int, int]
+    backbone: Backbone,
+    config: HTConfig,
+    backend: str,
+    grid_size: tuple[int, int],
+    keep: str = "auto",
 ) -> dict[int, HTAdapter]:
     """Make the adapters that ``config`` asks for, by block, without touching the model.
 
@@ -250,6 +275,7 @@ def make_adapters(
             config,
             grid_size=grid_size,
             backend=backend,
+            keep=keep,
             device=example.device,
             dtype=torch.float64 if example.dtype == torch.float64 else torch.float32,
         )
@@ -263,13 +289,16 @@ def attach(
     config: HTConfig,
     backend: str,
     modules_to_save: tuple[str, ...] = (),
+    keep: str = "auto",
+    recompute: str = "none",
 ) -> None:
     """Freeze ``root`` and put the adapters of :func:`make_adapters` into its blocks."""
     state = TowerState(backbone.grid_size, backbone.num_prefix_tokens, backbone.sequence_first)
     state.modules_to_save = modules_to_save
     tell_unknown_releases(backbone.tower)
     flags = {plain_name(name): p.requires_grad for name, p in root.named_parameters()}
-    record = PatchRecord(config, backend, flags, modules_to_save, has_lora(root))
+    lora = has_lora(root)
+    record = PatchRecord(config, backend, flags, modules_to_save, lora, keep, recompute)
     if record.had_lora and any(flags.values()):
         warnings.warn(
             f"fastht.patch freezes the {sum(flags.values())} parameters that LoRA trains in this "
@@ -285,6 +314,7 @@ def attach(
         adapter.tower = state
         block.add_module(ADAPTER_NAME, adapter.train(block.training))
         add_hook(block, RunAdapter(state, index))
+    install(backbone.blocks, recompute)
     for module in _lockable(root, backbone):
         module.lock = functools.partial(_lock_base, module)  # type: ignore[assignment]
     allow_script(root)

@@ -62,15 +62,51 @@ def ht_adapter(
     Returns:
         ``[B, N, D]``: ``x`` plus the adapter's update.
     """
-    # There is no autocast on the meta device, and PyTorch raises when it is asked about it.
-    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
-        params = {name: value.to(x.dtype) for name, value in params.items()}
-    p = params
+    change = update(
+        bottleneck(x, params, eps),
+        params,
+        x.dtype,
+        grid_size=grid_size,
+        num_prefix_tokens=num_prefix_tokens,
+        dropout=dropout,
+        spectral=spectral,
+    )
+    return x + change  # eq. 5
 
+
+def bottleneck(x: Tensor, params: Mapping[str, Tensor], eps: float) -> Tensor:
+    """Compute what all of the update is made of: u, ``[B, N, C]`` (eq. 1, down-projection)."""
+    p = _cast(params, x, x.dtype)
     # eq. 1: a learned mix of the normalised and the plain tokens
     h = F.layer_norm(x, p["norm.weight"].shape, p["norm.weight"], p["norm.bias"], eps)
     h = h * p["gamma"] + x * p["gammax"]
-    u = F.linear(h, p["down.weight"], p["down.bias"])
+    return F.linear(h, p["down.weight"], p["down.bias"])
+
+
+def update(
+    u: Tensor,
+    params: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    grid_size: tuple[int, int],
+    num_prefix_tokens: int,
+    dropout: float = 0.0,
+    eps: float = 1e-5,
+    spectral: Callable[[Tensor, Tensor], Tensor] = spectral_filter,
+) -> Tensor:
+    """Compute what an adapter adds to its tokens, ``[B, N, D]`` (eq. 2 to 5).
+
+    Args:
+        u: ``[B, N, C]``, of :func:`bottleneck`.
+        params: as in :func:`ht_adapter`.
+        dtype: the tokens'.
+        grid_size: as in :func:`ht_adapter`.
+        num_prefix_tokens: as there.
+        dropout: as there.
+        eps: of :func:`bottleneck`; not used.
+        spectral: as in :func:`ht_adapter`.
+    """
+    p = _cast(params, u, dtype)
     prefix, patches = u[:, :num_prefix_tokens], u[:, num_prefix_tokens:]
     s = patches.transpose(1, 2).reshape(u.shape[0], u.shape[2], *grid_size)
 
@@ -80,7 +116,14 @@ def ht_adapter(
 
     tokens = torch.cat([prefix, y.flatten(2).transpose(1, 2)], dim=1)
     z = F.dropout(F.gelu(tokens), dropout)
-    return x + F.linear(z, p["up.weight"], p["up.bias"])  # eq. 5
+    return F.linear(z, p["up.weight"], p["up.bias"])
+
+
+def _cast(params: Mapping[str, Tensor], like: Tensor, dtype: torch.dtype) -> Mapping[str, Tensor]:
+    # There is no autocast on the meta device, and PyTorch raises when it is asked about it.
+    if like.is_meta or not torch.is_autocast_enabled(like.device.type):
+        return {name: value.to(dtype) for name, value in params.items()}
+    return params
 
 
 def noise_gate(f: Tensor, params: Mapping[str, Tensor]) -> Tensor:

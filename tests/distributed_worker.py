@@ -25,9 +25,9 @@ VIT = VITS["registers"]
 _base = VIT.build
 
 
-def _model(config: fastht.HTConfig = CONFIG) -> nn.Module:
+def _model(config: fastht.HTConfig = CONFIG, **options: str) -> nn.Module:
     torch.manual_seed(1)  # the same weights in every process
-    model = fastht.patch(_base(), config)
+    model = fastht.patch(_base(), config, **options)  # type: ignore[arg-type]
     randomize(fastht.adapter_parameters(model))
     return model.train()
 
@@ -102,6 +102,24 @@ def _shard(model: nn.Module, **kwargs: object) -> nn.Module:
     return fully_shard(model, **kwargs)
 
 
+def ddp_recomputed() -> None:
+    image, half = _images()
+    _, gradients = _joint_gradients(image)
+    for recompute in ("mlp", "block"):
+        model = DistributedDataParallel(_model(recompute=recompute))
+        loss(model(half)).backward()
+        _check_gradients(model, gradients)
+
+
+def fsdp2_recomputed() -> None:
+    image, half = _images()
+    _, gradients = _joint_gradients(image)
+    for recompute in ("mlp", "block"):
+        model = _shard(_model(recompute=recompute))
+        loss(model(half)).backward()
+        _check_gradients(model, gradients)
+
+
 def fsdp2_checkpointed() -> None:
     image, half = _images()
     _, gradients = _joint_gradients(image)
@@ -168,8 +186,10 @@ CASES: dict[str, Callable[[], None]] = {
     for case in (
         ddp,
         ddp_checkpointed,
+        ddp_recomputed,
         fsdp2,
         fsdp2_checkpointed,
+        fsdp2_recomputed,
         fsdp2_mixed_precision,
         wrapped_models_are_refused,
     )

@@ -88,6 +88,29 @@ def test_meter_counts_distinct_and_repeated_elements():
     assert target.tolist() == [2, 2, 2, 2, 2, 0, 0, 0]
 
 
+def test_the_rebuilt_input_costs_one_launch_of_the_model():
+    from benchmarks.byte_meter import metered
+
+    x, params, upstream, options = case(
+        dtype=torch.bfloat16, batch=1, grid=(4, 4), dim=64, channels=64
+    )
+    x.requires_grad_()
+    shape = byte_model.Shape(tokens=17, dim=64, channels=64)
+    moved = {}
+    for keep in ("input", "output"):
+        out = ht_adapter(x, params, backend="triton", keep=keep, **options)
+        with metered() as launches:
+            torch.autograd.grad(out, x, upstream)
+        moved[keep] = launches
+    (one,) = [launch for launch in moved["output"] if launch.kernel == "up"]
+    assert len(moved["output"]) == len(moved["input"]) + 1
+    assert "up" not in {launch.kernel for launch in moved["input"]}
+    expected = byte_model.backward(shape, rebuild=True)["up"]
+    assert "up" not in byte_model.backward(shape)
+    found = counted([one], ["up"], "distinct")["up"]
+    assert expected - 2 * 64 * shape.product_bytes <= found <= expected
+
+
 def kept_bytes(backend):
     """Return what stays alive for the backward pass, in bytes a token, parameters left out."""
     x, params, _, options = case(dtype=torch.bfloat16, batch=4, grid=(14, 14), dim=768, channels=64)
@@ -99,7 +122,9 @@ def kept_bytes(backend):
 
 
 def test_saved_bytes_a_token():
-    assert byte_model.saved(byte_model.Shape(4 * 197, 768, 64)) == 2 * 768 + 264
+    shape = byte_model.Shape(4 * 197, 768, 64)
+    assert byte_model.saved(shape) == 2 * 768 + 264
+    assert byte_model.saved(shape, rebuild=True) == 264
     for backend in ("triton", "cpu"):
         if backends()[backend].usable:
             assert 2 * 768 + 264 <= kept_bytes(backend) <= 2 * 768 + 272

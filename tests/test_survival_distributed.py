@@ -24,9 +24,9 @@ pytestmark = [
 @pytest.mark.parametrize(
     "cases",
     [
-        "ddp,ddp_checkpointed,wrapped_models_are_refused",
+        "ddp,ddp_checkpointed,ddp_recomputed,wrapped_models_are_refused",
         pytest.param(
-            "fsdp2,fsdp2_checkpointed,fsdp2_mixed_precision",
+            "fsdp2,fsdp2_checkpointed,fsdp2_recomputed,fsdp2_mixed_precision",
             marks=pytest.mark.skipif(
                 torch.__version__.startswith("2.8."),
                 reason="torch 2.8's FSDP2 over gloo adds gradients up instead of averaging them",

@@ -1,7 +1,8 @@
 // The backward pass of one call: the gradients of x and of every parameter.
 //
 // What the forward pass did is done again where that is cheaper than to have kept it: the mix of
-// eq. 1 from x and its statistics, the bank and the activation from u.
+// eq. 1 from x and its statistics, the bank and the activation from u; and x, where the caller has
+// kept the output in its place, for the images in flight.
 #pragma once
 
 #include "cpu/forward.h"
@@ -19,7 +20,7 @@ class Backward {
       : call_(call),
         shape_(call),
         schedule_{call.threads, call.batch, group_size(call.batch)},
-        fold_{call_, shape_, true, folded_},
+        fold_{call_, shape_, true, folded_, call.rebuild},
         sums_(call_, shape_) {}
 
   Backward(const Backward&) = delete;  // its parts refer to one another
@@ -53,6 +54,7 @@ class Backward {
       for (Operand** left : lefts)
         *left = memory.take<Operand>(weights ? narrow * token_depth() : 0);
       for (float*& s : slot.spectra) s = memory.take<float>(spectrum);
+      slot.x = memory.take<T>(call_.rebuild ? shape_.tokens * shape_.dim : 0);
       if (memory.base != nullptr) slots_[i] = slot;
     }
     workers_ = memory.take<Worker>(call_.threads);
@@ -117,6 +119,7 @@ class Backward {
     float* columns;                       // [parts][4][wide]: ColumnSums, sum of dout
     Operand *z_left, *du_left, *dy_left;  // [narrow][token_depth]
     float* spectra[4];                    // of s, two for work, and of the gradient of f
+    T* x;                                 // [tokens][dim], where it is rebuilt
   };
   struct Worker {
     Operand *rows, *operand, *right;
@@ -141,6 +144,11 @@ class Backward {
   static T* row(const Tokens& tokens, int64_t image, int64_t token) {
     return static_cast<T*>(tokens.data) + image * tokens.batch_stride + token * tokens.token_stride;
   }
+  // The tokens that the forward pass was given.
+  const T* x_row(const Slot& slot, int64_t image, int64_t token) const {
+    return call_.rebuild ? slot.x + token * shape_.dim : row(call_.x, image, token);
+  }
+  int64_t x_stride() const { return call_.rebuild ? shape_.dim : call_.x.token_stride; }
   // A panel of as many tokens as the product is deep, a cache line of each row with every tile.
   static Ahead panel_ahead(const T* panel, int64_t token_stride) {
     return {reinterpret_cast<const char*>(panel), token_stride * static_cast<int64_t>(sizeof(T)),
@@ -199,8 +207,10 @@ class Backward {
         }
         store(dz + c, gradient * g.slope);
         if (call_.need_params) store(slot.z + (first + t) * s.narrow + c, g.value);
+        if (call_.rebuild) store(worker.y + t * s.narrow + c, g.value);
       }
     }
+    if (call_.rebuild) rebuild(slot, worker, image, first, count);
 
     // Of the prefix tokens that is already the gradient of u.
     __builtin_memcpy(slot.du + first * s.narrow, worker.dz, plain * s.narrow * sizeof(float));
@@ -217,6 +227,27 @@ class Backward {
       __builtin_memcpy(slot.dv + s.map_at(patch / s.width) + patch % s.width * s.narrow,
                        dy + t * s.narrow, s.narrow * sizeof(float));
     }
+  }
+
+  // x = out - z W2' - b2 for `count` tokens whose z is in worker.y: the update is the forward pass's
+  // to the bit, so x is what it was but for the rounding of out.
+  void rebuild(Slot& slot, Worker& worker, int64_t image, int64_t first, int64_t count) {
+    const Shape& s = shape_;
+    for (int64_t t = 0; t < count; ++t)
+      operand_row(worker.y + t * s.narrow, s.narrow, worker.operand + t * s.depth, s.depth);
+    by_tile_rows(count, [&](int64_t r0, int64_t rows) {
+      gemm(rows, s.wide, s.depth, worker.operand + r0 * s.depth, s.depth, folded_.up, worker.strip,
+           s.wide, false, rows_ahead(row(call_.x, image, first + r0), s.depth));
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* update = worker.strip + r * s.wide;
+        const T* out = row(call_.x, image, first + r0 + r);
+        T* x = slot.x + (first + r0 + r) * s.dim;
+        each_vector(s.dim, [&](int64_t j, auto extent) {
+          const Vec change = load(update + j) + load(folded_.up_bias + j);
+          store(x + j, load(out + j, extent) - change, extent);
+        });
+      }
+    });
   }
 
   // dz = dout W2 for `count` tokens, into worker.dz; adds their dout to `sums`.
@@ -298,10 +329,10 @@ class Backward {
       for (int64_t r = 0; r < rows; ++r)
         operand_row(slot.du + (token + r) * s.narrow, s.narrow, worker.rows + r * s.depth, s.depth);
       gemm(rows, s.wide, s.depth, worker.rows, s.depth, folded_.down_backward, worker.strip, s.wide,
-           false, rows_ahead(row(call_.x, image, token), s.depth));
+           false, rows_ahead(x_row(slot, image, token), s.depth));
       mix_backward<T>(
-          {worker.strip, row(call_.x, image, token), row(call_.dout, image, token),
-           need_input ? row(call_.dx, image, token) : nullptr, s.wide, call_.x.token_stride,
+          {worker.strip, x_row(slot, image, token), row(call_.dout, image, token),
+           need_input ? row(call_.dx, image, token) : nullptr, s.wide, x_stride(),
            call_.dout.token_stride, call_.dx.token_stride, stats(image, token)},
           rows, s.dim, folded_.mix(), sums);
     });
@@ -347,15 +378,15 @@ class Backward {
       const int64_t count = min(kTokenBlock, s.tokens - t0), depth = padded_depth(count);
       const bool accumulate = !first || t0 > 0;
       const T* dout = row(call_.dout, image, t0) + n0;
-      const T* x = row(call_.x, image, t0) + n0;
+      const T* x = x_row(slot, image, t0) + n0;
       pack_tokens(worker.right, width, valid, count, depth, [&](int64_t t, int64_t j, auto extent) {
         return load(dout + t * call_.dout.token_stride + j, extent);
       });
       gemm_panel(s.narrow, width, depth, slot.z_left + t0, token_depth(), worker.right,
                  sums_.up(group) + n0 * s.narrow, width, accumulate,
-                 panel_ahead(x, call_.x.token_stride));
+                 panel_ahead(x, x_stride()));
       pack_tokens(worker.right, width, valid, count, depth, [&](int64_t t, int64_t j, auto extent) {
-        return mixed(load(x + t * call_.x.token_stride + j, extent), stats(image, t0)[t], mix,
+        return mixed(load(x + t * x_stride() + j, extent), stats(image, t0)[t], mix,
                      n0 + j);
       });
       gemm_panel(s.narrow, width, depth, slot.du_left + t0, token_depth(), worker.right,

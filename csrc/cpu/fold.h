@@ -31,8 +31,8 @@ struct Folded {
   float *gate_weight0, *gate_bias0, *gate_weight2, *gate_bias2;
   float* taps[3];       // [k * k][narrow]
   float* bank_bias[3];  // [narrow]
-  // Packed right factors: `down` and `up` in the forward pass alone, `..._backward`, for the
-  // products with the transposed matrices, in the backward pass alone.
+  // Packed right factors: `down` in the forward pass alone, `up` also in a backward pass that
+  // rebuilds x, `..._backward`, for the products with the transposed matrices, in any of those.
   Operand *pointwise, *down, *up;
   Operand *pointwise_backward, *down_backward, *up_backward;
   SpectralTables spectral;
@@ -45,6 +45,7 @@ struct Fold {
   const Shape& shape;
   const bool backward;
   Folded& folded;
+  const bool rebuild = false;  // x, in the backward pass
 
   void lay_out(Layout& memory) const {
     const int64_t wide = shape.wide, narrow = shape.narrow, q = call.hidden;
@@ -65,12 +66,12 @@ struct Fold {
     folded.pointwise = memory.take<Operand>(shape.depth * narrow);
     if (!backward) {
       folded.down = memory.take<Operand>(padded_depth(shape.dim) * narrow);
-      folded.up = memory.take<Operand>(shape.depth * wide);
     } else {
       folded.up_backward = memory.take<Operand>(padded_depth(shape.dim) * narrow);
       folded.down_backward = memory.take<Operand>(shape.depth * wide);
       folded.pointwise_backward = memory.take<Operand>(shape.depth * narrow);
     }
+    if (!backward || rebuild) folded.up = memory.take<Operand>(shape.depth * wide);
     if (call.full_filter()) {
       const int64_t h = shape.height, w = shape.width, half = w / 2 + 1;
       folded.spectral = {memory.take<float>(half * w),
@@ -102,7 +103,7 @@ struct Fold {
     } else {
       if (backward)
         pack_weight({down, d, 1, c, d}, shape.depth, slice, 0, shape.depth, folded.down_backward);
-      else
+      if (!backward || rebuild)
         pack_weight({up, 1, c, c, d}, shape.depth, slice, 0, shape.depth, folded.up);
     }
   }

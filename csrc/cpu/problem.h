@@ -75,6 +75,7 @@ struct BackwardCall : Problem {
   Saved saved;
   Parameters grads;  // every data is null if the parameters need no gradients
   bool need_params;
+  bool rebuild;  // whether x holds the forward pass's output, of which x itself has to be made
 };
 
 }  // namespace fastht::cpu

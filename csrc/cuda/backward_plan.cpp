@@ -1,5 +1,6 @@
 // The backward pass: fold, contract with the correlation and the gate, mix_back, expand, finish.
-// A full spectral filter is applied anew before contract, and transposed after mix_back.
+// A full spectral filter is applied anew before contract, and transposed after mix_back. Where x was
+// not kept, mix_up makes it of the output before contract.
 
 #include <stdexcept>
 
@@ -17,6 +18,7 @@ std::string without_x(const std::string& numbers) { return numbers.substr(number
 
 struct BackwardPlan::Arrays {
   FoldParams fold{};
+  MixUpParams mix_up{};
   ContractParams contract{};
   MixBackParams mix_back{};
   SpectralParams spectral{}, spectral_back{};
@@ -52,10 +54,11 @@ BackwardPlan::Tiling BackwardPlan::tiling(const Device& device, Shared shared) c
 }
 
 BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool need_input,
-                           bool need_params)
+                           bool need_params, bool rebuild)
     : problem_(problem),
       need_input_(need_input),
       need_params_(need_params),
+      rebuild_(rebuild),
       correlates_(need_params || problem.has_gate) {
   const int padded = padded_channels(problem.channels), bytes = bytes_of(problem.products);
   const int x_bytes = bytes_of(problem.x);
@@ -104,6 +107,10 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
     spectral_ = SpectralPlan(problem, device);
     for (const Kernel& kernel : spectral_.kernels(problem)) kernels_.push_back(kernel);
   }
+  if (rebuild) {
+    mix_up_ = MixUpPlan(problem, device);
+    kernels_.push_back(mix_up_.kernel(problem, true));
+  }
   Arrays arrays;
   Workspace workspace(nullptr);
   arrange(arrays, {}, workspace);
@@ -130,6 +137,7 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
                         /*wide=*/false, /*memory=*/true, /*depth_first=*/false, Scaling::kNone, nullptr};
   a.fold.matrices[3] = {params.down_weight, p.dim, c, 1, p.dim, padded_dim / 8, groups,
                         /*wide=*/true, /*memory=*/true, /*depth_first=*/false, Scaling::kNone, nullptr};
+  if (rebuild_) a.fold.matrices[a.fold.matrix_count++] = MixUpPlan::up_matrix(p, params);
   a.fold.gate = call.saved.gate;
   plan_fold(a.fold, p, params, workspace);
 
@@ -137,6 +145,14 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   if (full) {
     a.spectral = {call.saved.u, nullptr, nullptr, workspace.take(map), params.spectral_filter,
                   nullptr,      p.grid,  p.batch, c,                   1};
+  }
+
+  if (rebuild_) {
+    a.mix_up = mix_up_.params(p, a.fold, 1, 4, call.seed);
+    a.mix_up.x = call.out;
+    a.mix_up.out = call.rebuilt;
+    a.mix_up.u = call.saved.u;
+    a.mix_up.f = full ? a.spectral.to : call.saved.u;
   }
 
   ContractParams& contract = a.contract;
@@ -279,6 +295,9 @@ void BackwardPlan::run(const BackwardCall& call, const Launch& launch) const {
   launch(0, fold_blocks(a.fold), kFoldThreads * 4, &a.fold);
   const bool full = p.filter == Filter::kFull;
   if (full) launch(5, spectral_.blocks(a.spectral), spectral_.shared(), &a.spectral);
+  if (rebuild_)
+    launch(static_cast<int>(kernels_.size()) - 1, p.batch * a.mix_up.tiles, mix_up_.shared(p),
+           &a.mix_up);
   launch(1, ceil_div(a.contract.total, each_), contract_.shared, &a.contract);
   launch(2, p.batch * a.mix_back.tiles, mix_back_.shared, &a.mix_back);
   if (full) {

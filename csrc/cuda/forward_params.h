@@ -17,7 +17,7 @@ struct FoldMatrix {
 };
 constexpr int kFoldThreads = 128;
 constexpr int kFoldBlocks = 4;  // of a matrix, for one block of threads
-constexpr int kFoldMatrices = 4;
+constexpr int kFoldMatrices = 5;
 constexpr int kFoldImages = 16;  // whose kernels a block makes a part of
 FASTHT_BOTH constexpr int fold_kernel_parts(int padded) {
   return ceil_div(kBankRows * padded, kFoldThreads);

@@ -47,35 +47,21 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device)
       for (const int stages : {3, 2})
         if (down_warps_ == 0 && fits(wanted, down_shared(warps, padded, bytes, x_bytes, stages)))
           down_warps_ = warps, down_stages_ = stages;
-  const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
-  // mix_up: the most warps, the least work twice: the first choice of which two fit, or one.
-  for (const int wanted : {2, 1})
-    for (const int warps : {8, 4}) {
-      if (warps == 8 && grid.tokens <= 64) continue;
-      for (int pass = widest; pass >= 32; pass /= 2)
-        for (const int stages : {3, 2})
-          if (warps_ == 0 &&
-              fits(wanted, mix_up_shared(warps, grid, padded, pass, bytes, x_bytes, stages)))
-            warps_ = warps, pass_ = pass, stages_ = stages;
-    }
-  if (warps_ == 0 || down_warps_ == 0)
+  if (down_warps_ == 0)
     throw std::invalid_argument(
         "a grid of " + std::to_string(grid.height) + "x" + std::to_string(grid.width) +
         " patches needs more shared memory than this GPU's blocks have (" +
         std::to_string(device.shared_per_block) + " bytes)");
+  mix_up_ = MixUpPlan(problem, device);
   const std::string numbers = numbers_of(problem);
   const auto number = [](int count) { return ", " + std::to_string(count); };
   const int down_blocks = (most ? 1 : 2) * (down_warps_ <= 4 ? 2 : 1);
-  const int mix_up_blocks = (most ? 1 : 2) * (warps_ == 8 ? 1 : 2);
   kernels_.push_back(fold_kernel(problem));
   kernels_.push_back({"down.cuh", "DownParams",
                       "down<" + numbers + number(down_warps_) + number(down_stages_) + ", " +
                           text(problem.aligned) + ">",
                       down_warps_ * 32, down_blocks});
-  kernels_.push_back({"mix_up.cuh", "MixUpParams",
-                      "mix_up<" + numbers + number(warps_) + number(pass_) + number(stages_) + ", " +
-                          text(problem.aligned) + ">",
-                      warps_ * 32, mix_up_blocks});
+  kernels_.push_back(mix_up_.kernel(problem, false));
   if (problem.filter == Filter::kFull) {
     spectral_ = SpectralPlan(problem, device);
     kernels_.push_back(spectral_.kernels(problem)[0]);
@@ -99,9 +85,7 @@ void ForwardPlan::arrange(Arrays& a, const ForwardCall& call, Workspace& workspa
   a.fold.matrices[2] = {params.pointwise_weight, p.channels, p.channels, p.channels, 1, padded / 8,
                         padded / 32, /*wide=*/false, /*memory=*/true, /*depth_first=*/false,
                         Scaling::kNone, nullptr};
-  a.fold.matrices[3] = {params.up_weight, p.dim, p.channels, p.channels, 1, padded_dim / 8,
-                        padded / 32, /*wide=*/true, /*memory=*/false, /*depth_first=*/false,
-                        Scaling::kNone, nullptr};
+  a.fold.matrices[3] = MixUpPlan::up_matrix(p, params);
   plan_fold(a.fold, p, params, workspace);
 
   DownParams& down = a.down;
@@ -142,21 +126,11 @@ void ForwardPlan::arrange(Arrays& a, const ForwardCall& call, Workspace& workspa
                   nullptr, p.grid,  p.batch, p.channels,          1};
   }
 
-  MixUpParams& up = a.mix_up;
-  up.x = call.x;
-  up.out = call.out;
-  up.u = down.u;
-  up.f = p.filter == Filter::kFull ? a.spectral.to : down.u;
-  up.kernels = a.fold.kernels;
-  up.point = a.fold.matrices[2].to;
-  up.point_bias = a.fold.point_bias_out;
-  up.up = a.fold.matrices[3].to;
-  up.up_bias = a.fold.up_bias_out;
-  up.grid = p.grid;
-  up.dim = p.dim;
-  up.rows = tile_rows(warps_, p.grid);
-  up.tiles = ceil_div(p.grid.tokens, up.rows);
-  up.dropout = dropout_of(p, call.seed);
+  a.mix_up = mix_up_.params(p, a.fold, 2, 3, call.seed);
+  a.mix_up.x = call.x;
+  a.mix_up.out = call.out;
+  a.mix_up.u = down.u;
+  a.mix_up.f = p.filter == Filter::kFull ? a.spectral.to : down.u;
 }
 
 void ForwardPlan::run(const ForwardCall& call, const Launch& launch) const {
@@ -170,8 +144,7 @@ void ForwardPlan::run(const ForwardCall& call, const Launch& launch) const {
          down_shared(down_warps_, padded, bytes, x_bytes, down_stages_), &a.down);
   if (problem_.filter == Filter::kFull)
     launch(3, spectral_.blocks(a.spectral), spectral_.shared(), &a.spectral);
-  launch(2, problem_.batch * a.mix_up.tiles,
-         mix_up_shared(warps_, problem_.grid, padded, pass_, bytes, x_bytes, stages_), &a.mix_up);
+  launch(2, problem_.batch * a.mix_up.tiles, mix_up_.shared(problem_), &a.mix_up);
 }
 
 }  // namespace fastht::cuda

@@ -14,7 +14,10 @@
 
 namespace fastht::cuda {
 
-template <class X, class P, int kChannels, int kWarps, int kPass, int kStages, bool kAligned>
+// kRebuild: x is what this kernel once wrote, and out becomes what it was made of, in the backward
+// pass: the update, which is the same to the bit, is taken away again.
+template <class X, class P, int kChannels, int kWarps, int kPass, int kStages, bool kAligned,
+          bool kRebuild = false>
 FASTHT_DEVICE void mix_up(const MixUpParams& p) {
   using F = typename P::Format;
   constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
@@ -116,8 +119,10 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const Eight<X> residual = own_eight<X>(own(stage, part, half), kThreads);
         float values[8];
-        FASTHT_UNROLL for (int i = 0; i < 8; ++i)
-          values[i] = residual[i] + (sums[i / 2][half * 2 + i % 2] + bias[i]);
+        FASTHT_UNROLL for (int i = 0; i < 8; ++i) {
+          const float change = sums[i / 2][half * 2 + i % 2] + bias[i];
+          values[i] = kRebuild ? residual[i] - change : residual[i] + change;
+        }
         Eight<X> result;
         result.set(values);
         store_eight<X, kAligned>(out + half * 8 * p.out.token + feature, result, real[half] ? left : 0);

@@ -88,6 +88,8 @@ struct BackwardCall {
   const unsigned long long* seed;
   Saved saved;
   void* workspace;
+  Tokens out;         // of the forward pass, where the plan rebuilds x from it
+  OutTokens rebuilt;  // where: x itself, which may be dx as well
 };
 
 // C padded to what kernels are made for. Throws std::invalid_argument above 128.
@@ -127,6 +129,24 @@ inline int frequencies_of(const Problem& problem) {
   return problem.filter == Filter::kFull ? problem.grid.height * half_width(problem.grid.width) : 1;
 }
 
+// Tiling of mix_up, which is the last launch of a forward pass and rebuilds x in a backward pass.
+class MixUpPlan {
+ public:
+  MixUpPlan() = default;  // of a backward pass that is given x
+  // Throws std::invalid_argument where the device has too little shared memory for the grid.
+  MixUpPlan(const Problem& problem, const Device& device);
+  Kernel kernel(const Problem& problem, bool rebuild) const;
+  // The up-projection as the kernel reads it, for the fold.
+  static FoldMatrix up_matrix(const Problem& problem, const Parameters& params);
+  // All parameters but x, out, u and f. `point`, `up`: the numbers of both weights in the fold.
+  MixUpParams params(const Problem& problem, const FoldParams& fold, int point, int up,
+                     const unsigned long long* seed) const;
+  int shared(const Problem& problem) const;
+
+ private:
+  int warps_ = 0, pass_ = 0, stages_ = 0;
+};
+
 class ForwardPlan {
  public:
   // Throws std::invalid_argument where the device has too little shared memory for the grid.
@@ -140,8 +160,8 @@ class ForwardPlan {
   Problem problem_;
   std::vector<Kernel> kernels_;
   size_t workspace_bytes_ = 0;
-  int warps_ = 0, pass_ = 0, stages_ = 0;  // of mix_up
   int down_warps_ = 0, down_stages_ = 0;
+  MixUpPlan mix_up_;
   SpectralPlan spectral_;
 
   struct Arrays;
@@ -150,8 +170,10 @@ class ForwardPlan {
 
 class BackwardPlan {
  public:
-  // `need_input`, `need_params`: whether dx and the parameters' gradients are wanted.
-  BackwardPlan(const Problem& problem, const Device& device, bool need_input, bool need_params);
+  // `need_input`, `need_params`: whether dx and the parameters' gradients are wanted. `rebuild`:
+  // whether the calls have the forward pass's output, from which x is made first.
+  BackwardPlan(const Problem& problem, const Device& device, bool need_input, bool need_params,
+               bool rebuild = false);
   const std::vector<Kernel>& kernels() const { return kernels_; }
   size_t workspace_bytes() const { return workspace_bytes_; }
   void run(const BackwardCall& call, const Launch& launch) const;
@@ -166,10 +188,11 @@ class BackwardPlan {
   Tiling tiling(const Device& device, Shared shared) const;
 
   Problem problem_;
-  bool need_input_, need_params_, correlates_;
+  bool need_input_, need_params_, rebuild_, correlates_;
   std::vector<Kernel> kernels_;
   size_t workspace_bytes_ = 0;
   Tiling contract_, mix_back_;
+  MixUpPlan mix_up_;
   SpectralPlan spectral_;
   int each_ = 1;  // tiles of a block of contract
   int expand_tokens_ = 0, expand_each_ = 1;

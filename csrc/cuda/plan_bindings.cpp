@@ -138,22 +138,28 @@ void bind_plans(py::module_& module) {
             target, stream);
       });
   py::class_<BackwardPlan>(module, "BackwardPlan")
-      .def(py::init<const Problem&, const Device&, bool, bool>())
+      .def(py::init<const Problem&, const Device&, bool, bool, bool>(), py::arg("problem"),
+           py::arg("device"), py::arg("need_input"), py::arg("need_params"),
+           py::arg("rebuild") = false)
       .def_property_readonly("kernels", &kernels<BackwardPlan>)
       .def_property_readonly("workspace_bytes", &BackwardPlan::workspace_bytes)
       .def("run", [](const BackwardPlan& plan, const Problem& problem, const Target& target,
                      uintptr_t stream, const py::handle& dout, const py::handle& x,
                      const py::handle& dx, const py::sequence& params, const py::object& grads,
-                     uintptr_t seed, const py::sequence& from_forward, uintptr_t workspace) {
+                     uintptr_t seed, const py::sequence& from_forward, uintptr_t workspace,
+                     const py::handle& out) {
         const bool need = !grads.is_none();
         run(plan,
             BackwardCall{tokens<Tokens>(dout), tokens<Tokens>(x), tokens<OutTokens>(dx),
                          parameters(params, problem),
                          need ? parameters(grads.cast<py::sequence>(), problem) : Parameters{},
                          need, reinterpret_cast<const unsigned long long*>(seed),
-                         saved(from_forward), reinterpret_cast<void*>(workspace)},
+                         saved(from_forward), reinterpret_cast<void*>(workspace),
+                         tokens<Tokens>(out), tokens<OutTokens>(x)},
             target, stream);
-      });
+      }, py::arg("problem"), py::arg("target"), py::arg("stream"), py::arg("dout"), py::arg("x"),
+           py::arg("dx").none(true), py::arg("params"), py::arg("grads"), py::arg("seed"),
+           py::arg("saved"), py::arg("workspace"), py::arg("out") = py::none());
 }
 
 }  // namespace fastht::cuda

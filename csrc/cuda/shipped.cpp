@@ -43,8 +43,10 @@ std::vector<Kernel> shipped_kernels(bool common) {
                                     numbers.x, numbers.products, numbers.tf32, 0.1, aligned};
               try {
                 add(ForwardPlan(problem, device).kernels());
+                // x is rebuilt by default where it is float32.
+                const bool rebuild = numbers.x == Format::kFloat32;
                 for (const bool input : {true, false})
-                  add(BackwardPlan(problem, device, input, true).kernels());
+                  add(BackwardPlan(problem, device, input, true, rebuild).kernels());
                 add(BackwardPlan(problem, device, true, false).kernels());
               } catch (const std::invalid_argument&) {
                 // The grid does not fit the device's shared memory; a call says so.

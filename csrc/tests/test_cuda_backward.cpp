@@ -39,6 +39,7 @@ const std::vector<Instance>& instances() {
       INSTANCE(FoldParams, fold<Float32Products, 32>),
       INSTANCE(DownParams, down<Float32, Float32Products, 32, 4, 3, false>),
       INSTANCE(MixUpParams, mix_up<Float32, Float32Products, 32, 4, 32, 3, false>),
+      INSTANCE(MixUpParams, mix_up<Float32, Float32Products, 32, 4, 32, 3, false, true>),
       INSTANCE(ContractParams, contract<Float32, Float32Products, 32, 2, 32, 256, false>),
       INSTANCE(ContractParams, contract<Float32, Float32Products, 32, 4, 32, 256, false>),
       INSTANCE(MixBackParams, mix_back<Float32Products, 32, 2, 32>),
@@ -85,7 +86,8 @@ void check_gradients(const Setting& setting) {
 }
 
 void backward_case(const Setting& setting, Format x, Format products, bool aligned, double bound,
-                   const Device& device = kLarge, bool need_input = true, bool need_params = true) {
+                   const Device& device = kLarge, bool need_input = true, bool need_params = true,
+                   bool rebuild = false) {
   Model model(setting, x, products, false, aligned);
   const Problem& problem = model.problem;
   const int padded = padded_channels(setting.channels);
@@ -107,7 +109,7 @@ void backward_case(const Setting& setting, Format x, Format products, bool align
   dout.normal(random, 1);
   const Gradients exact = gradients_of(model, dout);
   const std::vector<std::string> names = names_of(problem);
-  const BackwardPlan plan(problem, device, need_input, need_params);
+  const BackwardPlan plan(problem, device, need_input, need_params, rebuild);
   std::vector<Buffer> first;
   for (int mode = 0; mode < 3; ++mode) {  // in order, shuffled, truncating
     std::vector<Buffer> found;
@@ -122,6 +124,13 @@ void backward_case(const Setting& setting, Format x, Format products, bool align
     BackwardCall call{model.tokens(dout), model.tokens(model.x), {}, model.params, grads,
                       need_params, &model.seed, saved, workspace.data()};
     if (need_input) call.dx = model.out_tokens(found[0]);
+    Buffer scratch(rebuild && !need_input ? model.x.size() : 0, x, aligned ? 0 : 1);
+    if (rebuild) {  // x is made of the output where dx comes later, or in memory of its own
+      Buffer& made = need_input ? found[0] : scratch;
+      call.x = model.tokens(made);
+      call.out = model.tokens(model.out);
+      call.rebuilt = model.out_tokens(made);
+    }
     plan.run(call, launcher(plan.kernels(), instances(), mode == 1 ? 5 : 0, mode == 2));
     const auto below = [&](const Error& error, const std::string& name) {
       char text[200];
@@ -160,7 +169,12 @@ void test_backward(bool thorough) {
   backward_case({3, 1, 5, 6, 67, 16, true, Filter::kChannel, 0.1f}, full, full, false, 5e-6, kFew);
   // Two blocks of images a slice of channels: 2 multiprocessors of 4 blocks, 4 slices, 3 images.
   backward_case({3, 1, 5, 6, 67, 16, true, Filter::kFull, 0.1f}, full, full, false, 5e-6, kFew);
+  backward_case({3, 1, 5, 6, 67, 16, true, Filter::kFull, 0.1f}, full, full, false, 5e-6, kFew, true,
+                true, true);
   if (!thorough) return;
+  for (const bool input : {true, false})  // each half alone, x from the output
+    backward_case({3, 1, 5, 6, 67, 16, true, Filter::kChannel, 0.1f}, full, full, false, 5e-6, kFew,
+                  input, !input, true);
   backward_case({2, 5, 9, 15, 128, 64, false, Filter::kFull, 0.0f}, half, half, true, 2e-2);
   backward_case({2, 1, 5, 6, 72, 64, true, Filter::kFull}, half, half, true, 2e-2, kSmall, true, false);
   backward_case({2, 5, 9, 15, 128, 64, false, Filter::kNone, 0.0f}, half, half, true, 2e-2);

@@ -18,10 +18,11 @@ import timm
 import torch
 from tqdm import tqdm
 
+from fastht.bench.front import front, front_text, plot_front
 from fastht.bench.lineup import Case, LeftOut, is_out_of_memory, line_up, peak_bytes
 from fastht.bench.machine import describe, multiplies_bf16
 from fastht.bench.meter import Contestant, Limits, alternate
-from fastht.bench.methods import METHODS, PAPER, remark
+from fastht.bench.methods import FRONT, METHODS, PAPER, remark
 from fastht.bench.step import Precision
 from fastht.bench.towers import ModelSpec
 from fastht.config import HTConfig
@@ -52,7 +53,13 @@ class BenchArguments:
         model: open_clip's name of the model, or timm's where open_clip has none of it; timm:NAME,
             hf-hub:ORG/REPO, local-dir:FOLDER, or "fastht-tiny".
         methods: of frozen, full, lora, lora-compiled, mona, ht-reference, ht-reference-compiled, ht
-            and ht-compiled. ht-reference is HT in plain PyTorch, compiled is torch.compile.
+            and ht-compiled. ht-reference is HT in plain PyTorch, compiled is torch.compile. lora
+            and ht can also be -mlp, -block (what of the base is computed again instead of kept, as
+            in fastht.patch) and -mlp-compiled, -block-compiled; ht-checkpointed has the library's
+            own gradient checkpointing.
+        front: measure HT and LoRA with every way to recompute, compiled and not, in place of
+            methods, and say which is faster within each budget of kept memory.
+        picture: draw time against memory into this PNG file, which must not be there yet.
         batch_size: images a step; default: 8 on a CPU, 64 on a GPU.
         precision: fp32; bf16 (autocast); or bf16-base (autocast, with frozen weights in bf16);
             default: fp32 on a CPU, bf16 on a GPU.
@@ -66,6 +73,8 @@ class BenchArguments:
 
     model: str = "ViT-B-16"
     methods: tuple[str, ...] = ("frozen", "lora", "mona", "ht-reference", "ht")
+    front: bool = False
+    picture: Path | None = None
     batch_size: int | None = None
     precision: Precision | None = None
     image_size: int | None = None
@@ -124,12 +133,16 @@ def bench(arguments: BenchArguments, command: str) -> int:
             not suffice for the methods side by side.
         FileExistsError: the file to write exists.
     """
-    target = arguments.json
-    if target is not None and target.exists():
-        raise FileExistsError(f"--json {target} exists already; give another name")
-    if target is not None and not target.parent.is_dir():
-        raise FileNotFoundError(f"--json {target}: there is no folder {target.parent}")
-    case, names = make_case(arguments), _method_names(arguments.methods)
+    target, picture = arguments.json, arguments.picture
+    for option, path in (("--json", target), ("--picture", picture)):
+        if path is not None and path.exists():
+            raise FileExistsError(f"{option} {path} exists already; give another name")
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"{option} {path}: there is no folder {path.parent}")
+    if (arguments.front or picture is not None) and not arguments.memory:
+        raise ValueError("--front and --picture are about memory: leave out --no-memory")
+    methods = FRONT if arguments.front else arguments.methods
+    case, names = make_case(arguments), _method_names(methods)
     if arguments.rounds < 2:
         raise ValueError(f"--rounds is {arguments.rounds}; a median with quartiles takes two")
     machine = describe(case.device)
@@ -139,6 +152,10 @@ def bench(arguments: BenchArguments, command: str) -> int:
     print(_introduction(arguments, case, machine))
     if rows:
         print(f"\n{table(rows, case.batch)}\n")
+    if arguments.front and rows:
+        print(f"{front_text(front(rows))}\n")
+    if picture is not None and rows:
+        plot_front(rows, f"{arguments.model}, batch {case.batch}, {case.precision}", picture)
     remarks = [f"{row.method}: {row.remark}." for row in rows if row.remark is not None]
     missing = [f"{name} is left out: {why.reason}." for name, why in left_out.items()]
     for text in (*([LEGEND] if rows else []), *remarks, *missing):
@@ -152,6 +169,15 @@ def bench(arguments: BenchArguments, command: str) -> int:
             "warm_up": WARM_UP,
             "methods": [dataclasses.asdict(row) for row in rows],
             "left_out": {name: why.reason for name, why in left_out.items()},
+            "front": [
+                {
+                    "kept_bytes": best.budget,
+                    "ht": None if best.ht is None else best.ht.method,
+                    "lora": None if best.lora is None else best.lora.method,
+                    "of_loras_time": best.share,
+                }
+                for best in (front(rows) if arguments.front else ())
+            ],
         }
         write_atomically(target, (json.dumps(content, indent=2) + "\n").encode())
     return int(not rows or any(why.incorrect for why in left_out.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -13,6 +14,7 @@ from fastht.backbones import find_backbone
 from fastht.config import HTConfig
 from fastht.lora import NoLoraError, add_lora
 from fastht.patch import patch
+from fastht.recompute import RECOMPUTE, check_blocks, install
 
 # The published initialisation: "identity" would start with an up-projection of zeros, on which
 # hardware can be faster than on anything that training makes of them.
@@ -37,6 +39,8 @@ class Method:
         compiled: whether the model then goes through ``torch.compile``.
         fused: whether the adapters run on the backend that ``auto`` picks, so that what they
             compute has to be checked.
+        recompute: what the backward pass computes again, as :func:`fastht.patch` names it, or
+            ``"library"``: the library's own gradient checkpointing.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Method:
     prepare: Callable[[nn.Module, HTConfig], None]
     compiled: bool = False
     fused: bool = False
+    recompute: str = "none"
 
 
 def _frozen(model: nn.Module, config: HTConfig) -> None:
@@ -59,16 +64,30 @@ def _mona(model: nn.Module, config: HTConfig) -> None:
     patch(model, replace(config, variant="baseline"), backend="reference")
 
 
-def _ht(model: nn.Module, config: HTConfig, backend: str) -> None:
-    patch(model, config, backend=backend)
+def _ht(model: nn.Module, config: HTConfig, backend: str, recompute: str = "none") -> None:
+    if recompute == "library":
+        _checkpoint(model)
+        recompute = "none"
+    patch(model, config, backend=backend, recompute=recompute)
 
 
-def _lora(model: nn.Module, config: HTConfig) -> None:
+def _lora(model: nn.Module, config: HTConfig, recompute: str = "none") -> None:
     try:
         # Random factors: no zeros here either.
         add_lora(model, LORA_RANK, zeros=False)
     except NoLoraError as error:
         raise UnusableError(str(error)) from error
+    blocks = find_backbone(model).blocks
+    check_blocks(blocks, recompute)
+    install(blocks, recompute)
+
+
+def _checkpoint(model: nn.Module) -> None:
+    """Switch the library's own gradient checkpointing on."""
+    switch: Any = getattr(model, "set_grad_checkpointing", None)
+    if switch is None:
+        raise UnusableError(f"{type(model).__name__} has no gradient checkpointing of its own")
+    switch(True)
 
 
 def remark(model: nn.Module) -> str | None:
@@ -86,22 +105,62 @@ def remark(model: nn.Module) -> str | None:
 _LORA = f"LoRA by peft, r = {LORA_RANK}, on all attention projections"
 _REFERENCE = "HT adapters in plain PyTorch, with the FFT pair, as published"
 _FUSED = "HT adapters by fastht"
+_AGAIN = {
+    "none": "",
+    "mlp": ", the MLPs' activations computed again",
+    "block": ", blocks computed again but for their adapters",
+    "library": ", the library's own gradient checkpointing",
+}
 _ht_reference = functools.partial(_ht, backend="reference")
 _ht_auto = functools.partial(_ht, backend="auto")
+
+
+def _both(
+    name: str,
+    detail: str,
+    prepare: Callable[..., None],
+    *,
+    fused: bool = False,
+    recompute: str = "none",
+) -> list[Method]:
+    """Return a method that computes activations again, and the same through ``torch.compile``."""
+    name += {"none": "", "library": "-checkpointed"}.get(recompute, f"-{recompute}")
+    detail += _AGAIN[recompute]
+    if recompute != "none":
+        prepare = functools.partial(prepare, recompute=recompute)
+    return [
+        Method(
+            name + ("-compiled" if compiled else ""),
+            detail + (", torch.compile" if compiled else ""),
+            prepare,
+            compiled,
+            fused,
+            recompute,
+        )
+        for compiled in (False, True)
+    ]
+
 
 METHODS = {
     method.name: method
     for method in (
         Method("frozen", "nothing trains: the forward pass alone", _frozen),
         Method("full", "full fine-tuning of the tower", _full),
-        Method("lora", _LORA, _lora),
-        Method("lora-compiled", f"{_LORA}, torch.compile", _lora, compiled=True),
+        *_both("lora", _LORA, _lora),
         Method("mona", "Mona adapters in plain PyTorch", _mona),
-        Method("ht-reference", _REFERENCE, _ht_reference),
-        Method(
-            "ht-reference-compiled", f"{_REFERENCE}, torch.compile", _ht_reference, compiled=True
-        ),
-        Method("ht", _FUSED, _ht_auto, fused=True),
-        Method("ht-compiled", f"{_FUSED}, torch.compile", _ht_auto, compiled=True, fused=True),
+        *_both("ht-reference", _REFERENCE, _ht_reference),
+        *_both("ht", _FUSED, _ht_auto, fused=True),
+        *_both("lora", _LORA, _lora, recompute="mlp"),
+        *_both("lora", _LORA, _lora, recompute="block"),
+        *_both("ht", _FUSED, _ht_auto, fused=True, recompute="mlp"),
+        *_both("ht", _FUSED, _ht_auto, fused=True, recompute="block"),
+        _both("ht", _FUSED, _ht_auto, fused=True, recompute="library")[0],
     )
 }
+# Time against memory: HT and LoRA, each with every way to recompute, compiled and not.
+FRONT = tuple(
+    f"{kind}{'' if recompute == 'none' else f'-{recompute}'}{compiled}"
+    for compiled in ("", "-compiled")
+    for kind in ("lora", "ht")
+    for recompute in RECOMPUTE
+)

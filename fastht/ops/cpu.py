@@ -120,8 +120,12 @@ def backward(
     call: Call,
     need_input: bool,
     need_weights: bool,
+    rebuild: bool = False,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """Return ``dx`` and the parameters' gradients by name, as far as they are needed."""
+    """Return ``dx`` and the parameters' gradients by name, as far as they are needed.
+
+    With ``rebuild``, ``x`` is the forward pass's output; x itself is made of it image by image.
+    """
     dx = torch.empty_like(x) if need_input else None
     if not x.numel():
         grads = {name: torch.zeros_like(p) for name, p in params.items()}
@@ -137,6 +141,7 @@ def backward(
         _addresses(saved),
         None if target is None else _tokens(target),
         _arrays(grads) if need_weights else None,
+        rebuild,
         _forced,
     )
     if dx is not None and target is not None and target is not dx:

@@ -62,6 +62,7 @@ def run(
     num_prefix_tokens: int,
     dropout: float = 0.0,
     eps: float = 1e-5,
+    keep: str = "auto",
 ) -> Tensor:
     """Apply one HT adapter with the fused kernels of ``backend``: triton, cuda or cpu.
 
@@ -81,12 +82,17 @@ def run(
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors))
     options = (
         grid_size[0], grid_size[1], num_prefix_tokens, has_filter, has_gate, dropout, eps,
-        product_dtype, backend, save,
+        product_dtype, backend, save, keeps_output(keep, x.dtype),
     )  # fmt: skip
     # A tracer records operators of the dispatcher, and nothing of a Python function's.
     if save and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
         return _Differentiable.apply(x, seed, options, *tensors)
     return torch.ops.fastht.ht_adapter(x, tensors, seed, *options)[0]
+
+
+def keeps_output(keep: str, dtype: torch.dtype) -> bool:
+    """Whether the output stands for x in the backward pass of tokens in ``dtype``."""
+    return keep == "output" or (keep == "auto" and dtype == torch.float32)
 
 
 def tensor_float_32() -> bool:
@@ -137,6 +143,7 @@ def _run_forward(
     product_dtype: torch.dtype,
     backend: str,
     save: bool,
+    keep_output: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return ``out`` and the tensors that the backward pass needs (u, u_norm, stats, pooled, gate).
 
@@ -151,6 +158,7 @@ def _run_forward(
         product_dtype: dtype of the matrix products and of the bottleneck's maps.
         backend: whose kernels, ``"triton"``, ``"cuda"`` or ``"cpu"``.
         save: whether a backward pass may follow.
+        keep_output: whether that pass is given ``out`` for ``x``, and rebuilds x.
     """
     call = _call(
         grid_height, grid_width, num_prefix_tokens, has_filter, has_gate, dropout, eps,
@@ -164,7 +172,8 @@ ht_adapter = torch.library.custom_op("fastht::ht_adapter", _run_forward, mutates
 
 @ht_adapter.register_fake
 def _(x: Tensor, params: Sequence[Tensor], seed: Tensor | None, *options: Any) -> Any:
-    call, backend, save = _call(*options[:-2]), *options[-2:]
+    backend, save = options[8:10]
+    call = _call(*options[:8])
     saved = _implementation(backend).allocate_saved(x, _named(params, call), call, save)
     return torch.empty_like(x), *saved
 
@@ -186,15 +195,19 @@ def _run_backward(
     backend: str,
     need_input: bool,
     need_params: bool,
+    keep_output: bool = False,
 ) -> list[Tensor]:
-    """Return the gradients of x and of ``params``, in that order, as far as they are needed."""
+    """Return the gradients of x and of ``params``, in that order, as far as they are needed.
+
+    With ``keep_output``, ``x`` is the forward pass's output: x itself is that less the update.
+    """
     call = _call(
         grid_height, grid_width, num_prefix_tokens, has_filter, has_gate, dropout, eps,
         product_dtype,
     )  # fmt: skip
     named = _named(params, call)
     dx, grads = _implementation(backend).backward(
-        dout, x, named, seed, saved, call, need_input, need_params
+        dout, x, named, seed, saved, call, need_input, need_params, keep_output
     )
     return [*([] if dx is None else [dx]), *(grads[name] for name in named if need_params)]
 
@@ -206,7 +219,7 @@ ht_adapter_backward = torch.library.custom_op(
 
 @ht_adapter_backward.register_fake
 def _(dout: Tensor, x: Tensor, params: Sequence[Tensor], *options: Any) -> list[Tensor]:
-    *_, need_input, need_params = options
+    need_input, need_params = options[11:13]
     grads = [torch.empty(p.shape, dtype=p.dtype, device=p.device) for p in params]
     return [*([torch.empty_like(x)] if need_input else []), *(grads if need_params else [])]
 
@@ -219,15 +232,32 @@ def _nobody_between(tensors: Sequence[Tensor]) -> bool:
 def _keep(
     ctx: Any,
     x: Tensor,
+    out: Tensor,
     seed: Tensor | None,
     options: Sequence[Any],
     params: Sequence[Tensor],
     saved: Sequence[Tensor],
 ) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, *params, *saved, *([] if seed is None else [seed]))
+    *ctx.options, _, ctx.keep_output = options
+    tokens = out if ctx.keep_output else x
+    ctx.save_for_backward(tokens, *params, *saved, *([] if seed is None else [seed]))
     ctx.num_params = len(params)
-    ctx.options = options[:-1]
+
+
+def _saved_tensors(ctx: Any) -> tuple[Tensor, ...]:
+    """Return what was kept, unless somebody has written into the output meanwhile."""
+    try:
+        return ctx.saved_tensors  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if ctx.keep_output and "modified by an inplace operation" in str(error):
+            raise RuntimeError(
+                "the output of an HT adapter, or one of its parameters, was changed in place "
+                "before the backward pass, which rebuilds the adapter's input from its output: "
+                "make a new tensor instead (x = x + y), or have the adapter keep its input, with "
+                'keep="input" in fastht.patch'
+            ) from error
+        raise
 
 
 def _gradients(
@@ -237,13 +267,14 @@ def _gradients(
     need_params = any(need_each)
     if dout is None or not (need_input or need_params):
         return None, grads
-    x, *rest = ctx.saved_tensors
+    x, *rest = _saved_tensors(ctx)
     params, rest = rest[: ctx.num_params], rest[ctx.num_params :]
     saved, seed = rest[:5], rest[5] if len(rest) > 5 else None
     backward: Any = torch.ops.fastht.ht_adapter_backward
     if not torch.is_grad_enabled() and _nobody_between((dout, x, *params)):
         backward = _run_backward
-    results = backward(dout, x, params, seed, saved, *ctx.options, need_input, need_params)
+    needs = need_input, need_params
+    results = backward(dout, x, params, seed, saved, *ctx.options, *needs, ctx.keep_output)
     if need_params:
         grads = [
             g if needed else None
@@ -254,14 +285,14 @@ def _gradients(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, params, seed, *options = inputs
-    _, *saved = output
+    out, *saved = output
     ctx.mark_non_differentiable(*saved)
-    _keep(ctx, x, seed, options, params, saved)
+    _keep(ctx, x, out, seed, options, params, saved)
 
 
 def _backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Any, ...]:
     dx, grads = _gradients(ctx, dout, *ctx.needs_input_grad[:2])
-    return dx, grads, None, *(None,) * (len(ctx.options) + 1)
+    return dx, grads, None, *(None,) * (len(ctx.options) + 2)
 
 
 ht_adapter.register_autograd(_backward, setup_context=_setup_context)
@@ -281,7 +312,7 @@ class _Differentiable(torch.autograd.Function):
         direct = _nobody_between((x, *params))
         forward = _run_forward if direct else torch.ops.fastht.ht_adapter
         out, *saved = forward(x, params, seed, *options)
-        _keep(ctx, x, seed, options, params, saved)
+        _keep(ctx, x, out, seed, options, params, saved)
         return out
 
     @staticmethod

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from fastht import reference
-from fastht.ops import portable
+from fastht.ops import plain, portable
 from fastht.ops.context import TRACE, TRANSFORM, composite_reason
+from fastht.ops.plain import check_keep
 from fastht.ops.registry import BackendUnavailableError, backend_of_call
 
 
@@ -23,6 +23,7 @@ def ht_adapter(
     dropout: float = 0.0,
     eps: float = 1e-5,
     backend: str = "auto",
+    keep: str = "auto",
 ) -> Tensor:
     """Apply one HT adapter (arXiv 2506.08849, eq. 1 to 5) through a chosen backend.
 
@@ -37,13 +38,21 @@ def ht_adapter(
         backend: ``"auto"`` or one of :func:`fastht.backends`. Inside an export to ONNX,
             ``torch.jit.trace`` and the transforms of ``torch.func``, ``"auto"`` takes PyTorch's
             own operations, which these can see through.
+        keep: which tokens stay alive for the backward pass. ``"input"``: x. ``"output"``: the
+            result, which a pre-norm tower's next LayerNorm keeps anyway; x is made of it again, for
+            one more product D x C, exact to the rounding of the result. In float32 that holds the
+            rule of correctness, and ``"auto"`` does it. In 16 bits it costs accuracy where the
+            update is larger than x: gradients as wide as x are off by 3 to 4 times as much where it
+            is ten times as large, and no more than before where both are alike; ``"auto"`` keeps x
+            there. With ``backend="reference"``, ``"auto"`` keeps what autograd keeps. Writing into
+            what is kept makes the backward pass raise.
 
     Returns:
         ``[B, N, D]`` in ``x``'s dtype.
 
     Raises:
         TypeError: ``x`` is not of a floating dtype.
-        ValueError: a shape or a device does not fit, or there is no such backend.
+        ValueError: a shape or a device does not fit, or there is no such backend or ``keep``.
         BackendUnavailableError: the backend cannot run here, on such an ``x``, with as many
             channels, or in such an export or transform.
     """
@@ -84,13 +93,14 @@ def ht_adapter(
         num_prefix_tokens=num_prefix_tokens,
         dropout=dropout,
         eps=eps,
+        keep=check_keep(keep),
     )
 
 
 def _observed(reason: str, backend: str, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return what runs while somebody looks on."""
     if backend in ("auto", "reference"):
-        return reference.ht_adapter if reason == TRANSFORM else portable.ht_adapter
+        return plain.observed if reason == TRANSFORM else portable.observed
     if reason != TRACE:
         raise BackendUnavailableError(
             f"backend {backend!r} is one operation of fastht's, which {reason} cannot see "

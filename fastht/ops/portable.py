@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,3 +50,8 @@ def _waves(size: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 ht_adapter = functools.partial(reference.ht_adapter, spectral=spectral_filter)
+
+
+def observed(x: Tensor, params: Mapping[str, Tensor], *, keep: str, **options: Any) -> Tensor:
+    """Apply one HT adapter for an exporter, which has no use for what a backward pass keeps."""
+    return ht_adapter(x, params, **options)

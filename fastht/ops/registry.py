@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastht import reference
-from fastht.ops import cpu, cuda, custom_op
+from fastht.ops import cpu, cuda, custom_op, plain
 
 
 class BackendUnavailableError(RuntimeError):
@@ -39,7 +38,7 @@ class Backend:
         refuses: returns why it cannot take tensors of a device type and dtype, or ``None``.
         automatic: the device types for which ``auto`` considers it; ``None`` stands for all, and
             an empty tuple for a backend that has to be asked for by name.
-        run: has the signature of :func:`fastht.reference.ht_adapter`.
+        run: has the signature of :func:`fastht.ops.plain.ht_adapter`.
         max_channels: the widest bottleneck that it has kernels for; ``None`` stands for any.
         refuses_device: returns why it cannot run on one device of a machine that it can run on, or
             ``None``.
@@ -204,7 +203,7 @@ _BACKENDS = {
             missing=lambda: None,
             refuses=lambda device, dtype: None,
             automatic=None,
-            run=reference.ht_adapter,
+            run=plain.ht_adapter,
         ),
     )
 }

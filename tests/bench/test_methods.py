@@ -8,7 +8,7 @@ from vits import VITS
 
 import fastht
 from fastht.backbones import find_backbone
-from fastht.bench.methods import LORA_RANK, METHODS, UnusableError, remark
+from fastht.bench.methods import FRONT, LORA_RANK, METHODS, UnusableError, remark
 
 pytest.importorskip("peft")
 
@@ -33,7 +33,15 @@ def test_methods_go_by_their_own_names():
     assert {name for name, m in METHODS.items() if m.compiled} == {
         name for name in METHODS if name.endswith("-compiled")
     }
-    assert {name for name, m in METHODS.items() if m.fused} == {"ht", "ht-compiled"}
+    assert {name for name, m in METHODS.items() if m.fused} == {
+        name for name in METHODS if name.startswith("ht") and "reference" not in name
+    }
+    assert set(FRONT) < set(METHODS)
+    for name, method in METHODS.items():
+        assert method.recompute == next(
+            (r for r in ("mlp", "block") if f"-{r}" in name),
+            ("library" if "checkpointed" in name else "none"),
+        )
 
 
 @pytest.mark.parametrize("vit", ["native", "clip", "siglip", "transformers-clip"])

@@ -1,5 +1,5 @@
 """The whole adapter as launches of native CUDA kernels: three forward, five backward (more for a
-full spectral filter).
+full spectral filter, one more where x is rebuilt from the output).
 
 The launches are planned in C++ (``csrc/cuda/plan.h``); here tensors become addresses. A plan
 depends on the configuration alone and is made at its first call, which is also when its kernels
@@ -86,16 +86,25 @@ def backward(
     call: Call,
     need_input: bool,
     need_weights: bool,
+    rebuild: bool = False,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """Return ``dx`` and the parameters' gradients by name, as far as they are needed."""
+    """Return ``dx`` and the parameters' gradients by name, as far as they are needed.
+
+    With ``rebuild``, ``x`` is the forward pass's output, and x itself is made of it first, in the
+    memory that dx takes afterwards.
+    """
     dx = torch.empty_like(x) if need_input else None
     if x.numel() == 0:
         return dx, {name: torch.zeros_like(p) for name, p in params.items() if need_weights}
     rows, upstream, (given, formats) = _rows(x), _rows(dout), _plain(params)
     target = None if dx is None else _writable(dx)
     grads = {name: torch.empty_like(p) for name, p in given.items()} if need_weights else {}
-    tokens = (rows, upstream) if target is None else (rows, upstream, target)
-    ready = _ready(tokens, given, formats, seed, call, (need_input, need_weights))
+    out = None
+    if rebuild:
+        out = rows
+        rows = torch.empty(x.shape, dtype=x.dtype, device=x.device) if target is None else target
+    tokens = [t for t in (rows, upstream, target, out) if t is not None]
+    ready = _ready(tokens, given, formats, seed, call, (need_input, need_weights, rebuild))
     workspace = ready.workspace(x)
     ready.plan.run(
         ready.problem,
@@ -109,6 +118,7 @@ def backward(
         0 if seed is None else seed.data_ptr(),
         [t.data_ptr() for t in saved],
         workspace.data_ptr(),
+        None if out is None else _tokens(out),
     )
     if dx is not None and target is not None and target is not dx:
         dx.copy_(target)
@@ -159,14 +169,15 @@ class Ready:
 
 
 def plan_of(
-    configuration: Configuration, device: tuple[int, int, int], needs: tuple[bool, bool] | None
+    configuration: Configuration, device: tuple[int, int, int], needs: tuple[bool, ...] | None
 ) -> tuple[Any, list[Kernel]]:
     """Return the plan of a pass, forward where ``needs`` is ``None``, and its kernels.
 
     Args:
         configuration: of the call.
         device: bytes of shared memory of a block and of a multiprocessor, and how many of these.
-        needs: whether dx and the parameters' gradients are needed.
+        needs: whether dx and the parameters' gradients are needed and, if given, whether x is
+            rebuilt.
     """
     problem, limits = configuration.problem(), native.Device(*device)
     if needs is None:
@@ -179,7 +190,7 @@ def plan_of(
 def dry_run(
     plan: Any,
     configuration: Configuration,
-    needs: tuple[bool, bool] | None,
+    needs: tuple[bool, ...] | None,
     launch: Callable[[int, int, int, int], None],
 ) -> None:
     """Tell ``launch`` of each launch of a plan, on addresses where nothing is.
@@ -195,12 +206,13 @@ def dry_run(
         plan.run(problem, target, 0, tokens, tokens, arrays, *ends)
     else:
         dx, grads = (tokens if needs[0] else None), (arrays if needs[1] else None)
-        plan.run(problem, target, 0, tokens, tokens, dx, arrays, grads, *ends)
+        out = tokens if needs[2:] == (True,) else None
+        plan.run(problem, target, 0, tokens, tokens, dx, arrays, grads, *ends, out)
 
 
 @functools.lru_cache(maxsize=256)
 def _prepare(
-    configuration: Configuration, device: torch.device, needs: tuple[bool, bool] | None
+    configuration: Configuration, device: torch.device, needs: tuple[bool, ...] | None
 ) -> Ready:
     if device.type == "cpu":
         plan, wanted = plan_of(configuration, simulated.DEVICE, needs)
@@ -233,7 +245,7 @@ def _ready(
     formats: Sequence[int],
     seed: Tensor | None,
     call: Call,
-    needs: tuple[bool, bool] | None,
+    needs: tuple[bool, ...] | None,
 ) -> Ready:
     """Return the plan for x, which is the first of ``tokens``, and the other token tensors."""
     x, addresses, given = tokens[0], 0, params.values()

@@ -1,5 +1,5 @@
 """The whole adapter as Triton launches: four forward, nine backward (two and five more for a
-full spectral filter).
+full spectral filter, one more where x is rebuilt from the output).
 
 The functions here allocate, pick configurations and launch; the arithmetic is in the modules that
 they name, one a kernel. Nothing waits for the device, so a CUDA graph can capture all of it.
@@ -110,38 +110,7 @@ def forward(
             **options,
         )
         kernels = run.gate(pooled, sums, gate, folded, backward=False)
-        options = run.options("up")
-        threshold, inverse = run.dropout()
-        tiles = run.tiles(options["BM"])
-        run.launch(up_kernel, run.batch * tiles)(
-            x,
-            u,
-            run.filtered(u),
-            folded.w_up,
-            params["up.bias"],
-            kernels,
-            folded.w_point,
-            params["pointwise.bias"],
-            gate if seed is None else seed,
-            out,
-            run.tokens,
-            run.prefix,
-            run.height,
-            run.width,
-            run.dim,
-            tiles,
-            *x.stride(),
-            *out.stride(),
-            threshold,
-            inverse,
-            C=run.channels,
-            BC=run.padded,
-            EVEN_D=run.even(options["BD"]),
-            DROPOUT=seed is not None,
-            PREFETCH=options["num_stages"],
-            PRECISION=run.precision,
-            **options,
-        )
+        _up(run, x, u, run.filtered(u), kernels, folded, seed, out, rebuild=False)
     return in_layout_of(given, out), *saved
 
 
@@ -154,9 +123,14 @@ def backward(
     call: Call,
     need_input: bool,
     need_weights: bool,
+    rebuild: bool = False,
     recording: Recording | None = None,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """Return ``dx`` and the parameters' gradients by name, as far as they are needed."""
+    """Return ``dx`` and the parameters' gradients by name, as far as they are needed.
+
+    With ``rebuild``, ``x`` is the forward pass's output, and x itself is made of it first, in the
+    memory that dx takes afterwards.
+    """
     given, x, dout = x, addressable(x), addressable(dout)
     run = Launcher(x, params, call, recording)
     u, u_norm, stats, sums, gate = saved
@@ -172,6 +146,9 @@ def backward(
         folded = run.fold(backward=True)
         kernels = run.gate(sums, sums, gate, folded, backward=True)
         f = run.filtered(u)
+        if rebuild:
+            out, x = x, run.new(*x.shape, dtype=x.dtype) if dx is None else dx
+            _up(run, out, u, f, kernels, folded, seed, x, rebuild=True)
         dz = _contract(run, dout, folded)
         dv, z, d_point, d_point_bias = _point_backward(
             run, dz, u, f, kernels, folded, seed, need_weights
@@ -190,10 +167,57 @@ def backward(
             if d_filter is not None:
                 run.not_by_launches_alone()
                 grads["spectral_filter"] = d_filter.sum(dim=0).to(run.filter.dtype)
-        partial = _expand(run, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
+        partial = _expand(run, x, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
         if need_weights:
             _finish(run, grads, taps, d_point, d_point_bias, gate, records, partial)
     return None if dx is None else in_layout_of(given, dx), grads
+
+
+def _up(
+    run: Launcher,
+    x: Tensor,
+    u: Tensor,
+    f: Tensor,
+    kernels: Tensor,
+    folded: Folded,
+    seed: Tensor | None,
+    out: Tensor,
+    rebuild: bool,
+) -> None:
+    """Write x and its update, or less its update, into ``out``."""
+    options = run.options("up")
+    threshold, inverse = run.dropout()
+    tiles = run.tiles(options["BM"])
+    run.launch(up_kernel, run.batch * tiles)(
+        x,
+        u,
+        f,
+        folded.w_up,
+        run.params["up.bias"],
+        kernels,
+        folded.w_point,
+        run.params["pointwise.bias"],
+        kernels if seed is None else seed,
+        out,
+        run.tokens,
+        run.prefix,
+        run.height,
+        run.width,
+        run.dim,
+        tiles,
+        *x.stride(),
+        *out.stride(),
+        threshold,
+        inverse,
+        C=run.channels,
+        BC=run.padded,
+        EVEN_D=run.even(options["BD"]),
+        DROPOUT=seed is not None,
+        REBUILD=rebuild,
+        PREFETCH=options["num_stages"],
+        PRECISION=run.precision,
+        **options,
+    )
 
 
 def _contract(run: Launcher, dout: Tensor, folded: Folded) -> Tensor:
@@ -364,6 +388,7 @@ def _mix_backward(
 
 def _expand(
     run: Launcher,
+    x: Tensor,
     dout: Tensor,
     du: Tensor,
     z: Tensor,
@@ -386,9 +411,9 @@ def _expand(
         run.new(kept, run.dim),
         run.new(kept, run.padded),
     )
-    target = run.x if dx is None else dx
+    target = x if dx is None else dx
     run.launch(expand_kernel, slices * groups)(
-        run.x,
+        x,
         dout,
         du,
         z,
@@ -407,12 +432,12 @@ def _expand(
         per_group,
         slices,
         du_sums.shape[0],
-        *run.x.stride(),
+        *x.stride(),
         *dout.stride(),
         *target.stride(),
         BC=run.padded,
         EVEN_D=run.even(options["BD"]),
-        FLAT=run.flat(run.x, dout, target),
+        FLAT=run.flat(x, dout, target),
         INPUT=dx is not None,
         WEIGHTS=weights,
         PREFETCH=options["num_stages"],

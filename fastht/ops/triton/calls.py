@@ -41,19 +41,26 @@ def backward(
     call: Call,
     need_input: bool,
     need_weights: bool,
+    rebuild: bool = False,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Do what :func:`fastht.ops.triton.adapter.backward` does."""
     inputs = [t.data_ptr() for t in (dout, x, *params.values(), *saved)]
     if seed is not None:
         inputs.append(seed.data_ptr())
-    key = "backward", need_input, need_weights, *_kind((x, dout, *saved), params, seed, call)
+    key = (
+        "backward",
+        need_input,
+        need_weights,
+        rebuild,
+        *_kind((x, dout, *saved), params, seed, call),
+    )
     recording = find(x.device, key, inputs)
     if isinstance(recording, Replay):
         results = recording.run(inputs)
         dx = results.pop(0) if need_input else None
         return dx, dict(zip(params, results, strict=need_weights))
     dx, grads = adapter.backward(
-        dout, x, params, seed, saved, call, need_input, need_weights, recording
+        dout, x, params, seed, saved, call, need_input, need_weights, rebuild, recording
     )
     if recording is not None:
         recording.finish([*([] if dx is None else [dx]), *grads.values()])

@@ -54,7 +54,8 @@ def expand_kernel(
 
     A program has a slice of features and a group of token tiles, in order, so x and dout are
     read once for everything and the partial sums need no atomics. Programs of one group are
-    neighbours: they share du and z in the L2 cache.
+    neighbours: they share du and z in the L2 cache. dx may take the place of x, which a program
+    has read where it writes, and no other program reads.
     """
     pid = tl.program_id(0)
     group = pid // slices

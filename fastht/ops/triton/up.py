@@ -41,10 +41,15 @@ def up_kernel(
     EVEN_D: tl.constexpr,
     UNROLL: tl.constexpr,
     DROPOUT: tl.constexpr,
+    REBUILD: tl.constexpr,
     PREFETCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Finish ``BM`` tokens of one image: the bottleneck in registers, then the features."""
+    """Finish ``BM`` tokens of one image: the bottleneck in registers, then the features.
+
+    With ``REBUILD``, ``x`` is what this kernel once wrote, and ``out`` becomes what it was made
+    of: the update, which is the same to the bit, is taken away again.
+    """
     pid = tl.program_id(0)
     b = pid // num_tiles
     tile = pid % num_tiles
@@ -83,7 +88,9 @@ def up_kernel(
             shift = tl.load(up_bias + d, mask=d < D, other=0.0)
         residual = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
         update = tl.dot(z, tl.trans(weight), input_precision=PRECISION)
-        total = residual.to(tl.float32) + (update + shift.to(tl.float32)[None, :])
+        change = update + shift.to(tl.float32)[None, :]
+        total = residual.to(tl.float32)
+        total = total - change if REBUILD else total + change
         tl.store(
             out_rows[:, None] + d[None, :] * stride_od,
             total.to(out.dtype.element_ty),

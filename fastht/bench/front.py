@@ -1,0 +1,117 @@
+"""The front of time against memory: which method is fastest within a budget of kept bytes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastht.bench.command import Row
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Best:
+    """The fastest of each kind within one budget.
+
+    Attributes:
+        budget: bytes that autograd may keep.
+        ht, lora: rows of the methods, or ``None`` where none of the kind fits.
+    """
+
+    budget: int
+    ht: Row | None
+    lora: Row | None
+
+    @property
+    def share(self) -> float | None:
+        """HT's time as a share of LoRA's, round by round; ``None`` where one of them is missing."""
+        if self.ht is None or self.lora is None:
+            return None
+        pairs = zip(self.ht.seconds, self.lora.seconds, strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+
+def front(rows: Sequence[Row]) -> list[Best]:
+    """Return the fastest HT and LoRA for every budget at which one of them changes."""
+    measured = [row for row in rows if row.saved_bytes is not None and _kind(row) is not None]
+    found: list[Best] = []
+    for budget in sorted({row.saved_bytes for row in measured}, reverse=True):  # type: ignore[type-var]
+        assert budget is not None
+        fitting = [row for row in measured if row.saved_bytes <= budget]  # type: ignore[operator]
+        best = {kind: _fastest(fitting, kind) for kind in ("ht", "lora")}
+        if not found or (best["ht"], best["lora"]) != (found[-1].ht, found[-1].lora):
+            found.append(Best(budget, best["ht"], best["lora"]))
+        else:  # the same two fit into less
+            found[-1] = Best(budget, best["ht"], best["lora"])
+    return found
+
+
+def front_text(bests: Sequence[Best]) -> str:
+    """Return one line a budget: who is faster there, and by how much."""
+    lines = []
+    for best in bests:
+        names = [
+            f"{name} {'-' if row is None else f'{row.method} {_ms(row):.0f} ms'}"
+            for name, row in (("HT:", best.ht), ("LoRA:", best.lora))
+        ]
+        if best.share is None:
+            verdict = f"{'LoRA' if best.ht is None else 'HT'} alone fits"
+        else:
+            verdict = f"HT {'is faster' if best.share < 1 else 'is not faster'}: {best.share:.2f}"
+        lines.append(f"kept <= {best.budget / MIB:.1f} MiB   {names[0]}   {names[1]}   {verdict}")
+    return "\n".join(lines)
+
+
+def plot_front(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw time against kept and against peak memory, one mark a method."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from fastht.tasks.results.figure_style import BLUE, DPI, FAINT, SMALL, VERMILLION
+
+    colours: Mapping[str, str] = {"ht": BLUE, "lora": VERMILLION}
+    figure = Figure(figsize=(9, 4.2), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    pairs = (("kept for the backward pass", "saved_bytes"), ("peak of a step", "peak_bytes"))
+    drawn = [
+        (label, field, [row for row in rows if getattr(row, field) is not None and _kind(row)])
+        for label, field in pairs
+    ]
+    drawn = [entry for entry in drawn if entry[2]]
+    for place, (label, field, shown) in enumerate(drawn, 1):
+        axes = figure.add_subplot(1, len(drawn), place)
+        for row in shown:
+            compiled = row.method.endswith("-compiled")
+            x, y, colour = getattr(row, field) / MIB, _ms(row), colours[_kind(row) or "ht"]
+            axes.plot(
+                x, y, "s" if compiled else "o", color=colour, markerfacecolor="none"
+                if compiled else colour,
+            )  # fmt: skip
+            axes.annotate(
+                row.method.removesuffix("-compiled"), (x, y), fontsize=SMALL, color=FAINT,
+                xytext=(4, 4), textcoords="offset points",
+            )  # fmt: skip
+        axes.set_xlabel(f"MiB {label}")
+        axes.set_ylabel("ms a step (median)")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+    figure.suptitle(f"{title}; filled: eager, hollow: torch.compile", fontsize=SMALL)
+    figure.savefig(path)
+
+
+def _kind(row: Row) -> str | None:
+    name = row.method.partition("-")[0]
+    return name if name in ("ht", "lora") and "reference" not in row.method else None
+
+
+def _fastest(rows: Sequence[Row], kind: str) -> Row | None:
+    return min((row for row in rows if _kind(row) == kind), key=_ms, default=None)
+
+
+def _ms(row: Row) -> float:
+    return 1e3 * statistics.median(row.seconds)

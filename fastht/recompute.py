@@ -1,0 +1,167 @@
+"""Activations of the frozen base that are computed again in the backward pass instead of kept.
+
+Both ways are PyTorch's own non-reentrant checkpoint, put around less than a library's own:
+
+- ``"mlp"``: around each block's MLP, from what its LayerNorm was given, which the LayerNorm's own
+  derivative keeps anyway. Of a ViT's 11 rows of D numbers a token and block, four are the input of
+  the GELU: they cost one product of the block's frozen twelve, and no second one, as the
+  recomputation stops where the last tensor is there.
+- ``"block"``: around each block without its adapter, which keeps its own small state: no adapter
+  runs twice, and neither does the last product of the MLP, whose result nobody asks for.
+
+A module's ``forward`` is replaced in the instance, and given back by :func:`remove`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fastht.hooks import add_hook, remove_hook
+from fastht.ops.context import composite_reason
+
+RECOMPUTE = ("none", "mlp", "block")
+# What a block calls its second LayerNorm, and what comes after it up to the activation or further.
+_NAMES = (
+    ("norm2", "mlp"),  # timm; DINOv2 and DINOv3 of transformers
+    ("ln_2", "mlp"),  # open_clip, OpenAI's clip
+    ("layer_norm2", "mlp"),  # CLIP and SigLIP of transformers
+    ("layernorm_after", "intermediate"),  # ViT and its kin of transformers
+    ("layernorm_after", "mlp"),  # InternVL, I-JEPA and newer ViTs of transformers
+    ("rms_norm2", "ffn"),  # AIMv2
+)
+_SOURCE = "_fastht_source"  # of a LayerNorm's result: what it was given
+
+
+def check_recompute(recompute: str) -> str:
+    """Return ``recompute`` if it is one of ``"none"``, ``"mlp"`` and ``"block"``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if recompute not in RECOMPUTE:
+        shown = ", ".join(map(repr, RECOMPUTE))
+        raise ValueError(f"recompute is {recompute!r}; choose one of {shown}")
+    return recompute
+
+
+def check_blocks(blocks: tuple[nn.Module, ...], recompute: str) -> None:
+    """Raise unless every block has the parts that ``recompute`` is about.
+
+    Raises:
+        ValueError: one has not, or something else has replaced its ``forward``.
+    """
+    for index, block in enumerate(blocks if recompute != "none" else ()):
+        part = block if recompute == "block" else _parts(block)[1]
+        if part is None:
+            raise ValueError(
+                f'recompute="mlp": block {index} ({type(block).__name__}) has no LayerNorm and MLP '
+                f'by the names that fastht knows; take recompute="block"'
+            )
+        if "forward" in vars(part):
+            raise ValueError(
+                f"recompute={recompute!r}: the forward of a {type(part).__name__} in block {index} "
+                "was replaced already, by gradient checkpointing of another library perhaps; "
+                "switch that off first"
+            )
+
+
+def install(blocks: tuple[nn.Module, ...], recompute: str) -> None:
+    """Have the blocks compute activations again, after :func:`check_blocks`."""
+    for block in blocks:
+        if recompute == "block":
+            block.forward = functools.partial(_run_block, block)  # type: ignore[method-assign]
+        elif recompute == "mlp":
+            norm, mlp = _parts(block)
+            assert norm is not None
+            assert mlp is not None
+            add_hook(norm, _remember)
+            mlp.forward = functools.partial(_run_mlp, norm, mlp)  # type: ignore[method-assign]
+
+
+def remove(blocks: tuple[nn.Module, ...]) -> None:
+    """Take :func:`install` back; blocks without it stay as they are."""
+    for block in blocks:
+        norm, mlp = _parts(block)
+        for part in (block, mlp):
+            forward = None if part is None else vars(part).get("forward")
+            if getattr(forward, "func", None) in (_run_block, _run_mlp):
+                del vars(part)["forward"]
+        if norm is not None:
+            remove_hook(norm)
+
+
+def _parts(block: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
+    for names in _NAMES:
+        norm, mlp = (getattr(block, name, None) for name in names)
+        if isinstance(norm, nn.Module) and isinstance(mlp, nn.Module):
+            return norm, mlp
+    return None, None
+
+
+def _remember(module: nn.Module, args: Any, output: Any) -> None:
+    """Forward hook of a LayerNorm: its result knows what it was made of."""
+    if isinstance(output, Tensor) and output.requires_grad and not torch.compiler.is_compiling():
+        setattr(output, _SOURCE, args[0])
+
+
+def _run_block(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    forward = functools.partial(type(block).forward, block)
+    own = (p for name, p in block.named_parameters() if not name.startswith("ht."))
+    if not _is_recorded((*args, *kwargs.values(), *own)):
+        return forward(*args, **kwargs)
+    _refuse_replicas(block, args)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _run_mlp(norm: nn.Module, mlp: nn.Module, x: Any, *args: Any, **kwargs: Any) -> Any:
+    forward = functools.partial(type(mlp).forward, mlp)
+    if not _is_recorded((x, *args, *kwargs.values(), *mlp.parameters())):
+        return forward(x, *args, **kwargs)
+    _refuse_replicas(mlp, (x,))
+    source = getattr(x, _SOURCE, None)
+    if source is None:
+        return checkpoint(forward, x, *args, use_reentrant=False, **kwargs)
+    normed = [x]  # taken out by the forward pass; what is computed again begins before it
+    del x
+    return checkpoint(
+        functools.partial(_normed_mlp, norm, forward, normed),
+        source,
+        *args,
+        use_reentrant=False,
+        **kwargs,
+    )
+
+
+def _normed_mlp(
+    norm: nn.Module, forward: Any, normed: list[Tensor], source: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    if normed:
+        return forward(normed.pop(), *args, **kwargs)
+    # Its derivative has been recorded in the forward pass, outside of the checkpoint.
+    with torch.no_grad():
+        again = norm.forward(source)
+    return forward(again.requires_grad_(), *args, **kwargs)
+
+
+def _is_recorded(values: tuple[Any, ...]) -> bool:
+    """Whether autograd keeps anything of a call with these arguments and parameters."""
+    if not torch.is_grad_enabled() or torch.jit.is_tracing() or composite_reason() is not None:
+        return False
+    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
+
+
+def _refuse_replicas(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Raise in replicas of nn.DataParallel, whose modules this would pass by."""
+    tokens = next((value for value in args if isinstance(value, Tensor)), None)
+    parameter = next(module.parameters(), None)
+    if tokens is None or parameter is None or tokens.device == parameter.device:
+        return
+    raise RuntimeError(
+        f"tokens are on {tokens.device} and a {type(module).__name__} on {parameter.device}; patch "
+        'with recompute="none" for nn.DataParallel, or train with DistributedDataParallel'
+    )
