@@ -65,6 +65,62 @@ def test_traffic_is_that_of_the_model_and_near_the_floor():
                 assert traffic.requested <= twice * traffic.distinct, (launch.kernel, name)
 
 
+@pytest.fixture(scope="module")
+def full_filter():
+    """Return the launches of a small call with a full filter, forward and backward."""
+    from benchmarks.byte_meter import metered
+
+    x, params, upstream, options = case(
+        dtype=torch.bfloat16, spectral="full", batch=3, grid=(5, 6), dim=64, channels=16
+    )
+    params = {name: p.float().requires_grad_() for name, p in params.items()}
+    x.requires_grad_()
+    with metered() as forward:
+        out = ht_adapter(x, params, backend="triton", dropout=0.1, **options)
+    with metered() as backward:
+        out.backward(upstream)
+    return forward, backward
+
+
+def test_traffic_of_a_full_filter_is_that_of_the_model(full_filter):
+    shape = byte_model.Shape(tokens=3 * 31, dim=64, channels=16)
+    grid = byte_model.Grid(3, 5, 6)
+    names = ACTIVATIONS | {"scratch", "source", "other", "target"}
+    for launches, model in zip(
+        full_filter,
+        (byte_model.full_forward(shape, grid), byte_model.full_backward(shape, grid)),
+        strict=True,
+    ):
+        moved = dict.fromkeys(model, 0)
+        for launch in launches:
+            if launch.kernel in model:
+                moved[launch.kernel] += sum(
+                    traffic.distinct for name, traffic in launch.tensors.items() if name in names
+                )
+        for kernel, expected in model.items():
+            if kernel == "correlate":  # prefix tokens are not convolved
+                expected = 2 * grid.map(shape)
+            assert moved[kernel] == expected, kernel
+
+
+def test_partial_sums_are_those_of_the_model(full_filter):
+    shape = byte_model.Shape(tokens=3 * 31, dim=64, channels=16)
+    by_name = {launch.kernel: launch.tensors for launch in full_filter[1]}
+    tiles = by_name["point_backward"]["d_point"].distinct // (4 * 3 * 16 * 16)
+    groups = by_name["expand"]["d_up_bias"].distinct // (4 * 64)
+    model = byte_model.partials(shape, images=3, tiles=tiles, groups=groups)
+    names = {
+        "point_backward": ("d_point", "d_point_bias"),
+        "correlate": ("correlation",),
+        "expand": ("d_weights", "d_up_bias", "d_down_bias"),
+    }
+    for kernel, tensors in names.items():
+        assert sum(by_name[kernel][name].distinct for name in tensors) == model[kernel], kernel
+    read = ("d_point", "d_point_bias", "taps", "d_weights", "d_up_bias", "d_down_bias")
+    found = sum(by_name["finish"][name].distinct for name in read)
+    assert found == pytest.approx(model["finish"], rel=0.01)
+
+
 def test_meter_counts_distinct_and_repeated_elements():
     import triton
     import triton.language as tl
