@@ -48,7 +48,7 @@ def _phases(out):
 
 
 def test_four_minutes_answer_what_is_most_wanted_in_its_order(script):
-    done, names, limits, calls = script("first", FASTHT_SECONDS="240")
+    _, names, limits, calls = script("first", FASTHT_SECONDS="240")
     assert names == ["tests", "more-tests", "losses-right", "cuda-gate", "adapter", "memcheck"]
     assert int(limits["tests"]) <= 240 / 3
     losses = next(line for line in calls.splitlines() if "losses_check" in line)
@@ -89,7 +89,7 @@ def test_an_unknown_phase_is_named_before_anything_runs(script):
     ],
 )
 def test_what_fails_or_hangs_costs_no_other_phase(script, tmp_path, wrong):
-    done, names, limits, calls = script("losses-right", "cuda-gate", **wrong, FASTHT_SECONDS="24")
+    done, names, _, _ = script("losses-right", "cuda-gate", **wrong, FASTHT_SECONDS="24")
     assert done.returncode == 1
     assert names == ["losses-right", "cuda-gate"]
     assert "failed with status" in done.stdout
