@@ -150,3 +150,38 @@ def saved(shape: Shape) -> int:
     Pooled sums, gate and seed, a few hundred numbers an image, come on top.
     """
     return (shape.wide + 2 * shape.narrow + shape.pair) // shape.tokens
+
+
+def table(shape: Shape, grid: Grid, tiles: int, groups: int) -> str:
+    """Return what each launch moves, as docs/bytes.md shows it: MB, and the ratio to the floors."""
+    lines = ["| | launch | activations MB | partial sums MB |", "|---|---|---|---|"]
+    none: dict[str, int] = {}
+    sums = partials(shape, grid.images, tiles, groups)
+    for title, moved, extra, floor in (
+        ("Triton, forward", forward(shape), none, forward_floor(shape)),
+        ("Triton, backward", backward(shape), sums, backward_floor(shape)),
+        ("CUDA, forward", forward(shape, "cuda"), none, forward_floor(shape)),
+        ("CUDA, backward", backward(shape, "cuda"), none, backward_floor(shape)),
+        ("Triton, full filter, forward", full_forward(shape, grid), none, forward_floor(shape)),
+        ("Triton, full filter, backward", full_backward(shape, grid), none, backward_floor(shape)),
+    ):
+        for kernel in [*moved, *(name for name in extra if name not in moved)]:
+            summed = f"{extra.get(kernel, 0) / 1e6:.1f}" if extra else "-"
+            lines.append(f"| {title} | {kernel} | {moved.get(kernel, 0) / 1e6:.1f} | {summed} |")
+        total = sum(moved.values())
+        summed = f"{sum(extra.values()) / 1e6:.1f}" if extra else "not counted"
+        lines.append(
+            f"| **{title}** | floor {floor / 1e6:.1f} | "
+            f"**{total / 1e6:.1f}: {total / floor:.2f} of the floor** | {summed} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table of the main shape, with the tiles that are shipped for an H100."""
+    grid = Grid(256, 14, 14)
+    print(table(Shape(grid.images * 197, 768, 64), grid, tiles=7, groups=22))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,7 @@
 """What the kernels move and keep, counted in the interpreter, against the model and the goals."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from engines import DEVICE
@@ -9,6 +11,7 @@ from benchmarks import byte_model
 from fastht import backends
 from fastht.bench import memory
 from fastht.ops import ht_adapter
+from fastht.ops.triton import configs
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
 
@@ -119,6 +122,19 @@ def test_partial_sums_are_those_of_the_model(full_filter):
     read = ("d_point", "d_point_bias", "taps", "d_weights", "d_up_bias", "d_down_bias")
     found = sum(by_name["finish"][name].distinct for name in read)
     assert found == pytest.approx(model["finish"], rel=0.01)
+
+
+def test_the_page_of_bytes_is_that_of_the_model():
+    page = (Path(__file__).parent.parent / "docs/bytes.md").read_text(encoding="utf-8")
+    shape, grid = byte_model.Shape(256 * 197, 768, 64), byte_model.Grid(256, 14, 14)
+    assert byte_model.table(shape, grid, tiles=7, groups=22) in page
+    # The tiles are those of the table for an H100, whichever release of Triton is installed.
+    (row,) = [
+        row
+        for row in configs.table()
+        if row["kernel"] == "point_backward" and row["arch"] == ["sm_90"] and "triton" not in row
+    ]
+    assert -(-197 // row["options"]["BM"]) == 7
 
 
 def test_meter_counts_distinct_and_repeated_elements():
