@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Tests, checks and measures fastht on a GPU machine: first is it right, then how fast.
 #
+# With a GPU for four minutes, what is most wanted first:
+#
+#   FASTHT_SECONDS=240 benchmarks/run_gpu.sh OUT first
+#
 # With a GPU for half an hour, a command a line, each under ten minutes and complete in itself:
 #
 #   benchmarks/run_gpu.sh OUT compile tests     # kernels compiled for this chip; the kernels' tests
@@ -13,12 +17,15 @@
 #
 # Usage: benchmarks/run_gpu.sh [--dry] OUT [PHASE...]
 #
-# Phases, in this order, all of them unless some are named: compile tests more-tests launches
-# memcheck tune cuda losses benchmarks sanitizer. `benchmarks` stands for one phase for each suite,
-# benchmarks/test_*.py, which can be named too; `sanitizer` is all three tools on all small cases. A
-# phase that fails, hangs or lacks a tool stops no other; each has a time limit, a share of what is
-# left, so that time that one does not need goes to those after it. FASTHT_SECONDS (560) bounds the
-# whole call; suites measure the first of their cases first.
+# Phases, in this order unless some are named, which then run in the order of their names: compile
+# tests more-tests launches memcheck tune cuda losses benchmarks sanitizer. `benchmarks` stands for
+# one phase for each suite, benchmarks/test_*.py, which can be named too; `sanitizer` is all three
+# tools on all small cases. `first` stands for tests more-tests losses-right cuda-gate adapter
+# memcheck: all tests that need a GPU, the losses by the rule of correctness, float32 before the
+# others, the CUDA kernels' bits and times, the adapter beside eager and compiled PyTorch, and
+# compute-sanitizer. A phase that fails, hangs or lacks a tool stops no other; each has a time
+# limit, a share of what is left, so that time that one does not need goes to those after it.
+# FASTHT_SECONDS (560) bounds the whole call; suites measure the first of their cases first.
 #
 # OUT gets environment.json, a log of each phase, written as it goes on, compiled.jsonl,
 # launches.json, configs.json, benchmarks.json with tables and pictures in report/, and after every
@@ -42,6 +49,7 @@ shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
 declare -A share=([compile]=60 [tests]=110 [more-tests]=90 [launches]=60 [memcheck]=50 [tune]=60 [cuda]=60 [losses]=80 [sanitizer]=90)
+share+=([losses-right]=30 [cuda-gate]=30) # parts of losses and cuda
 declare -A suite_share=([machine]=40 [adapter]=120 [memory]=40 [training]=60) # others: 20
 suites=
 for name in machine adapter memory training $(basename -s .py benchmarks/test_*.py | cut -c 6-); do
@@ -53,9 +61,11 @@ done
 [ $FASTHT_DRY = 1 ] && suites="machine adapter" # two show the way
 phases="compile tests more-tests launches memcheck tune cuda losses $suites sanitizer"
 selected=${*:-compile tests more-tests launches memcheck tune cuda losses benchmarks sanitizer}
+selected=${selected/first/tests more-tests losses-right cuda-gate adapter memcheck}
 selected=${selected/benchmarks/$suites}
 for name in $selected; do
-    [ -n "${share[$name]:-}" ] || fail "no phase '$name'; there are: ${phases/losses/losses benchmarks}"
+    [ -n "${share[$name]:-}" ] ||
+        fail "no phase '$name'; there are: first ${phases/losses/losses benchmarks losses-right cuda-gate}"
 done
 
 PYTHON=${PYTHON:-python3}
@@ -188,20 +198,27 @@ run_tune() {
 run_cuda() { "$PYTHON" -m benchmarks.gpu.cuda_check --out "$out/cuda.json" --seconds "$1"; }
 
 run_losses() { "$PYTHON" -m benchmarks.gpu.losses_check --out "$out/losses.json" --seconds "$1"; }
-export -f run_compile run_tests run_more_tests gpu_tests run_pytest run_memcheck run_sanitizer \
+run_losses_right() {
+    "$PYTHON" -m benchmarks.gpu.losses_check --out "$out/losses-right.json" --seconds "$1" --right
+}
+
+# The dry run's own part, the bits, is what the phase `cuda` tries already.
+run_cuda_gate() {
+    local options=(--out "$out/cuda-gate.json" --seconds "$1")
+    [ "$FASTHT_DRY" = 1 ] || options+=(--parts bits times)
+    "$PYTHON" -m benchmarks.gpu.cuda_check "${options[@]}"
+}
+export -f run_losses_right run_cuda_gate run_compile run_tests run_more_tests gpu_tests run_pytest run_memcheck run_sanitizer \
     run_tools run_suite run_launches run_tune run_cuda run_losses
 
 # phase NAME LOG SIGNAL FUNCTION...: runs FUNCTION, whose last argument its seconds become, into LOG;
 # at its limit it gets SIGNAL. pytest takes INT as a wish to end and still writes what it has.
 phase() {
-    local name=$1 log=$out/$2.log signal=$3 weights=0 before=$SECONDS later=" $phases "
-    case " $selected " in *" $name "*) ;; *) return ;; esac
+    local name=$1 log=$out/$2.log signal=$3 weights=0 before=$SECONDS
     # What an earlier call said of this phase counts no more.
     [ ! -f "$out/phases" ] || sed -i "/^$name /d" "$out/phases"
     [ "$log" = "$out/benchmarks.log" ] || rm -f "$log"
-    for other in $name ${later#*" $name "}; do
-        case " $selected " in *" $other "*) weights=$((weights + share[$other])) ;; esac
-    done
+    for other in $name $later; do weights=$((weights + share[$other])); done
     local limit=$(((end - SECONDS) * share[$name] / weights))
     if [ $limit -lt 10 ]; then
         echo "-- $name: no time left"
@@ -220,15 +237,16 @@ phase() {
 }
 
 failed=0
-phase compile compile TERM run_compile
-phase tests tests INT run_tests
-phase more-tests more-tests INT run_more_tests
-phase launches launches TERM run_launches
-phase memcheck memcheck TERM run_memcheck
-phase tune tune TERM run_tune
-phase cuda cuda TERM run_cuda
-phase losses losses TERM run_losses
-for name in $suites; do phase "$name" benchmarks INT run_suite "$name"; done
-phase sanitizer sanitizer TERM run_sanitizer
+later="$selected "
+for name in $selected; do
+    later=${later#"$name "}
+    case $name in
+        tests | more-tests) phase "$name" "$name" INT "run_${name//-/_}" ;;
+        *) case " $suites " in
+            *" $name "*) phase "$name" benchmarks INT run_suite "$name" ;;
+            *) phase "$name" "$name" TERM "run_${name//-/_}" ;;
+        esac ;;
+    esac
+done
 cat "$out/summary.md"
 exit $failed

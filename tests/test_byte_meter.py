@@ -1,5 +1,7 @@
 """What the kernels move and keep, counted in the interpreter, against the model and the goals."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from engines import DEVICE
@@ -9,6 +11,7 @@ from benchmarks import byte_model
 from fastht import backends
 from fastht.bench import memory
 from fastht.ops import ht_adapter
+from fastht.ops.triton import configs
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
 
@@ -63,6 +66,77 @@ def test_traffic_is_that_of_the_model_and_near_the_floor():
                 traffic = launch.tensors[name]
                 twice = 1 + 64 / 768 if launch.kernel == "down" else 1
                 assert traffic.requested <= twice * traffic.distinct, (launch.kernel, name)
+
+
+@pytest.fixture(scope="module")
+def full_filter():
+    """Return the launches of a small call with a full filter, forward and backward."""
+    from benchmarks.byte_meter import metered
+
+    x, params, upstream, options = case(
+        dtype=torch.bfloat16, spectral="full", batch=3, grid=(5, 6), dim=64, channels=16
+    )
+    params = {name: p.float().requires_grad_() for name, p in params.items()}
+    x.requires_grad_()
+    with metered() as forward:
+        out = ht_adapter(x, params, backend="triton", dropout=0.1, **options)
+    with metered() as backward:
+        out.backward(upstream)
+    return forward, backward
+
+
+def test_traffic_of_a_full_filter_is_that_of_the_model(full_filter):
+    shape = byte_model.Shape(tokens=3 * 31, dim=64, channels=16)
+    grid = byte_model.Grid(3, 5, 6)
+    names = ACTIVATIONS | {"scratch", "source", "other", "target"}
+    for launches, model in zip(
+        full_filter,
+        (byte_model.full_forward(shape, grid), byte_model.full_backward(shape, grid)),
+        strict=True,
+    ):
+        moved = dict.fromkeys(model, 0)
+        for launch in launches:
+            if launch.kernel in model:
+                moved[launch.kernel] += sum(
+                    traffic.distinct for name, traffic in launch.tensors.items() if name in names
+                )
+        for kernel, expected in model.items():
+            if kernel == "correlate":  # prefix tokens are not convolved
+                expected = 2 * grid.map(shape)
+            assert moved[kernel] == expected, kernel
+
+
+def test_partial_sums_are_those_of_the_model(full_filter):
+    shape = byte_model.Shape(tokens=3 * 31, dim=64, channels=16)
+    by_name = {launch.kernel: launch.tensors for launch in full_filter[1]}
+    tiles = by_name["point_backward"]["d_point"].distinct // (4 * 3 * 16 * 16)
+    groups = by_name["expand"]["d_up_bias"].distinct // (4 * 64)
+    model = byte_model.partials(shape, images=3, tiles=tiles, groups=groups)
+    names = {
+        "point_backward": ("d_point", "d_point_bias"),
+        "correlate": ("correlation",),
+        "expand": ("d_weights", "d_up_bias", "d_down_bias"),
+    }
+    for kernel, tensors in names.items():
+        assert sum(by_name[kernel][name].distinct for name in tensors) == model[kernel], kernel
+    read = ("d_point", "d_point_bias", "taps", "d_weights", "d_up_bias", "d_down_bias")
+    found = sum(by_name["finish"][name].distinct for name in read)
+    assert found == pytest.approx(model["finish"], rel=0.01)
+
+
+def test_the_page_of_bytes_is_that_of_the_model():
+    page = (Path(__file__).parent.parent / "docs/bytes.md").read_text(encoding="utf-8")
+    shape, grid = byte_model.Shape(256 * 197, 768, 64), byte_model.Grid(256, 14, 14)
+    assert byte_model.table(shape, grid, tiles=7, groups=22) in page
+    # The tiles are those of the table for an H100, whichever release of Triton is installed.
+    *_, row = (
+        row
+        for row in configs.table()
+        if row["kernel"] == "point_backward"
+        and (row["arch"], row["channels"], row["numbers"]) == (["sm_90"], [64], ["16"])
+        and "triton" not in row
+    )
+    assert -(-197 // row["options"]["BM"]) == 7
 
 
 def test_meter_counts_distinct_and_repeated_elements():

@@ -18,7 +18,7 @@ fused = pytest.mark.parametrize(
     "backend",
     [
         pytest.param(name, marks=pytest.mark.gpu) if DEVICE == "cuda" else name
-        for name in ("triton", "cpu")
+        for name in ("triton", "cpu", "cuda")
         if backends()[name].usable and takes(name, torch.float32)
     ],
 )

@@ -3,8 +3,9 @@
 The byte model says what a kernel has to move, the issue model what it has to execute. It takes
 machine code with the geometry of its launch and plays the warps of a quarter of a multiprocessor,
 cycle by cycle: stall counts and scoreboards as the assembler wrote them, pipes, occupancy,
-latencies, a share of the memory's bandwidth. Every number of it is **modelled, not measured**:
-about 30 % for one kernel, better for an order or a ratio.
+latencies, a share of the memory's bandwidth. Every number of it is **modelled, not measured**.
+Eight parameters are fitted to kernels that were timed on GPUs; how far off it is, kernel by kernel,
+is in docs/issue_model.md.
 
     sass       machine code as the disassembler prints it: instructions, loops, source lines
     source     what a source line of a kernel means: the tensor a load reads, the turns of a loop
@@ -15,4 +16,5 @@ about 30 % for one kernel, better for an order or a ratio.
     launches   the launches of one forward and one backward call, compiled for a chip
     table      a call's launches, modelled, and the floor beside them
     hazards    matrix products in flight where the memory that they read is filled again
+    fit        the machine's parameters from kernels that were timed, and what is left
 """

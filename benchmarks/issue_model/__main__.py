@@ -1,6 +1,7 @@
 """Print what the launches of one adapter call would take, modelled.
 
     python -m benchmarks.issue_model                          # the main shape on an H100
+    python -m benchmarks.issue_model --card H200              # measured too, with faster memory
     python -m benchmarks.issue_model --shape 64 24 1024 --channels 128
     python -m benchmarks.issue_model --backend cuda --json
     python -m benchmarks.issue_model --hazards                # no times: products in flight
@@ -16,7 +17,7 @@ import sys
 
 from benchmarks.issue_model import hazards, table
 from benchmarks.issue_model.launches import BACKENDS, Shape
-from benchmarks.issue_model.machine import MACHINES
+from benchmarks.issue_model.machine import CARDS, MACHINES
 
 
 def main() -> int:
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--numbers", choices=table.DTYPE_BYTES, default="16")
     parser.add_argument("--arch", choices=MACHINES, default="sm_90")
+    parser.add_argument("--card", choices=CARDS, help="one of sm_90; H100 unless named")
     parser.add_argument("--only", default="", help="kernels with this in their names")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--hazards", action="store_true", help="matrix products in flight instead")
@@ -40,8 +42,10 @@ def main() -> int:
         found = hazards.check(BACKENDS[arguments.backend](shape, arguments.arch, arguments.only))
         print("\n".join(map(str, found)))
         return int(any(hazard.problem() for hazard in found))
-    machine = MACHINES[arguments.arch]
-    rows = table.rows(shape, arguments.arch, arguments.backend, arguments.only)
+    if arguments.card and arguments.arch != "sm_90":
+        parser.error(f"{arguments.card} is sm_90, not {arguments.arch}")
+    machine = CARDS[arguments.card] if arguments.card else MACHINES[arguments.arch]
+    rows = table.rows(shape, arguments.arch, arguments.backend, arguments.only, machine)
     if arguments.json:
         print(json.dumps(table.summary(shape, rows, machine)))
     else:

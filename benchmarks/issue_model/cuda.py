@@ -186,7 +186,7 @@ def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Array
         lanes = 32.0
         if key in found.lanes:  # all bytes that were counted, no more
             lanes *= found.lanes[key] * found.runs[key] / have[key]
-        far = instruction.category == "STG" or wide & found.touched.get(key, set())
+        far = wide & found.touched.get(key, set())
         return Access("DRAM" if far else "L2", max(1, round(lanes * instruction.width)))
 
     return Work(code, programs, made.warps, made.registers, made.shared, {}, access, order=order)

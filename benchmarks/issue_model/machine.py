@@ -1,14 +1,17 @@
 """The chip that is modelled: units, speeds, latencies, and what one program leaves of a
 multiprocessor to the others.
 
-The numbers of an H100 are those of NVIDIA's white paper and of published microbenchmarks (Luo et
-al., arXiv 2402.13499), rounded; none was measured for this project.
+Units, costs and cycles of an H100 are those of NVIDIA's white paper and of published
+microbenchmarks (Luo et al., arXiv 2402.13499), rounded. What stands in :data:`FITTED` was fitted to
+kernels that were timed on GPUs (:mod:`benchmarks.issue_model.fit`), and the bandwidths of the H100
+and the H200 are those of a large copy there, read and written.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from benchmarks.issue_model.sass import Instruction
 
@@ -22,16 +25,19 @@ class Machine:
     registers: int  # of a multiprocessor
     shared: int  # bytes of a multiprocessor
     warps: int  # of a multiprocessor
-    clock: float = 1.7e9
+    clock: float = 1.8e9  # what ncu saw of an H100 in long kernels
     bandwidth: float = 3.0e12  # bytes a second, of the whole memory
     # A quarter multiprocessor may draw so many times its share of the bandwidth.
-    burst: float = 2.0
+    burst: float = 1.0
+    l2_bytes: float = 16.0  # a cycle, what a quarter may draw from the L2 cache
+    conflicts: float = 1.0  # wavefronts of shared memory for each that its bytes need
     launch: int = 60  # cycles from a program's start to its first instruction
-    gap: float = 1.5e-6  # seconds from one launch to the next
-    barrier: int = 22
+    ramp: float = 0.0  # seconds that a launch takes beside its programs
+    gap: float = 1.0e-6  # seconds from one launch to the next
+    barrier: float = 22
     write_queue: int = 1500  # cycles of stores that wait for the memory before a warp does
     schedulers: int = 4
-    latency: dict[str, int] = field(
+    latency: dict[str, float] = field(
         default_factory=lambda: {
             "L1": 38, "L2": 270, "DRAM": 750, "LDS": 28, "SHFL": 25, "MUFU": 24, "CVT": 24,
             "LDL": 38, "REDUX": 25,
@@ -63,11 +69,38 @@ class Machine:
         )
 
 
-MACHINES = {
-    "sm_80": Machine("A100", 108, 65536, 164 * 1024, 64, clock=1.41e9, bandwidth=1.9e12),
-    "sm_90": Machine("H100", 132, 65536, 227 * 1024, 64),
-    "sm_100": Machine("B200", 148, 65536, 227 * 1024, 64, clock=1.8e9, bandwidth=7.0e12),
+# Latencies in cycles by name; seconds of ``ramp``; the rest are fields of a machine.
+FITTED: dict[str, float] = {
+    "burst": 1.0,
+    "l2_bytes": 16.0,
+    "conflicts": 1.67,
+    "barrier": 31.3,
+    "ramp": 1.95e-06,
+    "L1": 34.2,
+    "L2": 334.0,
+    "DRAM": 2490.0,
 }
+
+
+def with_parameters(machine: Machine, parameters: Mapping[str, float]) -> Machine:
+    """Return a machine with some of its fields and latencies set by name."""
+    latency = {k: parameters.get(k, v) for k, v in machine.latency.items()}
+    fields = {k: v for k, v in parameters.items() if k not in latency}
+    return replace(machine, latency=latency, **fields)  # type: ignore[arg-type]
+
+
+_H100 = with_parameters(Machine("H100", 132, 65536, 227 * 1024, 64, bandwidth=3.01e12), FITTED)
+# The fitted parameters are in cycles, and taken over to the chips that were not measured.
+MACHINES = {
+    "sm_80": with_parameters(
+        Machine("A100", 108, 65536, 164 * 1024, 64, clock=1.41e9, bandwidth=1.9e12), FITTED
+    ),
+    "sm_90": _H100,
+    "sm_100": with_parameters(
+        Machine("B200", 148, 65536, 227 * 1024, 64, clock=1.8e9, bandwidth=7.0e12), FITTED
+    ),
+}
+CARDS = {"H100": _H100, "H200": replace(_H100, name="H200", bandwidth=4.24e12)}
 
 
 def pipe(instruction: Instruction) -> tuple[str, int]:

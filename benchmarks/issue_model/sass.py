@@ -61,11 +61,17 @@ class Instruction:
         self.category = next(n for n, p in CATEGORIES if re.match(p, self.opcode))
 
     @property
+    def matrices(self) -> int:
+        """8 by 8 matrices that LDSM or STSM moves; 0 of other instructions."""
+        found = re.search(r"\.MT?88\.?(\d?)", self.opcode)
+        return int(found[1] or 1) if found else 0
+
+    @property
     def width(self) -> int:
         """Bytes that one lane moves."""
-        if ".128" in self.opcode or ".M88.4" in self.opcode:
+        if ".128" in self.opcode or self.matrices == 4:
             return 16
-        if ".64" in self.opcode or ".M88.2" in self.opcode:
+        if ".64" in self.opcode or self.matrices == 2:
             return 8
         if ".U16" in self.opcode or ".S16" in self.opcode:
             return 2

@@ -3,8 +3,9 @@
 A quarter of the multiprocessor is simulated: one scheduler, which issues one warp instruction a
 cycle. A warp issues in order; it waits for its stall counts and scoreboards, for the unit, for
 ``cp.async`` groups, matrix products and barriers. Both sides of a branch are executed, as ptxas
-predicates most of them. Not modelled: bank conflicts, the instruction cache, memory fences, and
-the order in which the memory serves other multiprocessors.
+predicates most of them. Bank conflicts are a factor of the machine, the same for all accesses of
+shared memory but those of matrices. Not modelled: the instruction cache, memory fences, and the
+order in which the memory serves other multiprocessors.
 """
 
 from __future__ import annotations
@@ -86,10 +87,10 @@ def model(work: Work, machine: Machine) -> Modelled:
     if executed is None:
         executed = [n for n in trace(work.code, work.turns) if n not in work.skipped]
     resident = machine.resident(work.registers, work.shared, work.warps)
-    if work.warps < machine.schedulers:
-        raise ValueError(f"{work.warps} warps a program leave schedulers idle: not modelled")
     share = -(-work.programs // machine.multiprocessors)
     player = _Player(work, machine, executed)
+    # Programs of less than a warp a scheduler are dealt out in turn, as all warps are: a scheduler
+    # has warps of some. It is the first that has its part of the last of them.
     cycles, issued, moved = player.play(min(resident, share), share)
     scale = machine.multiprocessors * machine.schedulers * machine.clock / 1e6
     pipes: Counter[str] = Counter()
@@ -101,7 +102,7 @@ def model(work: Work, machine: Machine) -> Modelled:
     pipes["FMA"] //= 2  # a pair of units
     total = work.programs * work.warps
     return Modelled(
-        micros=machine.micros(cycles),
+        micros=machine.micros(cycles) + 1e6 * machine.ramp,
         resident=resident,
         instructions=len(executed),
         guessed=sum(loop not in work.turns for loop in work.code.loops) * (work.order is None),
@@ -121,9 +122,11 @@ class _Step:
         "read", "request", "stall", "waits", "write",
     )  # fmt: skip
 
-    def __init__(self, instruction: Instruction, work: Work) -> None:
+    def __init__(self, instruction: Instruction, work: Work, machine: Machine) -> None:
         self.category = instruction.category
         self.pipe, self.cost = pipe(instruction)
+        if self.category in ("LDS", "STS") and not instruction.matrices:
+            self.cost = round(self.cost * machine.conflicts)
         self.product = product_cycles(instruction)
         self.stall = max(1, instruction.stall)
         self.write = instruction.write_barrier
@@ -180,10 +183,11 @@ class _Program:
 class _Player:
     def __init__(self, work: Work, machine: Machine, executed: list[int]) -> None:
         self.work, self.machine = work, machine
-        self.steps = {n: _Step(work.code.instructions[n], work) for n in set(executed)}
+        self.steps = {n: _Step(work.code.instructions[n], work, machine) for n in set(executed)}
         self.sequence = [self.steps[n] for n in executed]
         self.free: defaultdict[str, float] = defaultdict(float)
         self.memory = 0.0  # when the memory has served what was asked of it
+        self.cache = 0.0  # the same of the L2 cache
         self.moved = 0.0
 
     def play(self, resident: int, total: int) -> tuple[float, int, float]:
@@ -204,6 +208,8 @@ class _Player:
 
         for _ in range(resident):
             start(0)
+        while not warps and started < total:
+            start(0)
         now, issued, turn = 0.0, 0, 0
         while warps:
             best, when = self._next(warps, now, turn)
@@ -217,9 +223,12 @@ class _Player:
                 warp.program.left -= 1
                 if warp.program.left:
                     warp.program.release(now)
-                elif started < total:
-                    start(now)
-        return max(now, self.memory), issued, self.moved
+                else:
+                    # One that has no warp here takes no place here.
+                    before = len(warps)
+                    while started < total and len(warps) == before:
+                        start(now)
+        return max(now, self.memory, self.cache), issued, self.moved
 
     def _next(self, warps: list[_Warp], now: float, turn: int) -> tuple[int, float]:
         """Return the warp that issues next, in turn where several could, and when."""
@@ -266,10 +275,8 @@ class _Player:
                 warp.pending = max(warp.pending, done)
         elif step.category in ("STG", "STS"):
             done = now + step.cost + 20
-            if step.level == "DRAM":
-                self.memory = max(self.memory, now) + step.request / machine.bytes_a_cycle
-                self.moved += step.request
-                warp.ready = max(warp.ready, self.memory - machine.write_queue)
+            if step.level:
+                warp.ready = max(warp.ready, self._moved(step, now) - machine.write_queue)
         elif step.category in machine.latency:
             done = now + step.cost + machine.latency[step.category]
         elif step.category == "LDC":
@@ -294,11 +301,20 @@ class _Player:
             warp.program.waiting.append(warp)
             warp.program.release(now + machine.barrier)
 
-    def _load(self, step: _Step, now: float) -> float:
+    def _moved(self, step: _Step, now: float) -> float:
+        """Return when the caches, and the memory where it is asked, have served a request."""
         machine = self.machine
-        there = now + step.cost + machine.latency[step.level]
-        if step.level == "DRAM":
-            self.memory = max(self.memory, now) + step.request / machine.bytes_a_cycle
-            self.moved += step.request
-            there = max(there, self.memory + 0.6 * machine.latency["DRAM"])
-        return there
+        if step.level == "L1":
+            return now
+        self.cache = max(self.cache, now) + step.request / machine.l2_bytes
+        if step.level != "DRAM":
+            return self.cache
+        self.memory = max(self.memory, now) + step.request / machine.bytes_a_cycle
+        self.moved += step.request
+        return max(self.cache, self.memory)
+
+    def _load(self, step: _Step, now: float) -> float:
+        latency = self.machine.latency[step.level]
+        served = self._moved(step, now)
+        queued = 0.6 * latency if step.level == "DRAM" else latency
+        return max(now + step.cost + latency, served + queued)

@@ -27,9 +27,11 @@ class Row:
         return self.modelled.resident * self.launch.warps
 
 
-def rows(shape: Shape, arch: str, backend: str, only: str = "") -> list[Row]:
-    """Compile a call's launches and model each."""
-    machine = MACHINES[arch]
+def rows(
+    shape: Shape, arch: str, backend: str, only: str = "", machine: Machine | None = None
+) -> list[Row]:
+    """Compile a call's launches and model each, on a machine of ``arch`` where one is given."""
+    machine = machine or MACHINES[arch]
     return [
         Row(launch, max((model(w, machine) for w in works(launch, shape)), key=_micros))
         for launch in BACKENDS[backend](shape, arch, only)

@@ -26,8 +26,8 @@ from torchvision.transforms import (
 )
 
 from fastht.backbones import find_backbone
-from fastht.tasks.models.released import load_released, released_state
 from fastht.data.preprocess import Preprocess
+from fastht.tasks.models.released import load_released, released_state
 
 # A CLIP of a few million parameters; its architecture comes with fastht, its weights are random.
 TINY_MODEL = "fastht-tiny"
