@@ -34,7 +34,8 @@ class HTAdapter(nn.Module):
         grid_size: ``(H, W)`` of the patch grid, needed by ``spectral="full"`` alone, whose filter
             has one value a frequency of that grid. Other grids resample it at the call.
         backend: ``"auto"`` or one of :func:`fastht.backends`.
-        device, dtype: where and as what the parameters are made.
+        device: where the parameters are made.
+        dtype: what they are made as.
 
     Raises:
         ValueError: ``dim`` is not positive, the grid is missing or there is no such backend.

@@ -1,0 +1,107 @@
+"""Tutorials: scripts that become pages with what they print and draw.
+
+A script has cells: comments that begin with ``# %%`` are text in Markdown, what follows is code.
+Its outputs are kept beside it in ``outputs/NAME``, written by
+
+    python -m website.tutorials
+
+which runs every script in a folder of its own and takes pictures from its ``pictures`` folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from website.repository import ROOT
+
+FOLDER = ROOT / "docs" / "tutorials"
+OUTPUTS = FOLDER / "outputs"
+_CELL = re.compile(r"^# %%\n", re.MULTILINE)
+
+
+def scripts() -> list[Path]:
+    """Return the tutorials' scripts."""
+    return sorted(FOLDER.glob("*.py"))
+
+
+def cells(script: Path) -> list[tuple[str, str]]:
+    """Return the text and the code of each cell of a script."""
+    pieces = []
+    for piece in _CELL.split(script.read_text(encoding="utf-8"))[1:]:
+        lines = piece.splitlines()
+        text = []
+        while lines and lines[0].startswith("#"):
+            text.append(lines.pop(0).removeprefix("#").removeprefix(" "))
+        pieces.append(("\n".join(text), "\n".join(lines).strip()))
+    return pieces
+
+
+def page(script: Path) -> str:
+    """Return a tutorial's Markdown, with the outputs that its last run left."""
+    parts = []
+    for number, (text, code) in enumerate(cells(script)):
+        parts.append(text)
+        if code:
+            parts.append(f"```python\n{code}\n```")
+        printed = OUTPUTS / script.stem / f"{number}.txt"
+        if printed.exists():
+            parts.append(f"```text\n{printed.read_text(encoding='utf-8').rstrip()}\n```")
+    name = script.relative_to(ROOT).as_posix()
+    parts.append(
+        f"This page is the script `{name}`, which runs in any folder in about a minute on two cores."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def run(script: Path, keep: bool = True) -> float:
+    """Run a tutorial in a folder of its own; return the seconds of processor that it took.
+
+    Args:
+        script: the tutorial.
+        keep: whether to keep what it prints and draws for its page.
+    """
+    began, names, printed = time.process_time(), {"__name__": "__main__"}, []
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            for number, (_, code) in enumerate(cells(script)):
+                out = io.StringIO()
+                with contextlib.redirect_stdout(out):
+                    exec(compile(code, f"{script.name}, cell {number}", "exec"), names)
+                printed.append(out.getvalue().replace(folder, "."))
+        finally:
+            os.chdir(here)
+        if keep:
+            kept = OUTPUTS / script.stem
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(parents=True)
+            for number, text in enumerate(printed):
+                if text.strip():
+                    (kept / f"{number}.txt").write_text(text, encoding="utf-8")
+            for picture in sorted(Path(folder, "pictures").glob("*.png")):
+                shutil.copy(picture, kept / picture.name)
+    return time.process_time() - began
+
+
+def main() -> None:
+    """Run the tutorials and tell how long each took."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="keep nothing of what they print")
+    chosen = parser.parse_args()
+    for script in scripts():
+        seconds = run(script, keep=not chosen.check)
+        print(f"{script.name}: {seconds:.0f} s of processor", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
