@@ -48,7 +48,8 @@ def test_the_tables_show_every_message_as_code():
 
 def test_links_between_files_become_links_between_pages():
     paths = repository.site_paths()
-    text = "[a](docs/patch.md#x) [b](LICENSE) [c](https://a.b) [![p](docs/overlays.png)](docs/train.md)"
+    text = "[a](docs/patch.md#x) [b](LICENSE) [c](https://a.b) "
+    text += "[![p](docs/overlays.png)](docs/train.md)"
     assert repository.with_links_of_the_site(text, "README.md", paths) == (
         "[a](patch.md#x) b [c](https://a.b) [![p](overlays.png)](train.md)"
     )

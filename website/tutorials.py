@@ -56,9 +56,7 @@ def page(script: Path) -> str:
         if printed.exists():
             parts.append(f"```text\n{printed.read_text(encoding='utf-8').rstrip()}\n```")
     name = script.relative_to(ROOT).as_posix()
-    parts.append(
-        f"This page is the script `{name}`, which runs in any folder in about a minute on two cores."
-    )
+    parts.append(f"This page is the script `{name}`, which runs in any folder.")
     return "\n\n".join(parts) + "\n"
 
 
