@@ -76,7 +76,7 @@ def run(script: Path, keep: bool = True) -> float:
                 out = io.StringIO()
                 with contextlib.redirect_stdout(out):
                     exec(compile(code, f"{script.name}, cell {number}", "exec"), names)
-                printed.append(out.getvalue().replace(folder, "."))
+                printed.append(out.getvalue().replace(f"{folder}/", "").replace(f"{ROOT}/", ""))
         finally:
             os.chdir(here)
         if keep:
