@@ -1,6 +1,9 @@
 """What makes the site's pages: messages with their remedies, links, references, tutorials."""
 
 import importlib
+import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -83,7 +86,7 @@ def test_a_tutorial_is_text_code_and_what_it_printed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tutorials, "cells", lambda _: [("# Title", "x = 1\nprint(x)"), ("End.", "")]
     )
-    tutorials.run(script)
+    tutorials.keep(script)
     assert (tmp_path / "made_up" / "0.txt").read_text() == "1\n"
     assert (
         "# Title\n\n```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n\nEnd."
@@ -108,3 +111,39 @@ def test_the_navigation_is_whole():
     known = {*repository.site_paths().values(), *made, "ultrasound-clip.md", "captions.md"}
     assert set(pages) <= known
     assert made <= set(pages)
+
+
+def test_the_site_builds_without_a_warning_and_has_what_is_made_for_it(tmp_path):
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=repository.ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+    def text(page):
+        return (tmp_path / page / "index.html").read_text(encoding="utf-8")
+
+    assert "call fastht.patch(model) first" in text("troubleshooting")
+    assert errors.PLACE not in text("troubleshooting")
+    for name in ("patch", "save_adapter", "HTConfig"):
+        assert re.search(rf'id="fastht\.\w+\.{name}"', text("api/adapters")), name
+    assert not re.search(r":(func|class|attr|mod):", text("api/adapters"))
+    for machine in repository.machines():
+        assert f"benchmarks/{machine}" in text("benchmarks")
+        assert (tmp_path / "benchmarks" / machine / "training.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", tutorials.scripts(), ids=lambda script: script.stem)
+def test_a_tutorial_runs_and_its_page_has_its_outputs(script):
+    pytest.importorskip("open_clip")
+    kept = sorted(p.name for p in (tutorials.OUTPUTS / script.stem).iterdir())
+    assert sorted(tutorials.outputs(script)) == kept, "python -m website.tutorials keeps them anew"
+
+
+def test_pictures_of_tutorials_are_there():
+    for script in tutorials.scripts():
+        named = re.findall(r"\((outputs/[^)]+)\)", script.read_text(encoding="utf-8"))
+        assert named
+        for picture in named:
+            assert (script.parent / picture).exists(), picture

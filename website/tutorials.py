@@ -16,7 +16,6 @@ import io
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -60,15 +59,9 @@ def page(script: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def run(script: Path, keep: bool = True) -> float:
-    """Run a tutorial in a folder of its own; return the seconds of processor that it took.
-
-    Args:
-        script: the tutorial.
-        keep: whether to keep what it prints and draws for its page.
-    """
-    began, names, printed = time.process_time(), {"__name__": "__main__"}, []
-    here = os.getcwd()
+def outputs(script: Path) -> dict[str, bytes]:
+    """Run a tutorial in a folder of its own; return what it printed and drew, by file names."""
+    names, made, here = {"__name__": "__main__"}, {}, os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
@@ -76,29 +69,35 @@ def run(script: Path, keep: bool = True) -> float:
                 out = io.StringIO()
                 with contextlib.redirect_stdout(out):
                     exec(compile(code, f"{script.name}, cell {number}", "exec"), names)
-                printed.append(out.getvalue().replace(f"{folder}/", "").replace(f"{ROOT}/", ""))
+                printed = out.getvalue().replace(f"{folder}/", "").replace(f"{ROOT}/", "")
+                if printed.strip():
+                    made[f"{number}.txt"] = printed.encode()
         finally:
             os.chdir(here)
-        if keep:
-            kept = OUTPUTS / script.stem
-            shutil.rmtree(kept, ignore_errors=True)
-            kept.mkdir(parents=True)
-            for number, text in enumerate(printed):
-                if text.strip():
-                    (kept / f"{number}.txt").write_text(text, encoding="utf-8")
-            for picture in sorted(Path(folder, "pictures").glob("*.png")):
-                shutil.copy(picture, kept / picture.name)
-    return time.process_time() - began
+        made |= {p.name: p.read_bytes() for p in Path(folder, "pictures").glob("*.png")}
+    return made
+
+
+def keep(script: Path) -> None:
+    """Run a tutorial, and keep what it prints and draws for its page."""
+    made = outputs(script)
+    kept = OUTPUTS / script.stem
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for name, content in made.items():
+        (kept / name).write_bytes(content)
 
 
 def main() -> None:
-    """Run the tutorials and tell how long each took."""
+    """Run the tutorials that are named, or all, and keep their outputs."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--check", action="store_true", help="keep nothing of what they print")
-    chosen = parser.parse_args()
+    parser.add_argument("names", nargs="*", help="of scripts, without .py; default: all")
+    chosen = parser.parse_args().names
     for script in scripts():
-        seconds = run(script, keep=not chosen.check)
-        print(f"{script.name}: {seconds:.0f} s of processor", file=sys.stderr)
+        if not chosen or script.stem in chosen:
+            began = time.process_time()
+            keep(script)
+            print(f"{script.name}: {time.process_time() - began:.0f} s of processor", flush=True)
 
 
 if __name__ == "__main__":
