@@ -1,8 +1,6 @@
 """The command line and what the package needs: torch alone for the core, one line for the rest."""
 
 import errno
-import importlib.metadata
-import json
 import os
 import re
 import signal
@@ -112,23 +110,6 @@ def test_doctor_tells_versions_devices_and_backends():
         line = [line for line in text.splitlines() if line.split()[:1] == [name]][-1]
         assert status.detail in line
         assert ("not usable" in line) != status.usable
-
-
-def test_doctor_tells_the_same_as_json(capsys, monkeypatch):
-    def version(package):
-        if package == "timm":
-            raise importlib.metadata.PackageNotFoundError
-        return "1.2.3"
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    assert main(["doctor", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["fastht"]["fastht"] == fastht.__version__
-    assert found["packages"]["torch"] == "1.2.3"
-    assert found["packages"]["timm"] is None
-    assert re.search(r"^  timm +not installed \(fastht\[train\]\)$", report(), re.MULTILINE)
-    for name, status in fastht.backends().items():
-        assert found["backends"][name] == {"usable": status.usable, "detail": status.detail}
 
 
 def test_doctor_runs_without_the_extras():

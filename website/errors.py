@@ -23,14 +23,15 @@ _GAP = "…"
 # What a remedy begins with, or else the words of a sentence that says what would be right.
 _VERBS = (
     "add|ask|build|call|check|choose|compare|compile|convert|copy|correct|crop|decompress|delete|"
-    "describe|divide|do|drop|end|export|fill|free|give|go|install|keep|leave|list|load|look|lower|"
-    "make|mark|mend|move|name|omit|pass|patch|pip|point|put|raise|read|reinstall|remove|rename|"
-    "reorder|repair|replace|resample|resize|resume|run|save|score|select|set|shorten|show|split|"
-    "start|state|swap|take|trace|train|turn|unpatch|unwrap|update|upgrade|use|wait|wrap|write"
+    "describe|divide|do|download|drop|end|export|extend|fill|free|give|go|install|keep|leave|list|"
+    "load|look|lower|make|mark|mend|move|name|omit|pass|patch|pip|point|put|raise|read|reinstall|"
+    "remove|rename|reorder|repair|replace|resample|resize|restore|resume|run|save|score|select|set|"
+    "shorten|show|split|start|state|swap|switch|take|trace|train|try|turn|unpatch|unwrap|update|"
+    "upgrade|use|wait|wrap|write"
 )
 _RIGHT = r"must|has to|have to|needs|need|takes|there are|the \w+ are|are kept in|this fastht ships"
 _REMEDY = re.compile(
-    r"(?:[;:.?] |, (?:and |then |or ))"
+    r"(?:^|[;:.?] |, (?:and |then |or ))"
     rf"((?:do not |(?:then|or|to) )?(?:{_VERBS})\b(?!\.\w).*)$"
     rf"|[;:] ((?:[^;:]|:\S)*\b(?:{_RIGHT})\b[^;]*)$",
     re.IGNORECASE,

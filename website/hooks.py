@@ -14,7 +14,7 @@ from website import api, errors, tutorials
 from website.repository import ROOT, machines, site_paths, source_of, with_links_of_the_site
 
 # Pages that have a place in the navigation before they are written.
-AWAITED = ("ultrasound-clip.md", "captions.md")
+AWAITED = ("ultrasound-clip.md", "captions.md", "bytes.md")
 
 
 def on_config(config: Any) -> Any:

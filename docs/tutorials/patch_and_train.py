@@ -110,7 +110,7 @@ keys = torch.tensor([numbers[r.caption] for r in training])
 
 criterion = ClipLoss()
 optimizer = torch.optim.AdamW(fastht.adapter_parameters(model), lr=3e-3, betas=(0.9, 0.95))
-epochs, size = 5, 16
+epochs, size = 4, 16
 steps = epochs * (len(training) // size)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 losses = []
