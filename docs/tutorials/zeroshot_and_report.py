@@ -75,10 +75,10 @@ shell("fastht report runs --out runs/report")
 # %%
 # The difference line answers the question, not the two intervals above it: methods are scored on
 # the same patients, so an easy patient is easy for both, and the interval of the difference is
-# narrower than those of the two scores suggest. Where it has zero inside, where accuracies are about
-# what one gets without looking, or where a `WARNING` names a class that is never predicted, nothing
-# can be concluded of two methods, but that they have to train longer: [after the sample's own number
-# of epochs](../experiments.md) they can be told apart.
+# narrower than those of the two scores suggest. Where it has zero inside, where accuracies are
+# about what one gets without looking, or where a `WARNING` names a class that is never predicted,
+# nothing can be concluded of two methods, but that they have to train longer: [after the sample's
+# own number of epochs](../experiments.md) accuracies are far above that.
 #
 # Everything is in files, for your own tables and figures:
 results = json.loads(Path("runs/classes/ht/seed-0/results.json").read_text())
