@@ -36,7 +36,8 @@ class HTAdapter(nn.Module):
         backend: ``"auto"`` or one of :func:`fastht.backends`.
         keep: which of its tokens stay alive for the backward pass, see
             :func:`fastht.ops.ht_adapter`.
-        device, dtype: where and as what the parameters are made.
+        device: where the parameters are made.
+        dtype: what they are made as.
 
     Raises:
         ValueError: ``dim`` is not positive, the grid is missing, or there is no such backend or

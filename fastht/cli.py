@@ -7,6 +7,7 @@ import errno
 import importlib
 import inspect
 import io
+import json
 import logging
 import shlex
 import signal
@@ -59,12 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _doctor(arguments: Sequence[str]) -> int:
-    from fastht.doctor import report
+    from fastht import doctor
 
-    argparse.ArgumentParser(prog="fastht doctor", description=COMMANDS["doctor"]).parse_args(
-        arguments
-    )
-    print(report())
+    parser = argparse.ArgumentParser(prog="fastht doctor", description=COMMANDS["doctor"])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    if parser.parse_args(arguments).json:
+        print(json.dumps(doctor.findings(), indent=2))
+    else:
+        print(doctor.report())
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from typing import Any
 
 import torch
 
@@ -12,39 +13,54 @@ from fastht.ops import backends
 from fastht.ops.cuda import report as cuda
 from fastht.version import __version__
 
-PACKAGES = (
-    ("torch", "core"),
-    ("safetensors", "core"),
-    ("triton", "core on Linux"),
-    ("open_clip_torch", "fastht[train]"),
-    ("timm", "fastht[train]"),
-    ("accelerate", "fastht[train]"),
-    ("pydicom", "fastht[train]"),
-    ("transformers", "optional"),
-)
+# What each package belongs to.
+PACKAGES = {
+    "torch": "core",
+    "safetensors": "core",
+    "triton": "core on Linux",
+    "open_clip_torch": "fastht[train]",
+    "timm": "fastht[train]",
+    "accelerate": "fastht[train]",
+    "pydicom": "fastht[train]",
+    "transformers": "optional",
+}
 
 
 def report() -> str:
     """Return the tables that ``fastht doctor`` prints."""
-    sections = [
-        ("fastht", [("fastht", __version__), ("python", _python()), ("system", _system())]),
-        ("packages", [(name, _version(name, origin)) for name, origin in PACKAGES]),
-        ("devices", _devices()),
-        (
-            "backends",
-            [
-                (status.name, f"{'usable' if status.usable else 'not usable'}: {status.detail}")
-                for status in backends().values()
-            ],
-        ),
-        ("backend cuda", cuda.rows()),
-    ]
-    width = max(len(name) for _, rows in sections for name, _ in rows)
+    sections = {title: list(rows.items()) for title, rows in findings().items()}
+    width = max(len(name) for rows in sections.values() for name, _ in rows)
     lines = []
-    for title, rows in sections:
+    for title, rows in sections.items():
         lines.append(title)
-        lines += [f"  {name:<{width}}  {value}" for name, value in rows]
+        lines += [f"  {name:<{width}}  {_words(title, name, value)}" for name, value in rows]
     return "\n".join(lines)
+
+
+def findings() -> dict[str, dict[str, Any]]:
+    """Return what ``fastht doctor --json`` prints: by section, what was found under each name.
+
+    A package that is not installed is ``None``; a backend has ``usable`` and ``detail``, which says
+    why it is not. Everything else is text.
+    """
+    return {
+        "fastht": {"fastht": __version__, "python": _python(), "system": _system()},
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": dict(_devices()),
+        "backends": {
+            status.name: {"usable": status.usable, "detail": status.detail}
+            for status in backends().values()
+        },
+        "backend cuda": dict(cuda.rows()),
+    }
+
+
+def _words(section: str, name: str, value: Any) -> str:
+    if section == "backends":
+        return f"{'usable' if value['usable'] else 'not usable'}: {value['detail']}"
+    if value is None:
+        return f"not installed ({PACKAGES[name]})"
+    return str(value)
 
 
 def _python() -> str:
@@ -55,11 +71,11 @@ def _system() -> str:
     return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
-def _version(package: str, origin: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return f"not installed ({origin})"
+        return None
 
 
 def _devices() -> list[tuple[str, str]]:

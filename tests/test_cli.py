@@ -125,7 +125,7 @@ def test_data_check_reads_the_sample_and_lists_the_problems_of_a_folder(tmp_path
 
 def test_doctor_tells_versions_devices_and_backends():
     text = report()
-    for name, _ in PACKAGES:
+    for name in PACKAGES:
         assert f"  {name} " in text
     assert fastht.__version__ in text
     assert "cpu" in text

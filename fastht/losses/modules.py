@@ -95,20 +95,21 @@ class ClipLoss(_Loss):
     of one process with all samples, and so are the gradients that DistributedDataParallel averages.
     What a process returns, and the size of what it gives to its features, is open_clip's:
 
-    ================ ====================== ========================= ============================
-    ``local_loss``   ``gather_with_grad``   returned loss             features' gradients
-    ================ ====================== ========================= ============================
-    True             any                    mean of own rows/columns  exact under DDP
-    False            True                   the whole batch's         exact under DDP
-    False            False                  the whole batch's         1 / world_size of that
-    ================ ====================== ========================= ============================
+    | ``local_loss`` | ``gather_with_grad`` | returned loss            | features' gradients   |
+    |----------------|----------------------|--------------------------|-----------------------|
+    | True           | any                  | mean of own rows/columns | exact under DDP       |
+    | False          | True                 | the whole batch's        | exact under DDP       |
+    | False          | False                | the whole batch's        | 1/world_size of that  |
 
     open_clip's ``local_loss`` without ``gather_with_grad`` leaves out what other processes' losses
     say about a feature; here it does not. Gradients of the scale are averaged over processes.
 
     Args:
-        local_loss, gather_with_grad, rank, world_size: as above.
+        local_loss: as above.
+        gather_with_grad: as above.
         cache_labels: accepted; there are no labels to cache.
+        rank: of this process.
+        world_size: how many processes share a batch.
         use_horovod: refused.
         soft_labels: how semantic soft labels enter the loss; default: none.
         backend: one of :func:`fastht.losses.backends`, or "auto".
