@@ -254,9 +254,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     if task.targets is not None:
         sharpness = target_sharpness_of(task)
         _say(accelerator, describe_targets(tagging, sharpness))
-    signature = _signature(arguments, tokenizer) | {
-        "tags": None if tags is None else [side.digest() for side in tags]
-    }
+    signature = _signature(arguments, tokenizer)
+    if tags is not None:
+        signature["tags"] = [side.digest() for side in tags]
     # Soft labels' loss is added to the training loss, whose value by guessing is then another.
     plain_loss = arguments.loss == "clip" and task.targets is None
     chance = math.log(config.batch_size) if plain_loss else None
@@ -378,8 +378,10 @@ def _signature(arguments: TrainArguments, tokenizer: CaptionFit) -> dict[str, An
     What the data holds is compared by :func:`run.check_data`, which tells what has changed.
     """
     plain = _plain(arguments)
-    for name in ("out", "resume", "image_dirs"):
+    for name in ("out", "resume", "image_dirs", "recipe"):
         del plain[name]
+    if not arguments.tagging.needed:  # so that runs from before there were tags go on
+        del plain["tagging"]
     trainer = plain.pop("trainer")
     for name in ("workers", "checkpoint_steps"):
         del trainer[name]
