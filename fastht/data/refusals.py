@@ -11,7 +11,7 @@ import re
 from typing import Literal
 
 from fastht.data.cases import Reading
-from fastht.data.notes import Note, examples, plural
+from fastht.data.notes import Note, examples
 
 Refusals = Literal["drop", "keep"]
 
@@ -151,7 +151,7 @@ def leave_out_refusals(reading: Reading) -> None:
     reading.cases = [case for case in reading.cases if id(case) not in names]
     reading.used.update(case.image for case in found)
     reading.left_out[REASON] += len(found)
-    text = f"{plural(len(found), 'caption')} that refuse to describe, by fastht's own rules"
+    text = f"captions that refuse to describe, by fastht's own rules: {len(found):,}"
     told = examples((f"{case.name} ({case.caption!r})" for case in found), _SHOWN)
     remedy = "`fastht taxonomy check` lists all; keep them by --refusals keep"
-    reading.notes.append(Note("refusals", len(found), f"{text}: {told}; {remedy}"))
+    reading.notes.append(Note("refusals", len(found), f"{text}, of {told}; {remedy}"))
