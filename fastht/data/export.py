@@ -59,7 +59,7 @@ def export(arguments: ExportArguments) -> int:
     found = arguments.load(arguments.task, leave_out=True)
     cases, unusable = found.cases, list(found.unusable)
     if arguments.task != "segment":
-        cases = _with_masks(arguments, found)
+        cases = with_masks(arguments, found)
     return write_cases(arguments.out, replace(found, cases=cases, unusable=tuple(unusable)))
 
 
@@ -102,7 +102,7 @@ def _csv(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _with_masks(arguments: ExportArguments, found: CaseSet) -> tuple[Case, ...]:
+def with_masks(arguments: DataSource, found: CaseSet) -> tuple[Case, ...]:
     """The cases with the masks that the set has for them, if it has any."""
     try:
         masked = arguments.load("segment", leave_out=True)

@@ -11,7 +11,7 @@ import re
 from typing import Literal
 
 from fastht.data.cases import Reading
-from fastht.data.notes import Note, examples, plural
+from fastht.data.notes import Note, examples
 
 Refusals = Literal["drop", "keep"]
 
@@ -24,7 +24,10 @@ _KIND = (
     r"meaningful|concrete|ultrasound|ultrasonographic|sonographic|imaging|image|diagnostic|"
     r"medical|clinical ultrasound|any|valid|proper|coherent|complete|accurate|single) )*"
 )
-_MAKE = r"(?:generat|creat|produc|writ|compos|formulat|construct|provid|suppl|deriv|giv|offer|mad)"
+_MAKE = (
+    r"(?:complet|generat|creat|produc|writ|compos|formulat|construct|provid|suppl|deriv|giv|offer|"
+    r"mad)"
+)
 _MADE = rf"{_MAKE}(?:ed|en|e|ied|ten)\b"
 _TO_MAKE = (
     r"(?:generat|creat|produc|writ|compos|formulat|construct|provid|suppl|deriv|giv|offer|mak)"
@@ -44,7 +47,19 @@ _RULES: dict[str, str] = {
         r"\b(?:as an? (?:ai|language model)|ai (?:language )?model|large language model)\b|"
         r"(?:^|[.!?,;:] |\bbut |\bhowever |\bunfortunately )i(?: am|'m)? "
         r"(?:cannot|can't|can not|unable|not able|sorry|apologi[sz]e|do not have|don't have|"
-        r"would need|need more)(?! be\b)|^(?:i'm |i am )?sorry\b(?=[,.;:!]| but)|\bmy apologies\b"
+        r"would need|need more)(?! be\b)|^(?:i'm |i am )?sorry\b(?=[,.;:!]| but)|\bmy apologies\b|"
+        r"\b(?:we|i) (?:cannot|can't|could not|are unable to|am unable to) (?:describe|caption|"
+        r"interpret|view|access|generate|provide|create|write) (?:this|the|an?|any) (?:\w+ )?"
+        r"(?:image|picture|scan|caption|description|sentence)\b|"
+        r"\bthe (?:ai )?model (?:has|is|does|cannot|can|was)\b"
+    ),
+    # No report speaks of its caption, nor of the text that it was made from.
+    "speaks of the task": (
+        r"\b(?:an?|the|this|no|any|ultrasound|image) captions?\b(?! (?:line|mark|bar))|"
+        r"\b(?:from|in|by) the (?:\w+ )?text\b(?!-)|^the (?:\w+ )?text (?:given|is|does|only|"
+        r"describes|refers|focuses|mentions)\b|"
+        r"\b(?:not|none|nothing)(?: is| are| was| were)? provided\b(?! (?:by|with))|"
+        r"^apologies\b"
     ),
     "asks for input": (
         r"\bplease (?:provide|supply|upload|share|give|submit|specify|include|resubmit|attach)\b|"
@@ -55,7 +70,11 @@ _RULES: dict[str, str] = {
         rf"\bno {_KIND}{_TEXT} (?:can|could|may) be {_MADE}|"
         rf"\b{_NOT} (?:be used to )?{_TO_MAKE} (?:an? |the |any )?{_KIND}"
         rf"(?:{_TEXT}|ultrasound findings)\b|"
-        rf"\bnot possible to {_TO_MAKE}"
+        rf"\bnot possible to {_TO_MAKE}|"
+        rf"\bimpossible to (?:describe|caption|{_TO_MAKE}) (?:an? |the |any |this )?{_KIND}"
+        rf"(?:{_TEXT}|findings?|image|picture)\b|"
+        rf"\b{_TEXT} (?:is |are )?(?:unavailable|not available) (?:due to|because of|as) "
+        r"(?:missing|insufficient|lack|lacking|no|incomplete)\b"
     ),
     "nothing was given": (
         rf"\bno {_KIND}(?:findings?|details?|{_TEXT}|input|text|features|content|"
@@ -65,18 +84,34 @@ _RULES: dict[str, str] = {
         rf"(?:provided|given|supplied|mentioned|specified|stated|"
         rf"(?:described|included|present|available) in the {_GIVEN}? ?{_INPUT})|"
         rf"\bno {_KIND}information (?:is|was|has been) (?:provided|given|supplied) "
-        rf"(?:to|for|about the image|in the)\b"
+        rf"(?:to|for|about the image|in the)\b|"
+        rf"\b(?:findings?|details?|features|characteristics|information|descriptions?|captions?|"
+        rf"text|input)(?: \w+){{0,4}} (?:is|are|was|were|has been|have been) not (?:explicitly )?"
+        rf"(?:provided|supplied|specified|mentioned|given|stated|included)\b|"
+        rf"\bno {_KIND}(?:information|details?) (?:about|regarding|on|concerning|for) [^.]*?"
+        rf"\b(?:is|are|was|were) (?:given|provided|supplied|specified|mentioned)\b|"
+        rf"\bthere (?:is|are) no {_KIND}(?:information|details?) (?:about|regarding|on|concerning) "
+        r"the (?:image|appearance|findings?|lesion|ultrasound|scan)\b|"
+        rf"\bno {_KIND}(?:findings?|details?|features|information|abnormalities) to (?:describe|"
+        rf"caption|summari[sz]e)\b|"
+        rf"\bno {_KIND}(?:findings?|details?|features|information)\b[^.]*\b(?:from|in|within) "
+        rf"(?:the |this )?(?:provided|given|supplied|input) {_INPUT}\b"
     ),
     "the input lacks something": (
         rf"\b(?:the|this|your) {_GIVEN} {_INPUT}\b[^.]*?\b{_LACKS}\b|"
-        rf"\b(?:the|this|your) (?:input|prompt)\b(?! (?:artery|vessel|vein|signal))"
-        rf"[^.]*?\b(?:{_LACKS}|describes?|provides?|only|mentions?|states?|contains?)\b|"
+        rf"\bthe {_INPUT} (?:that (?:is|was) )?(?:provided|given|supplied) (?:\w+ )?{_LACKS}\b|"
+        r"\bthe user\b|"
+        # Scans have no input, but a vessel or a duct has one.
+        r"\b(?:the|this|your) (?:input|prompt)\b(?! (?:artery|vessel|vein|signal|of))|"
+        r"\b(?:the|this) (?:record|text|entry|data|information) (?:contains?|has|have|holds?|"
+        r"includes?|lists?) (?:only|no)\b|"
         rf"\b(?:the|this) (?:{_TEXT}|text|information) {_LACKS} (?:\w+ ){{0,2}}?"
         rf"(?:specific|any|enough|sufficient|details?|findings?|information|contain|include|"
         rf"provide|specify|mention)\b"
     ),
     "too little to write from": (
-        rf"\b(?:insufficient|not enough|inadequate|limited|too little) {_KIND}"
+        rf"\b(?:insufficient|not enough|inadequate|limited|too little|"
+        rf"(?:does not|do not|did not|lacks?|without)\b[^.]{{0,20}}\b(?:enough|sufficient)) {_KIND}"
         rf"(?:information|data|details?|input|context|content)\b[^.]{{0,40}}?"
         rf"\b(?:to|for) (?:{_TO_MAKE}|(?:an? |the |any )?{_KIND}{_TEXT}\b)|"
         rf"\bwithout (?:additional|further|more|any|specific|sufficient) {_KIND}"
@@ -84,7 +119,10 @@ _RULES: dict[str, str] = {
     ),
     "not to be told from the input": (
         rf"\b{_NOT}\b[^.]*\b(?:from|based on|using|with) (?:the |this )?(?:provided|given|supplied|"
-        rf"input) {_INPUT}\b|\b{_NOT} be (?:determined|described|inferred|identified) from "
+        rf"input) {_INPUT}\b|"
+        rf"\b{_TEXT} (?:\w+ ){{0,3}}?(?:is|are|was) not possible (?:from|with|based on|without) "
+        rf"(?:the |this )?(?:available|provided|given|supplied|input|more|further) {_INPUT}\b|"
+        rf"\b{_NOT} be (?:determined|described|inferred|identified) from "
         rf"the (?:input|text|prompt|caption)\b"
     ),
     "stands for nothing": (
@@ -113,7 +151,7 @@ def leave_out_refusals(reading: Reading) -> None:
     reading.cases = [case for case in reading.cases if id(case) not in names]
     reading.used.update(case.image for case in found)
     reading.left_out[REASON] += len(found)
-    text = f"{plural(len(found), 'caption')} that refuse to describe, by fastht's own rules"
+    text = f"captions that refuse to describe, by fastht's own rules: {len(found):,}"
     told = examples((f"{case.name} ({case.caption!r})" for case in found), _SHOWN)
     remedy = "`fastht taxonomy check` lists all; keep them by --refusals keep"
-    reading.notes.append(Note("refusals", len(found), f"{text}: {told}; {remedy}"))
+    reading.notes.append(Note("refusals", len(found), f"{text}, of {told}; {remedy}"))

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from fastht.data.cases import SPLITS, CaseSet, Need
-from fastht.data.export import TABLE_NAME, write_cases
+from fastht.data.export import TABLE_NAME, with_masks, write_cases
 from fastht.data.groups import PATIENT, Groups, split_groups
 from fastht.data.images import DataError
 from fastht.data.notes import examples, plural
@@ -57,6 +57,8 @@ def split(arguments: SplitArguments) -> int:
     if (table := arguments.out / TABLE_NAME).exists():
         raise DataError(f"{table} is there already; give another --out")
     found = arguments.load(arguments.task, leave_out=True)
+    if arguments.task != "segment":
+        found = replace(found, cases=with_masks(arguments, found))
     if arguments.anew:
         found = replace(found, cases=tuple(replace(case, split=None) for case in found))
     named = dict.fromkeys(name for case in found for name, _ in case.groups)

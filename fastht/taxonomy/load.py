@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from fastht.files import write_atomically
+from fastht.taxonomy.builder import Builder
 from fastht.taxonomy.ids import ids_path, ids_text, require_recorded_ids
-from fastht.taxonomy.schema import Builder, Taxonomy, TaxonomyError, refusal
+from fastht.taxonomy.schema import Taxonomy, TaxonomyError, refusal
 
 
 def shipped() -> tuple[str, ...]:

@@ -137,4 +137,9 @@ def test_the_command_writes_a_table_and_tells_what_sides_share(
     again = ["data", "split", str(out / "table.csv"), "--out", str(tmp_path / "third")]
     assert main([*again, "--no-images"]) == 1
     assert "not replaced unasked" in capsys.readouterr().err
+    assert "mask" not in rows[0]
+    assert main(["data", "split", "sample", "--no-images", "--out", str(tmp_path / "fourth")]) == 0
+    with open(tmp_path / "fourth" / "table.csv", encoding="utf-8", newline="") as file:
+        masks = [row["mask"] for row in csv.DictReader(file)]
+    assert all((tmp_path / "fourth" / mask).is_file() for mask in masks)
     assert main([*again, "--no-images", "--anew", "--seed", "2", "--by", "patient"]) == 0

@@ -9,22 +9,31 @@ from fastht.data import refusals
 from fastht.data.cases import Case, Reading
 from fastht.data.refusals import leave_out_refusals, refusal
 
-SENTENCES = Path(__file__).parent / "refusals.tsv"
+SENTENCES = Path(__file__).parent / "refusals.tsv"  # the rules were mended by these
+HELD_OUT = SENTENCES.with_name("refusals_held_out.tsv")  # written after the rules, and changed none
 
 
-def rows() -> list[tuple[bool, str]]:
-    with open(SENTENCES, encoding="utf-8", newline="") as file:
+def rows(path: Path = SENTENCES) -> list[tuple[bool, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
         found = [
             (r["refusal"] == "yes", r["caption"]) for r in csv.DictReader(file, delimiter="\t")
         ]
-    assert len(found) >= 40
-    assert min(sum(yes for yes, _ in found), sum(not yes for yes, _ in found)) >= 20
     return found
 
 
 def test_refusals_are_told_from_honest_captions() -> None:
-    wrong = [(yes, text, refusal(text)) for yes, text in rows() if bool(refusal(text)) != yes]
+    listed = rows()
+    assert min(sum(yes for yes, _ in listed), sum(not yes for yes, _ in listed)) >= 60
+    wrong = [(yes, text, refusal(text)) for yes, text in listed if bool(refusal(text)) != yes]
     assert wrong == []
+
+
+def test_sentences_that_changed_no_rule() -> None:
+    """The rules rather miss a refusal than drop an honest caption; docs/taxonomy.md has these."""
+    listed = rows(HELD_OUT)
+    assert sum(bool(refusal(text)) for yes, text in listed if yes) == 4
+    assert sum(yes for yes, _ in listed) == 10
+    assert not any(refusal(text) for yes, text in listed if not yes)
 
 
 def test_every_rule_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
