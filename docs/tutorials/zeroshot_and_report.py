@@ -23,7 +23,7 @@ def shell(command):
 #
 # `fastht train` without `--data` takes the sample and a small model of random weights. The first
 # lines are an account of the data; then what was held out is scored before and after.
-shell("fastht train --epochs 3 --out runs/clip")
+shell("fastht train --epochs 4 --out runs/clip")
 
 # %%
 # How to read a line: `recall@10` of *image to text* is the share of held-out images one of whose
@@ -61,9 +61,9 @@ shutil.copy("runs/clip/query/query.png", "pictures")
 #
 # ## Compare methods
 #
-# The head alone on frozen features, and with HT adapters, side by side on the same split. Two
+# The head alone on frozen features, and with HT adapters, side by side on the same split. Four
 # epochs are far too few for either, which is what the report should say.
-shell("fastht classify train --methods frozen ht --epochs 2 --out runs/classes")
+shell("fastht classify train --methods frozen ht --epochs 4 --out runs/classes")
 
 # %%
 # ## The report
