@@ -30,8 +30,6 @@ KINDS = {"16": "bf16", "32>16": "32>bf16", "tf32": "tf32", "32": "32"}
 WHOLE = {"fold", "finish"}  # their blocks do unlike things, and are few
 ROLES = 6  # the heaviest of them are played
 _FIRST, _GAP = 0x5000_0000_0000, 1 << 40
-# Partial sums that `expand` has driven out of the L2 cache; its own are the smaller part of them.
-EVICTED = {"finish"}
 _WIDE = ("x", "out", "dout", "dx")  # come from and go to the memory
 
 
@@ -178,8 +176,6 @@ class _Counting:
 def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Arrays) -> Work:
     order = counts.played(code, counts.expected(code, found))
     wide = arrays.wide()
-    if made.kernel in EVICTED:
-        wide.add(arrays.at("workspace"))
     have = Counter((counts.kind(code.instructions[n]), code.instructions[n].frames) for n in order)
 
     def access(instruction: Instruction) -> Access:
