@@ -17,7 +17,11 @@ declare -A STEP_RUNNING=() # names by process id
 
 step() {
     while [ ${#STEP_RUNNING[@]} -ge "$STEP_CORES" ]; do _reap; done
-    _start "$STEP_LOGS/$1" "$@"
+    echo "-- $1 begins"
+    set -m # a process group of its own can be ended whole
+    _timed "$@" >"$STEP_LOGS/$1" 2>&1 </dev/null &
+    STEP_RUNNING[$!]=$1
+    set +m
 }
 
 finish() {
@@ -26,18 +30,12 @@ finish() {
 
 alone() {
     finish
-    _start /dev/stdout "$@"
-    finish
-}
-
-# _start LOG NAME COMMAND...
-_start() {
-    echo "-- $2 begins"
-    : >"$STEP_LOGS/$2"
-    set -m # a process group of its own can be ended whole
-    _timed "${@:2}" >>"$1" 2>&1 </dev/null &
-    STEP_RUNNING[$!]=$2
+    echo "-- $1 begins"
+    set -m
+    _timed "$@" 2>&1 </dev/null &
+    STEP_RUNNING[$!]=$1
     set +m
+    finish
 }
 
 # _timed NAME COMMAND...: leaves what `time` says beside the log. Ends the shell that it runs in.
@@ -55,7 +53,7 @@ _reap() {
     unset "STEP_RUNNING[$pid]"
     STEP_TABLE+=("$(tail -n 1 "$STEP_LOGS/$name.seconds") $name")
     echo "== $name"
-    cat "$STEP_LOGS/$name"
+    [ ! -f "$STEP_LOGS/$name" ] || cat "$STEP_LOGS/$name"
     [ $status = 0 ] && return
     echo "== $name failed with status $status" >&2
     exit $status

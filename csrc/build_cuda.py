@@ -102,7 +102,8 @@ def precompile(target: Path, scratch: Path) -> None:
     if check_choice() != "1":
         return
     nvcc, sources, store = find_nvcc(), _module("sources"), _module("store").Store(target)
-    jobs = [(k, f"sm_{arch}") for arch in architectures() for k in shipped_kernels(scratch)]
+    shipped = shipped_kernels(scratch)
+    jobs = [(kernel, f"sm_{arch}") for arch in architectures() for kernel in shipped]
     scratch.mkdir(parents=True, exist_ok=True)
 
     def compiled(job: tuple[int, tuple]) -> str:

@@ -23,3 +23,13 @@ def arguments(table, tiny_model, tmp_path):
         trainer=TrainerConfig(epochs=4, batch_size=8, lr=1e-2, patience=0, workers=0),
         out=tmp_path / "runs",
     )
+
+
+@pytest.fixture(autouse=True)
+def coarse_pictures(monkeypatch):
+    """Draw a run's pictures with fewer pixels: their own tests are in tests/tasks/results."""
+    pytest.importorskip("matplotlib")
+    from fastht.tasks.results import class_pictures, figure_style, overlays, pictures
+
+    for module in (class_pictures, figure_style, overlays, pictures):
+        monkeypatch.setattr(module, "DPI", 30)
