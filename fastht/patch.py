@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastht.adapter import HTAdapter
-from fastht.backbones import Backbone, find_backbone
+from fastht.backbones import Backbone, UnsupportedModelError, find_backbone
 from fastht.config import HTConfig
 from fastht.hooks import RecordGrid, RunAdapter, add_hook, find_hook, remove_hook
 from fastht.recompute import check_blocks, check_recompute, install, remove
@@ -162,7 +162,7 @@ def unpatch(model: ModelT) -> ModelT:
     remove_hook(backbone.patch_projection)
     for index in _adapters(backbone):
         block = backbone.blocks[index]
-        delattr(block, ADAPTER_NAME)
+        block._modules.pop(ADAPTER_NAME, None)  # one block may stand in several places by now
         remove_hook(block)
     remove(backbone.blocks)
     for module in _lockable(root, backbone):
@@ -264,21 +264,28 @@ def make_adapters(
     made = {}
     for index in config.layer_indices(len(backbone.blocks)):
         block = backbone.blocks[index]
+        places = [place for place, other in enumerate(backbone.blocks) if other is block]
+        if len(places) > 1:
+            raise UnsupportedModelError(
+                f"blocks {places} are one module, which can hold one adapter: make copies of it "
+                "(copy.deepcopy) or share its weights alone"
+            )
         if hasattr(block, ADAPTER_NAME):
             raise ValueError(
                 f"block {index} ({type(block).__name__}) has an attribute {ADAPTER_NAME!r} of its "
                 "own, where fastht would keep its adapter"
             )
         example = next(p for p in block.parameters() if p.is_floating_point())
-        made[index] = HTAdapter(
-            backbone.dim,
-            config,
-            grid_size=grid_size,
-            backend=backend,
-            keep=keep,
-            device=example.device,
-            dtype=torch.float64 if example.dtype == torch.float64 else torch.float32,
-        )
+        with torch.inference_mode(False):  # they are to train, wherever they are made
+            made[index] = HTAdapter(
+                backbone.dim,
+                config,
+                grid_size=grid_size,
+                backend=backend,
+                keep=keep,
+                device=example.device,
+                dtype=torch.float64 if example.dtype == torch.float64 else torch.float32,
+            )
     return made
 
 

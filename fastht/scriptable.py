@@ -79,6 +79,7 @@ def scriptable(module: nn.Module) -> nn.Module:
     if isinstance(made, HTAdapter):  # a node of torch.fx, without its block
         assert made.tower is not None
         return _traced(made, made.tower, made.gamma)
+    part: Any
     for part in list(made.modules()):
         hook = find_hook(part)
         if isinstance(hook, RecordGrid):
@@ -152,11 +153,12 @@ def _traced(adapter: HTAdapter, state: TowerState, like: torch.Tensor) -> nn.Mod
 def _append(module: nn.Module, tail: str) -> None:
     """Let a module of a copy go on with ``tail`` after its ``forward``, instead of our hook."""
     remove_hook(module)
-    module.__class__ = _continued(type(module), tail)
+    kind: Any = type(module)
+    module.__class__ = _continued(kind, tail)
 
 
 @functools.cache
-def _continued(kind: type[nn.Module], tail: str) -> type[nn.Module]:
+def _continued(kind: Any, tail: str) -> type[nn.Module]:
     """Return a subclass whose ``forward`` has the same arguments and ends with ``tail``.
 
     TorchScript wants sources and annotated arguments, so the new function's are written down.

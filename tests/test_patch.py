@@ -349,3 +349,26 @@ def test_print_trainable_parameters(tower: nn.Module, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == (
         f"trainable params: {own:,} || all params: {total + own:,} || trainable%: {share:.4f}\n"
     )
+
+
+def test_one_block_in_several_places_is_refused(tower: nn.Module) -> None:
+    own = tower.transformer.resblocks[1]
+    tower.transformer.resblocks[1] = tower.transformer.resblocks[0]
+    before = snapshot(tower)
+    with pytest.raises(fastht.UnsupportedModelError, match=r"blocks \[0, 1\] are one module"):
+        fastht.patch(tower)
+    assert snapshot(tower) == before
+    tower.transformer.resblocks[1] = own
+    fastht.patch(tower)
+    tower.transformer.resblocks[1] = tower.transformer.resblocks[0]
+    fastht.unpatch(tower)
+    assert not any(".ht." in name for name in tower.state_dict())
+    assert all(p.requires_grad for p in tower.parameters())
+
+
+def test_adapters_made_in_inference_mode_train(tower: nn.Module) -> None:
+    with torch.inference_mode():
+        fastht.patch(tower)
+    assert not any(p.is_inference() for p in fastht.adapter_parameters(tower))
+    loss(tower(VITS["openai"].image())).backward()
+    assert all(p.grad is not None for p in fastht.adapter_parameters(tower))

@@ -1,0 +1,1 @@
+"""Other libraries' training programs, run with patched models."""
