@@ -38,7 +38,7 @@ def test_keys_and_cleaning_are_those_of_tables(tmp_path: Path) -> None:
     paper = load_records(path, patient_key="who", cleaning="paper")
     assert paper.records[-1].caption == "Eine zystische Lsion, rechts"
     assert count_notes(paper.notes)["captions_lost_letters"] == 1
-    with pytest.raises(DataError, match="0.png is of 0 and nobody, by its rows"):
+    with pytest.raises(DataError, match=r"0\.png is of 0 and nobody, by its rows"):
         load_records(rows(tmp_path, odd | {"who": None}), patient_key="who")
 
 
