@@ -162,9 +162,10 @@ def _note_captions(
         text = f"labels that differ in spelling alone: {', '.join(alike)}"
         yield Note("labels_alike", len(alike), f"{text}; write them alike")
     yield from note_alike(record.patient for record in records)
-    labels: dict[tuple[str, int | None], set[str | None]] = defaultdict(set)
+    labels: dict[tuple[str, int | None], set[str]] = defaultdict(set)
     for record in records:
-        labels[record.image, record.frame].add(record.label)
+        if record.label is not None:
+            labels[record.image, record.frame].add(record.label)
     if several := [key[0] for key, found in labels.items() if len(found) > 1]:
         text = f"{plural(len(several), 'image')} with several labels: {examples(several)}"
         yield Note("images_of_several_labels", len(several), text)

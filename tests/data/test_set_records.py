@@ -29,15 +29,17 @@ def rows(root: Path, *more: dict[str, object]) -> Path:
 
 
 def test_keys_and_cleaning_are_those_of_tables(tmp_path: Path) -> None:
-    odd = {"image": "0.png", "caption": "Eine zystische Läsion, rechts"}
+    odd = {"image": "0.png", "caption": "Eine zystische Läsion, rechts", "who": "0"}
     path = rows(tmp_path, odd)
     found = load_records(path, label_key="kind", patient_key="who")
-    assert [record.patient for record in found] == ["0", "0", "1", "1", None]
+    assert [record.patient for record in found] == ["0", "0", "1", "1", "0"]
     assert [record.label for record in found] == ["cyst"] * 4 + [None]
     assert found.records[-1].caption == "Eine zystische Läsion, rechts"
     paper = load_records(path, patient_key="who", cleaning="paper")
     assert paper.records[-1].caption == "Eine zystische Lsion, rechts"
     assert count_notes(paper.notes)["captions_lost_letters"] == 1
+    with pytest.raises(DataError, match=r"0\.png is of 0 and nobody, by its rows"):
+        load_records(rows(tmp_path, odd | {"who": None}), patient_key="who")
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
