@@ -87,13 +87,12 @@ def test_each_half_of_the_gradients_alone(backend, needed):
         torch.testing.assert_close(rebuilt, kept, rtol=0, atol=2e-6 * max(scale, 1.0))
 
 
-@every
 @pytest.mark.parametrize("fault", ["not rebuilt", "off by a part in ten thousand"])
-def test_the_rule_sees_a_wrong_input(backend, fault):
+def test_the_rule_sees_a_wrong_input(fault):
     """Negative control: a backward pass that is given something else than what x was."""
 
     def wrong(x, params, **options):
-        return _Wrong.apply(x, fault, backend, options, list(params), *params.values())
+        return _Wrong.apply(x, fault, "auto", options, list(params), *params.values())
 
     broken = violations(lambda i: draw(wrong, *case(draw=i)), 1)
     assert {"dx", "d down.weight"} <= broken.keys()

@@ -53,10 +53,10 @@ class BenchArguments:
         model: open_clip's name of the model, or timm's where open_clip has none of it; timm:NAME,
             hf-hub:ORG/REPO, local-dir:FOLDER, or "fastht-tiny".
         methods: of frozen, full, lora, lora-compiled, mona, ht-reference, ht-reference-compiled, ht
-            and ht-compiled. ht-reference is HT in plain PyTorch, compiled is torch.compile. lora
-            and ht can also be -mlp, -block (what of the base is computed again instead of kept, as
-            in fastht.patch) and -mlp-compiled, -block-compiled; ht-checkpointed has the library's
-            own gradient checkpointing.
+            and ht-compiled. ht-reference is HT in plain PyTorch, compiled is torch.compile. What
+            computes activations of the base again (see fastht.patch): lora-mlp, lora-mlp-compiled,
+            lora-block, lora-block-compiled, ht-mlp, ht-mlp-compiled, ht-block, ht-block-compiled;
+            ht-checkpointed has the library's own gradient checkpointing.
         front: measure HT and LoRA with every way to recompute, compiled and not, in place of
             methods, and say which is faster within each budget of kept memory.
         picture: draw time against memory into this PNG file, which must not be there yet.

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from fastht.bench.command import Row
 
 MIB = 2**20
+BLUE, VERMILLION, FAINT = "#0072B2", "#D55E00", "0.35"  # of Okabe and Ito's colour-blind safe ones
+SMALL, DPI = 8, 150
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,6 @@ def plot_front(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw time against kept and against peak memory, one mark a method."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from fastht.tasks.results.figure_style import BLUE, DPI, FAINT, SMALL, VERMILLION
 
     colours: Mapping[str, str] = {"ht": BLUE, "lora": VERMILLION}
     figure = Figure(figsize=(9, 4.2), dpi=DPI, layout="constrained")
