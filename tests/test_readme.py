@@ -28,12 +28,16 @@ def test_every_option_named_in_a_page_exists():
     pytest.importorskip("tyro")
     modules = (
         "fastht.bench.command",
+        "fastht.captions.command",
         "fastht.data.catalogue.command",
         "fastht.data.check",
         "fastht.data.export",
         "fastht.data.overlap.command",
         "fastht.data.source",
+        "fastht.data.split",
         "fastht.taxonomy.command",
+        "fastht.tasks.image_text.align",
+        "fastht.tasks.image_text.attributes",
         "fastht.tasks.image_text.retrieve",
         "fastht.tasks.image_text.train",
         "fastht.tasks.image_text.zeroshot",
@@ -41,6 +45,7 @@ def test_every_option_named_in_a_page_exists():
         "fastht.tasks.images.evaluate",
         "fastht.tasks.images.paired",
         "fastht.tasks.models.methods",
+        "fastht.tasks.tags.command",
         "fastht.tasks.training.trainer",
     )
     classes = [c for m in modules for c in vars(importlib.import_module(m)).values()]
@@ -50,7 +55,7 @@ def test_every_option_named_in_a_page_exists():
     named = {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", texts)}
     of_scripts = {
         name.replace("-", "_")
-        for folder in ("benchmarks", "tests/clients", "website")
+        for folder in ("benchmarks", "fastht/clients", "tests/clients", "website")
         for file in (ROOT / folder).rglob("*.py")
         for name in re.findall(r'"--([a-z][a-z-]+)"', file.read_text(encoding="utf-8"))
     }
