@@ -88,8 +88,8 @@ struct BackwardCall {
   const unsigned long long* seed;
   Saved saved;
   void* workspace;
-  Tokens out;         // of the forward pass, where the plan rebuilds x from it
-  OutTokens rebuilt;  // where: x itself, which may be dx as well
+  Tokens out{};         // of the forward pass, where the plan rebuilds x from it
+  OutTokens rebuilt{};  // where: x itself, which may be dx as well
 };
 
 // C padded to what kernels are made for. Throws std::invalid_argument above 128.
