@@ -1,10 +1,9 @@
 """What each way to recompute costs and saves, in products and in bytes: counted, not timed.
 
-Bytes are those that autograd keeps of real forward passes on two small batches, in bfloat16
-(autocast, the frozen base in bfloat16 too): the same on any machine. Products are those of a whole
-step on the meta device, forward and backward, as torch counts them, the adapters' own (0.4 %)
-among them: they depend on shapes alone. ViT-L/14 takes minutes on a processor without fast
-products in bfloat16.
+Models run on fake tensors, which have sizes and no memory: seconds, and the same on any machine.
+Bytes are those that autograd keeps of forward passes on two small batches, in bfloat16 (autocast,
+the frozen base in bfloat16 too). Products are those of a whole step, forward and backward, as torch
+counts them; the adapters' own, half a percent, are among them.
 
     python -m benchmarks.prices [--models vit_base_patch16_224 ...]
 """
@@ -12,18 +11,19 @@ products in bfloat16.
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastht
 from fastht.backbones import find_backbone
-from fastht.bench.lineup import Case, make_images, make_step
+from fastht.bench.memory import saved_bytes
 from fastht.bench.towers import ModelSpec, features, image_size
-from fastht.budget import COUNTED_BATCHES, MIB, Cost, count_costs
+from fastht.budget import MIB, Cost, count_costs
 from fastht.recompute import RECOMPUTE, reinstall
 
 MODELS = (
@@ -58,31 +58,53 @@ def prices(spec: ModelSpec) -> dict[str, Price]:
     }
 
 
-def count_bytes(spec: ModelSpec, method: str = "ht") -> dict[str, Cost]:
-    """Return what a step keeps, by setting."""
-    case = Case(spec, max(COUNTED_BATCHES), "bf16-base")
-    step = make_step(case, method, functools.partial(make_images, case, 1))
-    images = step.images.sets[0]
-    each = images.nbytes // len(images)
+def count_bytes(spec: ModelSpec) -> dict[str, Cost]:
+    """Return what a step keeps, by setting; the backend is the native one for CPUs."""
+    mode = FakeTensorMode()
+    model, size = _build(spec, "cpu", mode, base=torch.bfloat16)
+    with mode:
 
-    def kept(batch: int) -> int:
-        return step.kept_bytes(batch) - batch * each
+        def kept(batch: int) -> int:
+            images = torch.zeros(batch, 3, *size)
+            with torch.autocast("cpu", torch.bfloat16):
+                return saved_bytes(
+                    lambda: features(model, images).float().sum(),
+                    [*model.parameters(), *model.buffers(), images],
+                )
 
-    return count_costs(find_backbone(step.model).blocks, kept, step.predicted_held_bytes())
+        return count_costs(find_backbone(model).blocks, kept, held=0)
 
 
 def count_operations(spec: ModelSpec) -> dict[str, int]:
     """Return the floating-point operations of a step on one image, by setting."""
-    model = spec.build()
-    size = image_size(model)
-    model = fastht.patch(model.to("meta"), backend="reference").train()
     found = {}
-    for recompute in RECOMPUTE:
-        reinstall(find_backbone(model).blocks, recompute)
-        with FlopCounterMode(display=False) as counter:
-            features(model, torch.zeros(1, 3, *size, device="meta")).sum().backward()
-        found[recompute] = counter.get_total_flops()
+    mode = FakeTensorMode()
+    model, size = _build(spec, "reference", mode, base=torch.float32)
+    with mode:
+        for recompute in RECOMPUTE:
+            reinstall(find_backbone(model).blocks, recompute)
+            with FlopCounterMode(display=False) as counter:
+                features(model, torch.zeros(1, 3, *size)).sum().backward()
+            found[recompute] = counter.get_total_flops()
     return found
+
+
+def _build(
+    spec: ModelSpec, backend: str, mode: FakeTensorMode, base: torch.dtype
+) -> tuple[nn.Module, tuple[int, int]]:
+    """Return a model of fake tensors with HT adapters in all blocks, and its image size."""
+    model = fastht.patch(spec.build(), backend=backend).train()
+    size = image_size(model)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(base)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fake = nn.Parameter(mode.from_tensor(parameter.detach()), parameter.requires_grad)
+            module.register_parameter(name, fake)
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, mode.from_tensor(buffer))
+    return model, size
 
 
 def table(specs: Sequence[ModelSpec]) -> str:
