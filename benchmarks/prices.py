@@ -110,7 +110,7 @@ def _build(
 def table(specs: Sequence[ModelSpec]) -> str:
     """Return the prices as a Markdown table."""
     lines = [
-        "| model | recompute | kept, MiB an image | and rebuilt at a time | GFLOP of products | |",
+        "| model | recompute | kept, MiB an image | rebuilt at a time | GFLOP of products an image | more |",
         "|---|---|---|---|---|---|",
     ]
     for spec in specs:

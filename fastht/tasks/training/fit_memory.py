@@ -72,8 +72,10 @@ def fit_memory(
         choice = Choice.from_plain(kept)
     else:
         counter = _Counter(accelerator, task, list(beside))
-        costs = count_costs(blocks, counter.kept, held_bytes(task.module, counter.beside))
-        counter.restore()
+        try:
+            costs = count_costs(blocks, counter.kept, held_bytes(task.module, counter.beside))
+        finally:
+            counter.restore()
         samples = len(task.train_data)  # type: ignore[arg-type]
         error: BudgetError | None = None
         found: list[Choice | None] = [None]
