@@ -17,7 +17,7 @@ from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, UnsupportedModelError, find_backbone
 from fastht.config import HTConfig
 from fastht.hooks import RecordGrid, RunAdapter, add_hook, find_hook, remove_hook
-from fastht.recompute import check_blocks, check_recompute, install, remove
+from fastht.recompute import check_blocks, check_recompute, install, reinstall, remove
 from fastht.releases import tell_unknown_releases
 from fastht.scriptable import allow_script, forget_script
 from fastht.tower import TowerState
@@ -179,6 +179,30 @@ def unpatch(model: ModelT) -> ModelT:
                 parameter.requires_grad_(before)
     _forget_compiled_code()
     return model
+
+
+def set_recompute(model: nn.Module, recompute: str) -> None:
+    """Change what the backward pass of a patched model, or of one with LoRA, computes again.
+
+    Args:
+        model: has one vision transformer inside.
+        recompute: as :func:`patch` takes it.
+
+    Raises:
+        ValueError: there is no such setting, or the blocks cannot have it, which have ``"none"``
+            then.
+    """
+    root = unwrap(model)
+    record = patch_record(root)
+    try:
+        reinstall(find_backbone(root).blocks, recompute)
+    except ValueError:
+        recompute = "none"
+        raise
+    finally:
+        if record is not None:
+            record.recompute = recompute
+        _forget_compiled_code()
 
 
 @contextmanager

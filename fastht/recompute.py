@@ -15,6 +15,7 @@ A module's ``forward`` is replaced in the instance, and given back by :func:`rem
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,6 +69,26 @@ def check_blocks(blocks: tuple[nn.Module, ...], recompute: str) -> None:
                 "was replaced already, by gradient checkpointing of another library perhaps; "
                 "switch that off first"
             )
+
+
+def cannot_recompute(blocks: Sequence[nn.Module], recompute: str) -> str | None:
+    """Return why the blocks cannot have a setting, or ``None`` if they can."""
+    try:
+        check_blocks(tuple(blocks), recompute)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def reinstall(blocks: Sequence[nn.Module], recompute: str) -> None:
+    """Give the blocks another setting than they have, taking that back first.
+
+    Raises:
+        ValueError: they cannot have it; they have ``"none"`` then.
+    """
+    remove(tuple(blocks))
+    check_blocks(tuple(blocks), check_recompute(recompute))
+    install(tuple(blocks), recompute)
 
 
 def install(blocks: tuple[nn.Module, ...], recompute: str) -> None:

@@ -18,6 +18,26 @@ every = pytest.mark.parametrize("backend", WIDE, indirect=True)
 
 fused = pytest.mark.parametrize("backend", WIDE_FUSED, indirect=True)
 
+CHANGES = (
+    {},
+    {"spectral": "full", "variant": "hybrid"},
+    {"dim": 37, "channels": 21, "grid": (3, 8), "prefix": 0},
+    {"dim": 192, "channels": 64, "batch": 1, "prefix": 5},
+)
+
+
+def long_if_interpreted(engines, *cases, when=lambda case: True):
+    """Return engines times cases; in Triton's interpreter some of them are for ``-m slow``."""
+    found = []
+    for engine in engines:
+        for one in cases or [None]:
+            values = [engine] if not hasattr(engine, "values") else list(engine.values)
+            marks = list(getattr(engine, "marks", ()))
+            if values == ["triton"] and DEVICE == "cpu" and when(one):
+                marks.append(pytest.mark.slow)
+            found.append(pytest.param(*values, *([one] if cases else []), marks=marks))
+    return found
+
 
 def keeping(backend, keep):
     def operation(x, params, **options):
@@ -52,16 +72,11 @@ def test_beside_what_the_next_layer_keeps_a_float32_token_costs_264_bytes(backen
         assert kept("input") - kept("output") == x.nbytes
 
 
-@every
 @pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"spectral": "full", "variant": "hybrid"},
-        {"dim": 37, "channels": 21, "grid": (3, 8), "prefix": 0},
-        {"dim": 192, "channels": 64, "batch": 1, "prefix": 5},
-    ],
+    ("backend", "change"),
+    long_if_interpreted(WIDE, *CHANGES, when=bool),
     ids=str,
+    indirect=["backend"],
 )
 def test_gradients_from_the_output_hold_the_rule(backend, change):
     def one(i):
@@ -70,8 +85,12 @@ def test_gradients_from_the_output_hold_the_rule(backend, change):
     assert violations(one, 3) == {}
 
 
-@fused
-@pytest.mark.parametrize("needed", ["x", "params"])
+@pytest.mark.parametrize(
+    ("backend", "needed"),
+    long_if_interpreted(WIDE_FUSED, "x", "params", when=lambda needed: needed == "params"),
+    ids=str,
+    indirect=["backend"],
+)
 def test_each_half_of_the_gradients_alone(backend, needed):
     x, params, upstream, options = case()
     results = []
@@ -129,7 +148,7 @@ def test_writing_into_what_is_kept_raises(backend):
         out.backward(upstream)
 
 
-@fused
+@pytest.mark.parametrize("backend", long_if_interpreted(WIDE_FUSED), indirect=True)
 def test_who_writes_into_the_output_can_have_the_input_kept(backend):
     x, params, upstream, options = case()
     tokens = x.clone().requires_grad_()
@@ -165,8 +184,7 @@ def test_16_bit_tokens_keep_their_input_unless_told(backend):
     assert by["auto"] == by["input"] == by["output"] - x.nbytes  # x is alive here, out is not
 
 
-@fused
-def test_under_checkpointing_and_compiled(backend):
+def leaves_and_gradients(backend):
     adapter = HTAdapter(16, HTConfig(bottleneck_dim=8, dropout=0.0, init="paper"), backend=backend)
     adapter.to(DEVICE)
     x = torch.randn(2, 7, 16, device=DEVICE, requires_grad=True)
@@ -175,9 +193,20 @@ def test_under_checkpointing_and_compiled(backend):
     def gradients(function):
         return torch.autograd.grad(function(x, (2, 3)).square().sum(), leaves)
 
-    expected = gradients(adapter)
+    return adapter, gradients
+
+
+@fused
+def test_under_checkpointing(backend):
+    adapter, gradients = leaves_and_gradients(backend)
     again = gradients(lambda *a: checkpoint(adapter, *a, use_reentrant=False))
-    assert all(map(torch.equal, again, expected))
+    assert all(map(torch.equal, again, gradients(adapter)))
+
+
+@pytest.mark.parametrize("backend", long_if_interpreted(WIDE_FUSED), indirect=True)
+def test_compiled(backend):
+    adapter, gradients = leaves_and_gradients(backend)
+    expected = gradients(adapter)
     torch.compiler.reset()
     compiled = torch.compile(adapter, fullgraph=True, backend="aot_eager")
     assert all(map(torch.equal, gradients(compiled), expected))
@@ -195,8 +224,14 @@ def test_what_is_kept_can_be_chosen_for_a_model():
         fastht.patch(tiny_tower(), keep="out")
 
 
-@fused
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    long_if_interpreted(
+        WIDE_FUSED, torch.bfloat16, torch.float16, when=lambda dtype: dtype == torch.float16
+    ),
+    ids=str,
+    indirect=["backend"],
+)
 def test_16_bit_outputs_cost_what_the_documentation_says(backend, dtype):
     """The rebuilt x is off by the rounding of the output, as if x itself had been rounded again."""
     if not takes(backend, dtype):

@@ -18,6 +18,7 @@ import timm
 import torch
 from tqdm import tqdm
 
+from fastht.bench.fitting import Fitted, fit
 from fastht.bench.front import front, front_text, plot_front
 from fastht.bench.lineup import Case, LeftOut, is_out_of_memory, line_up, peak_bytes
 from fastht.bench.machine import describe, multiplies_bf16
@@ -25,6 +26,7 @@ from fastht.bench.meter import Contestant, Limits, alternate
 from fastht.bench.methods import FRONT, METHODS, PAPER, remark
 from fastht.bench.step import Precision
 from fastht.bench.towers import ModelSpec
+from fastht.budget import check_budget
 from fastht.config import HTConfig
 from fastht.files import write_atomically
 from fastht.tasks.models.build import TINY_MODEL, model_source
@@ -60,6 +62,9 @@ class BenchArguments:
         front: measure HT and LoRA with every way to recompute, compiled and not, in place of
             methods, and say which is faster within each budget of kept memory.
         picture: draw time against memory into this PNG file, which must not be there yet.
+        memory_budget: MiB that the step of a method may hold, by itself (counted; working memory
+            of single operations comes on top): what HT and LoRA compute again is chosen to fit,
+            and without --batch-size the largest batch at which they all fit.
         batch_size: images a step; default: 8 on a CPU, 64 on a GPU.
         precision: fp32; bf16 (autocast); or bf16-base (autocast, with frozen weights in bf16);
             default: fp32 on a CPU, bf16 on a GPU.
@@ -75,6 +80,7 @@ class BenchArguments:
     methods: tuple[str, ...] = ("frozen", "lora", "mona", "ht-reference", "ht")
     front: bool = False
     picture: Path | None = None
+    memory_budget: float | None = None
     batch_size: int | None = None
     precision: Precision | None = None
     image_size: int | None = None
@@ -142,13 +148,23 @@ def bench(arguments: BenchArguments, command: str) -> int:
     if (arguments.front or picture is not None) and not arguments.memory:
         raise ValueError("--front and --picture are about memory: leave out --no-memory")
     methods = FRONT if arguments.front else arguments.methods
+    check_budget(arguments.memory_budget)
+    if arguments.front and arguments.memory_budget is not None:
+        raise ValueError("--front is about every budget: leave out --memory-budget")
     case, names = make_case(arguments), _method_names(methods)
     if arguments.rounds < 2:
         raise ValueError(f"--rounds is {arguments.rounds}; a median with quartiles takes two")
     machine = describe(case.device)
     if case.precision != "fp32" and not multiplies_bf16(case.device):
         print(textwrap.fill(SLOW_BF16, 100), file=sys.stderr)  # before the minutes that it costs
+    fitted: Fitted | None = None
+    if arguments.memory_budget is not None:
+        fitted = fit(case, names, arguments.memory_budget, arguments.batch_size)
+        case, names = fitted.case, fitted.names
+        print(fitted.describe(), flush=True)
     rows, left_out = measure(case, names, arguments.rounds, with_memory=arguments.memory)
+    if fitted is not None:
+        left_out |= fitted.left_out
     print(_introduction(arguments, case, machine))
     if rows:
         print(f"\n{table(rows, case.batch)}\n")
@@ -167,6 +183,7 @@ def bench(arguments: BenchArguments, command: str) -> int:
             "machine": machine,
             "case": {**dataclasses.asdict(case), "config": case.config.to_dict()},
             "warm_up": WARM_UP,
+            "memory": {} if fitted is None else _plain(fitted),
             "methods": [dataclasses.asdict(row) for row in rows],
             "left_out": {name: why.reason for name, why in left_out.items()},
             "front": [
@@ -317,6 +334,11 @@ def _ticking(contestant: Contestant, bar: Any) -> Contestant:
         return contestant.prepare()
 
     return Contestant(contestant.run, prepare)
+
+
+def _plain(fitted: Fitted) -> dict[str, Any]:
+    """Return what was chosen for each method, as plain JSON types."""
+    return {name: choice.plain() for name, choice in fitted.choices.items()}
 
 
 def _method_names(given: Sequence[str]) -> list[str]:

@@ -33,14 +33,15 @@ def saved_bytes(forward: Callable[[], Any], alive: Iterable[Tensor] = ()) -> int
     Every storage counts once and whole, since a view keeps all of it.
 
     Args:
-        forward: runs with gradients.
+        forward: runs with gradients; on fake tensors too (``FakeTensorMode``), which have sizes
+            and no memory.
         alive: tensors that exist anyway, as parameters do; they do not count.
     """
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        kept[_identity(storage)] = storage.nbytes()
         # Not the tensor itself: where an operation keeps its own output, as exp and softmax do, the
         # graph would hold itself, out of the garbage collector's sight and thus for ever.
         return tensor.detach()
@@ -48,9 +49,14 @@ def saved_bytes(forward: Callable[[], Any], alive: Iterable[Tensor] = ()) -> int
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()  # alive until all is counted: no address is used twice
     for tensor in alive:
-        kept.pop(tensor.untyped_storage().data_ptr(), None)
+        kept.pop(_identity(tensor.untyped_storage()), None)
     del result
     return sum(kept.values())
+
+
+def _identity(storage: torch.UntypedStorage) -> int:
+    """Return what tells storages apart that are alive together; without memory they are objects."""
+    return storage._cdata if storage.device.type == "meta" else storage.data_ptr()
 
 
 def peak_is_measurable(device: str) -> bool:

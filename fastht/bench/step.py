@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastht import ops
+from fastht import budget, ops
 from fastht.adapter import HTAdapter
 from fastht.bench import gate, memory
 from fastht.bench.meter import Contestant, Rotation
@@ -131,6 +131,20 @@ class Step:
         alive = [*self._held(), *self.images.sets, self._texts, self._labels]
         return memory.saved_bytes(lambda: self._loss(images), alive)
 
+    def kept_bytes(self, batch: int) -> int:
+        """Return the bytes of activations that autograd keeps of ``batch`` images, and theirs.
+
+        Without ``torch.compile``, even if the method has it.
+        """
+        images = self.images.sets[0][:batch]
+        alive = [*self._held(), *self.images.sets, self._texts, self._labels]
+        eager = functools.partial(features, self.model)
+        return images.nbytes + memory.saved_bytes(lambda: self._loss(images, eager), alive)
+
+    def predicted_held_bytes(self) -> int:
+        """Return :meth:`held_bytes` as it is after the first step, and those of the gradients."""
+        return budget.held_bytes(self.model)
+
     def held_bytes(self) -> int:
         """Return the bytes of parameters, buffers and, once there was a step, AdamW's states."""
         storages = (tensor.untyped_storage() for tensor in self._held())
@@ -152,9 +166,9 @@ class Step:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
 
-    def _loss(self, images: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, tower: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         with self._precision():
-            found = self._features(images)
+            found = (tower or self._features)(images)
         # In float32: 16 bits cannot tell close logits apart.
         logits = F.normalize(found.float(), dim=-1) @ self._texts.T / TEMPERATURE
         return F.cross_entropy(logits, self._labels[: len(images)])

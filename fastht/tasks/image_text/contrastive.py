@@ -277,6 +277,11 @@ class ContrastiveTask:
         save_weights(self.model, self.method, self.out, self.base_model)
         save_graph(self.embedder.graph, self.out)
 
+    def held_beside(self) -> list[Tensor]:
+        """Return what stays on the device beside parameters and buffers."""
+        held = (self.module.texts, self.module.keys, self.module.tags)
+        return [tensor for tensor in held if tensor is not None]
+
     def files(self, batch: Any) -> list[str]:
         """Name the images of a training batch."""
         return [self.train_data.file(int(i)) for i in batch["index"]]  # type: ignore[attr-defined]

@@ -60,6 +60,7 @@ from fastht.tasks.results.tables import (
     write_table,
 )
 from fastht.tasks.scores.collapse import CollapseAlarm
+from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
 from fastht.tasks.training.seen import check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
@@ -243,6 +244,17 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         options=tagging,
         tags=tags,
     )
+    config, choice = fit_memory(
+        accelerator,
+        config,
+        task,
+        model,
+        kept=kept_choice(out / ARGUMENTS_NAME, arguments.resume),
+        beside=task.held_beside(),
+    )
+    task.batch_size = config.batch_size
+    if choice is not None:
+        _say(accelerator, choice.describe())
     floor = task.held_out_floor()
     if task.keys is not None:
         _say(accelerator, describe_positives(task.keys, arguments.positives))
@@ -266,7 +278,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         check_data(out, record_entries(sides))
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        plain = _plain(arguments) | {"fastht_version": fastht.__version__}
+        plain = _plain(arguments) | {"fastht_version": fastht.__version__} | memory_record(choice)
         write_json(out / ARGUMENTS_NAME, plain)
         keep_data(out, record_entries(sides))
     with task.as_base():
@@ -308,6 +320,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "collapse": alarm.record(),
         "intervals": intervals,
         "gallery": held_after.retrieval.gallery(),
+        **memory_record(choice),
     }
     results["provenance"] = provenance(
         sides,

@@ -32,12 +32,14 @@ from fastht.tasks.images.experiment import (
 from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome, leave_predictions
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
+from fastht.tasks.models.features import BlockFeatures
 from fastht.tasks.models.methods import METHODS
 from fastht.tasks.results.known_images import KNOWN_NAME, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import Shown, shown_cases
 from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
 from fastht.tasks.scores.native import Tolerances
+from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
 from fastht.tasks.training.seen import SPLIT_NAME, check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
@@ -53,6 +55,8 @@ _LATER: dict[str, Any] = {
     "tolerance_mm": Tolerances.mm,
     "exclude_origin": [],
     "image_dirs": [],
+    "memory_budget": None,
+    "largest_batch": False,
     "concept": None,
     "image_key": None,
     "caption_key": None,
@@ -158,13 +162,20 @@ def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) ->
         workers=config.workers,
         best_path=out / BEST_NAME,
     )
+    resume = (out / STATE_NAME).exists()
+    config, choice = fit_memory(
+        accelerator, config, task, tower_of(model), kept=kept_choice(out / RUN_NAME, resume)
+    )
+    task.batch_size = config.batch_size
+    if choice is not None:
+        accelerator.print(choice.describe(), flush=True)
     test = dataset(cases.side("test"))
     before, judged_before = task.score(test)
-    resume = (out / STATE_NAME).exists()
     trainer = Trainer(accelerator, config, task, out, _signature(description), resume)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / RUN_NAME, description | {"fastht_version": fastht.__version__})
+        told = {"fastht_version": fastht.__version__} | memory_record(choice)
+        write_json(out / RUN_NAME, description | told)
         keep_data(out, entries)
     progress = trainer.fit()
     if progress.best is None:
@@ -198,6 +209,7 @@ def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) ->
         "before": before,
         "after": after,
         **of_classes,
+        **memory_record(choice),
     }
     if accelerator.is_main_process:
         remember(out, chosen, among=cases.side("train"))
@@ -281,6 +293,12 @@ def _flat(description: dict[str, Any]) -> dict[str, Any]:
     for name, value in description.items():
         flat |= _flat(value) if isinstance(value, dict) else {name: value}
     return flat
+
+
+def tower_of(model: nn.Module) -> nn.Module | None:
+    """Return the vision tower under a head; ``None`` for a model that is none of ours."""
+    features = getattr(model, "features", None)
+    return features.model if isinstance(features, BlockFeatures) else None
 
 
 def _training_cases(cases: CaseSet, run: Run) -> tuple[Case, ...]:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from fastht.budget import check_budget
 from fastht.files import write_atomically
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
@@ -71,6 +72,11 @@ class TrainerConfig:
         seed: of the split, the order and the dropout.
         workers: processes that load images, for each training process.
         checkpoint_steps: batches between two states for --resume; 0 writes one an epoch.
+        memory_budget: MiB that a step may hold in each process (counted, working memory of single
+            operations apart); what the backward pass computes again is chosen to fit; default:
+            nothing is computed again.
+        largest_batch: take the largest batch that fits --memory-budget in place of --batch-size.
+            It changes what is learnt: of the contrastive loss the batch is the contrast.
     """
 
     epochs: int = 32
@@ -87,6 +93,8 @@ class TrainerConfig:
     seed: int = 0
     workers: int = 2
     checkpoint_steps: int = 0
+    memory_budget: float | None = None
+    largest_batch: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -99,6 +107,9 @@ class TrainerConfig:
         for name in ("patience", "workers", "checkpoint_steps", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        check_budget(self.memory_budget)
+        if self.largest_batch and self.memory_budget is None:
+            raise ValueError("largest_batch needs a budget: give --memory-budget too")
 
 
 class NonFiniteLossError(RuntimeError):

@@ -1,0 +1,60 @@
+"""Prices of recomputing: on fake tensors they are those of steps that are taken."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastht
+from benchmarks import prices
+from fastht import backends
+from fastht.backbones import find_backbone
+from fastht.bench.memory import saved_bytes
+from fastht.bench.towers import ModelSpec
+from fastht.recompute import reinstall
+
+SMALL = ModelSpec(
+    "timm",
+    "vit_tiny_patch16_224",
+    32,
+    (("patch_size", 8), ("embed_dim", 64), ("depth", 4), ("num_heads", 2)),
+)
+
+
+@pytest.mark.skipif(not backends()["cpu"].usable, reason="needs the native extension")
+def test_bytes_of_fake_tensors_are_those_of_real_ones():
+    found = prices.prices(SMALL)
+    model = fastht.patch(SMALL.build(), backend="cpu").train()
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    images = torch.zeros(6, 3, 32, 32)
+
+    def kept(batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return saved_bytes(
+                lambda: model(images[:batch]).float().sum(),
+                [*model.parameters(), *model.buffers(), images],
+            )
+
+    for setting in ("none", "mlp", "block"):
+        reinstall(find_backbone(model).blocks, setting)
+        assert kept(6) - kept(5) == pytest.approx(found[setting].kept, rel=0.01)
+    # Negative control: the settings are told apart.
+    assert found["none"].kept > 1.2 * found["mlp"].kept > 1.5 * found["block"].kept
+
+
+def test_what_runs_again_is_counted():
+    operations = prices.count_operations(SMALL)
+    tokens, dim, recorded = 17, 64, 3  # blocks but the first
+    assert operations["mlp"] - operations["none"] == recorded * 2 * tokens * 4 * dim * dim
+    attention = 2 * 2 * tokens * tokens * dim
+    block = 2 * tokens * 8 * dim * dim + attention
+    assert operations["block"] - operations["none"] == recorded * block
+
+
+@pytest.mark.slow
+def test_the_page_has_the_prices_of_its_first_model():
+    page = (Path(__file__).parent.parent / "docs/patch.md").read_text(encoding="utf-8")
+    for line in prices.table(prices.MODELS[:1]).splitlines():
+        assert line in page
