@@ -204,8 +204,14 @@ class ContrastiveTask:
         self.targets: tuple[TagTargets, TagTargets] | None = None
         if tags is not None and options is not None and options.semantic != "none":
             devices = (accelerator.device, torch.device("cpu"))
+            # What is counted is counted in what trains, for those held out too.
+            known: dict[str, Any] = {
+                "counted": tags[0],
+                "encode": lambda texts: embedder.plain(texts).numpy(),
+            }
             train, val = (
-                TagTargets(t, options, device) for t, device in zip(tags, devices, strict=True)
+                TagTargets(side, options, device, **known)
+                for side, device in zip(tags, devices, strict=True)
             )
             self.targets = (train, val)
         self.module = ContrastiveModule(

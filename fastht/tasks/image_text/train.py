@@ -251,9 +251,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     sharpness = {}
     if tags is not None:
         _say(accelerator, tags[0].describe())
-    if task.targets is not None:
+    if task.targets is not None and taxonomy is not None:
         sharpness = target_sharpness_of(task)
-        _say(accelerator, describe_targets(tagging, sharpness))
+        _say(accelerator, describe_targets(tagging, taxonomy, sharpness))
     signature = _signature(arguments, tokenizer)
     if tags is not None:
         signature["tags"] = [side.digest() for side in tags]
