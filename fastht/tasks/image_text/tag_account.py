@@ -34,8 +34,8 @@ def describe_targets(tagging: TagOptions, taxonomy: Taxonomy, sharpness: dict[st
     return (
         f"Semantic soft labels ({held.semantic}): weight {held.semantic_weight:g}, temperature "
         f"{held.semantic_temperature:g}, missing dimensions {held.semantic_missing}.{weighed} Of "
-        f"{batch} samples the targets have {mass:.4f} of their mass on the diagonal (1: hard labels) "
-        f"and an entropy of {entropy:.3f} nats (at most {math.log(batch):.3f})."
+        f"{batch} samples the targets have {mass:.4f} of their mass on the diagonal (1: hard "
+        f"labels) and an entropy of {entropy:.3f} nats (at most {math.log(batch):.3f})."
     )
 
 
