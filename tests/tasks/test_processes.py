@@ -32,7 +32,7 @@ def run(*arguments, **options):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,  # of a machine that does much else
         **options,
     )
     assert done.returncode == 0, done.stderr

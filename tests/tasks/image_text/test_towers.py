@@ -154,8 +154,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         patch.setattr(Trainer, "_batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train_pairs(pairs, tiny_model, tmp_path / "run", **options)
+    other = options | {"tower_lr_scale": 0.1}
     with pytest.raises(ResumeError, match=r"tower_lr_scale was 0\.5 and is 0\.1 now"):
-        other = options | {"tower_lr_scale": 0.1}
         train_pairs(pairs, tiny_model, tmp_path / "run", resume=True, **other)
     resumed = train_pairs(pairs, tiny_model, tmp_path / "run", resume=True, **options)
     assert resumed["before"] == results["before"]
