@@ -215,7 +215,8 @@ class Trainer:
         self.parameters = parameters
         self._resume = resume
         if resume:
-            self._read_state()  # what is wrong with it is told before anything is done
+            # What is wrong with the state is told before anything is done.
+            self.progress = Progress(**self._read_state()["progress"])
 
     def fit(self) -> Progress:
         """Train to the end, or until the monitored value stops improving.
