@@ -21,6 +21,7 @@ from fastht.tasks.image_text.semantic import TagOptions, TagTargets
 from fastht.tasks.image_text.tagged_texts import TaggedTexts, apply_graph, save_graph
 from fastht.tasks.image_text.tags import RecordTags
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
+from fastht.tasks.image_text.towers import OwnWeights, text_trains
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
 from fastht.taxonomy.graph import TagGraph
@@ -137,7 +138,7 @@ class ContrastiveTask:
         model: an adapted open_clip model on the accelerator's device.
         method: how it is adapted.
         embedder: embeds captions and class prompts with the model's text tower, and with its tag
-            graph if it has one; it may keep embeddings unless the method trains that tower.
+            graph if it has one; it may keep embeddings unless that tower trains.
         train_records: samples to learn from.
         val_records: samples held out.
         transform: image -> ``[3, H, W]`` tensor.
@@ -151,6 +152,7 @@ class ContrastiveTask:
         positives: what samples have in common that are positives of each other.
         options: what tags do.
         tags: those of the samples to learn from and of those held out, where they do anything.
+        own: weights of the model itself that train.
     """
 
     larger_is_better = False
@@ -174,9 +176,11 @@ class ContrastiveTask:
         positives: Positives = "none",
         options: TagOptions | None = None,
         tags: tuple[RecordTags, RecordTags] | None = None,
+        own: OwnWeights | None = None,
     ) -> None:
         self.model = model
         self.method = method
+        self.own = own
         self.embedder = embedder
         self.accelerator = accelerator
         self.batch_size = batch_size
@@ -191,7 +195,7 @@ class ContrastiveTask:
         captions = [record.caption for record in train_records]
         self._loader: DataLoader[Any] | None = None
         self._held_out_texts: tuple[Tensor, Tensor | None] | None = None
-        if method == "lora-text":
+        if text_trains(method, "none" if own is None else own.towers):
             texts = embedder.plain.tokenizer(captions)
         else:
             # One process embeds and keeps the texts, the others find them kept.
@@ -204,8 +208,14 @@ class ContrastiveTask:
         self.targets: tuple[TagTargets, TagTargets] | None = None
         if tags is not None and options is not None and options.semantic != "none":
             devices = (accelerator.device, torch.device("cpu"))
+            # What is counted is counted in what trains, for those held out too.
+            known: dict[str, Any] = {
+                "counted": tags[0],
+                "encode": lambda texts: embedder.plain(texts).numpy(),
+            }
             train, val = (
-                TagTargets(t, options, device) for t, device in zip(tags, devices, strict=True)
+                TagTargets(side, options, device, **known)
+                for side, device in zip(tags, devices, strict=True)
             )
             self.targets = (train, val)
         self.module = ContrastiveModule(
@@ -249,7 +259,10 @@ class ContrastiveTask:
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """Judge the model without what is trained inside the context."""
+        """Judge the model without what the method put in inside the context.
+
+        That is the base before the first step; after it, weights of the model itself may differ.
+        """
         with as_base(self.model, self.method), self.embedder.disabled():
             yield
 
@@ -274,7 +287,7 @@ class ContrastiveTask:
 
     def save_best(self) -> None:
         """Save what adapts the model as the best so far."""
-        save_weights(self.model, self.method, self.out, self.base_model)
+        save_weights(self.model, self.method, self.out, self.base_model, self.own)
         save_graph(self.embedder.graph, self.out)
 
     def held_beside(self) -> list[Tensor]:

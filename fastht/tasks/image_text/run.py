@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, CutCapt
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.tagged_texts import TaggedTexts, build_graph, load_graph
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
+from fastht.tasks.image_text.towers import TOWERS_NAME, OwnWeights, Towers, text_trains
 from fastht.tasks.images.supervised import load_trained, save_trained
 from fastht.tasks.models.build import build_clip, model_source
 from fastht.tasks.results.folders import inner_folder, run_folder
@@ -35,7 +36,7 @@ from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
 from fastht.tasks.training.seen import SPLIT_NAME
 
-Method = Literal["ht", "lora", "lora-text"]
+Method = Literal["ht", "lora", "lora-text", "none"]
 
 ARGUMENTS_NAME = "arguments.json"
 ADAPTER_NAME = "adapter"
@@ -65,7 +66,7 @@ def adapt(
 
     Args:
         model: an open_clip model.
-        method: HT adapters, LoRA in the vision tower, or LoRA in both towers.
+        method: HT adapters, LoRA in the vision tower, LoRA in both towers, or nothing.
         config: of HT adapters.
         lora_rank: r of LoRA.
         backend: of HT adapters.
@@ -77,47 +78,84 @@ def adapt(
     """
     if method == "ht":
         patch(model, config, backend=backend)
+    elif method == "none":
+        model.requires_grad_(False)
     else:
         add_lora(model, lora_rank, text=method == "lora-text")
 
 
+def own_weights(model: nn.Module, method: Method, towers: Towers) -> OwnWeights | None:
+    """Let the weights of an adapted model itself train that are to; ``None``: none are.
+
+    Raises:
+        ValueError: heads are to train that the model has not.
+    """
+    if method != "none" and towers == "none":
+        return None
+    return OwnWeights(model, towers, heads=method == "none")
+
+
 @contextmanager
-def as_base(model: nn.Module, method: Method) -> Iterator[None]:
-    """Run the model without what the method put in inside the context: bitwise the base."""
-    if method == "ht":
-        with disable_adapter(model):
-            yield
-        return
-    with disable_lora(model):
+def as_base(model: nn.Module, method: Method, own: OwnWeights | None = None) -> Iterator[None]:
+    """Run the model as its base inside the context, bitwise.
+
+    Args:
+        model: an adapted one.
+        method: whose additions do nothing meanwhile.
+        own: weights of the model itself that are those of the base meanwhile, of which a copy has
+            been kept; ``None``: they are so anyhow.
+    """
+    with ExitStack() as stack:
+        if method == "ht":
+            stack.enter_context(disable_adapter(model))
+        elif method != "none":
+            stack.enter_context(disable_lora(model))
+        if own is not None:
+            stack.enter_context(own.as_base())
         yield
 
 
 def weights_path(run: Path, method: Method) -> Path:
-    """Return where a run keeps its best weights: a folder of HT adapters, or a file of LoRA's."""
-    return run / (ADAPTER_NAME if method == "ht" else LORA_NAME)
+    """Return where a run keeps its best weights.
+
+    That is a folder of HT adapters or a file of LoRA's, and of nothing put in the file of the
+    model's own weights, which is beside those where towers train.
+    """
+    return run / {"ht": ADAPTER_NAME, "none": TOWERS_NAME}.get(method, LORA_NAME)
 
 
-def save_weights(model: nn.Module, method: Method, run: Path, base_model: str) -> None:
-    """Write what the method trains into a run's folder."""
+def save_weights(
+    model: nn.Module, method: Method, run: Path, base_model: str, own: OwnWeights | None = None
+) -> None:
+    """Write what trains into a run's folder: the method's weights and the model's own."""
     path = weights_path(run, method)
+    if own is not None:
+        own.save(run)
     if method == "ht":
-        save_adapter(model, path, base_model=base_model)
-    else:
-        save_trained(model, path)
+        # The adapter's readers compare its base with theirs, by a fingerprint, and by this name.
+        changed = "" if own is None else f" with {TOWERS_NAME} of {run.name}"
+        save_adapter(model, path, base_model=base_model + changed)
+    elif method != "none":
+        save_trained(model, path, () if own is None else own.tensors().keys())
 
 
-def load_weights(model: nn.Module, method: Method, run: Path) -> None:
+def load_weights(
+    model: nn.Module, method: Method, run: Path, own: OwnWeights | None = None
+) -> None:
     """Load what :func:`save_weights` wrote into a model that is adapted alike.
 
     Raises:
         CheckpointError: the HT adapter cannot be read or does not fit.
-        ResumeError: LoRA's file cannot be read or does not fit.
+        ResumeError: LoRA's file, or that of the model's own weights, cannot be read or does not
+            fit.
     """
     path = weights_path(run, method)
+    if own is not None:
+        own.load(run)  # first: the adapter is of this base
     if method == "ht":
         load_adapter(model, path)
-    else:
-        load_trained(model, path)
+    elif method != "none":
+        load_trained(model, path, () if own is None else own.tensors().keys())
 
 
 def read_split(run: Path) -> dict[str, str]:
@@ -160,6 +198,7 @@ class ClipRun:
         method: what adapts it; ``None``: nothing.
         arguments: those of the run of ``fastht train`` that it is from; empty for others.
         sides: the run's split, as :func:`read_split` returns it.
+        own: weights of the model itself that the run trained, with a copy of the base's.
     """
 
     model: nn.Module
@@ -169,13 +208,14 @@ class ClipRun:
     method: Method | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sides: Mapping[str, str] = field(default_factory=dict)
+    own: OwnWeights | None = None
 
     def versions(self) -> Iterator[str]:
         """Make the model its base, and then the adapted one if there is one, while iterated."""
         if self.method is None:
             yield "before"
             return
-        with as_base(self.model, self.method), self.embedder.disabled():
+        with as_base(self.model, self.method, self.own), self.embedder.disabled():
             yield "before"
         yield "after"
 
@@ -239,6 +279,8 @@ class ClipRun:
             "percent": 100.0,
             "seed": self.arguments.get("trainer", {}).get("seed", 0),
         }
+        if (towers := self.arguments.get("train_towers", "none")) != "none":
+            told["train_towers"] = towers
         return told | ({"trained_on": self.arguments["data"]} if self.arguments else {})
 
 
@@ -254,7 +296,7 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
     Raises:
         CheckpointError: the HT adapter cannot be read or does not fit.
         DataError: the run's split cannot be read.
-        ResumeError: LoRA's weights cannot be read or do not fit.
+        ResumeError: LoRA's weights, or those of towers, cannot be read or do not fit.
         ValueError: the folder holds no run or one without weights, a run and an adapter are both
             given, or the model is unknown or its weights cannot be had.
     """
@@ -272,12 +314,15 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
     sides = read_split(run)
     clip, transform = build_clip(arguments["model"], arguments["pretrained"])
     if method == "ht":
-        load_adapter(clip, weights_path(run, method))  # patches it as it was trained
+        clip.requires_grad_(False)
     else:
         adapt(clip, method, config=HTConfig(), lora_rank=arguments["lora_rank"], backend="auto")
-        load_weights(clip, method, run)
+    own = own_weights(clip, method, arguments.get("train_towers", "none"))
+    if own is not None:
+        own.keep_base()
+    load_weights(clip, method, run, own)  # patches it as it was trained, where that is by HT
     name, source = f"{arguments['model']}/{arguments['pretrained']}", arguments["model"]
-    return _finish(clip, transform, source, name, method, arguments, sides, run)
+    return _finish(clip, transform, source, name, method, arguments, sides, run, own)
 
 
 def results_folder(command: str, data: str, run: Path | None, model: str) -> Path:
@@ -318,17 +363,19 @@ def _finish(
     arguments: Mapping[str, Any],
     sides: Mapping[str, str],
     run: Path | None = None,
+    own: OwnWeights | None = None,
 ) -> ClipRun:
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     # A text tower that is adapted embeds anew what its base has embedded.
-    cache = None if method == "lora-text" else cache_dir()
+    towers = arguments.get("train_towers", "none")
+    cache = None if text_trains(method, towers) else cache_dir()
     plain = TextEmbedder(model, open_clip.get_tokenizer(model_source(source)), cache)
     graph = None
     if run is not None and arguments.get("tagging"):
         graph = build_graph(TagOptions(**arguments["tagging"]), plain)
         load_graph(graph, run)
     embedder = TaggedTexts(plain, graph)
-    return ClipRun(model, transform, embedder, name, method, arguments, sides)
+    return ClipRun(model, transform, embedder, name, method, arguments, sides, own)
 
 
 def _read_arguments(run: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from fastht.losses.functional import Directions
 from fastht.losses.targets import Missing
 from fastht.tasks.image_text.tags import RecordTags, TagSource
 from fastht.taxonomy import Taxonomy
-from fastht.taxonomy.similarity import dimension_numbers, similarity_matrix
+from fastht.taxonomy.similarity import Encode, dimension_numbers, similarity_matrix, weights_of
 
 Preset = Literal["none", "fastht", "published"]
 Graph = Literal["none", "tokens", "published"]
@@ -34,7 +35,7 @@ class TagOptions:
         semantic_mse: weight of the squared error within it; default: 0.6.
         semantic_temperature: of the divergence; default: 0.07.
         semantic_missing: what a dimension counts that one of two records lacks: nothing (ignore)
-            or 0 (zero); default: the preset's.
+            or 0 (zero); default: zero of published, what the taxonomy says of fastht.
         semantic_directions: of the divergence: image (to texts), text, or both; default: the
             preset's.
         semantic_scope: with several processes, the pairs of the whole batch (global) or of each
@@ -44,7 +45,8 @@ class TagOptions:
         tag_dropout: share of the captions whose tags are hidden from the tag graph in training.
         tags: where tags are from: columns of the table, or captions. Held-out captions have those
             that are found in them, never those of columns.
-        taxonomy: of the tags: name of a shipped one, or a YAML file.
+        taxonomy: of the tags: name of a shipped one, or a YAML file, which may say how alike its
+            values are, what dimensions weigh in soft labels, and what a missing one counts.
     """
 
     semantic: Preset = "none"
@@ -81,17 +83,23 @@ class TagOptions:
         """Whether training needs tags at all."""
         return self.semantic != "none" or self.tag_graph != "none"
 
-    def resolved(self) -> TagOptions:
-        """Return the options with those of the preset where nothing else was asked for."""
+    def resolved(self, taxonomy: Taxonomy | None = None) -> TagOptions:
+        """Return the options with those of the preset where nothing else was asked for.
+
+        Args:
+            taxonomy: of the tags; what its file says of missing dimensions is in place of the
+                preset fastht's, but not of published: that is a setting of its own.
+        """
         if self.semantic == "none":
             return self
         published = self.semantic == "published"
+        missing = "ignore" if taxonomy is None else taxonomy.missing
         preset: dict[str, Any] = {
             "semantic_weight": 1.0,
             "semantic_kl": 0.4,
             "semantic_mse": 0.6,
             "semantic_temperature": 0.07,
-            "semantic_missing": "zero" if published else "ignore",
+            "semantic_missing": "zero" if published else missing,
             "semantic_directions": "image" if published else "both",
             "semantic_scope": "local" if published else "global",
         }
@@ -129,12 +137,27 @@ class TagTargets:
         tags: of n samples.
         options: how they enter the loss.
         device: of the loss.
+        counted: the tags in whose records the taxonomy counts which values go together, where it
+            does; default: those of the samples.
+        encode: as :func:`make_targets` takes it.
+
+    Raises:
+        TaxonomyError: as :func:`make_targets`.
     """
 
-    def __init__(self, tags: RecordTags, options: TagOptions, device: torch.device) -> None:
+    def __init__(
+        self,
+        tags: RecordTags,
+        options: TagOptions,
+        device: torch.device,
+        *,
+        counted: RecordTags | None = None,
+        encode: Encode | None = None,
+    ) -> None:
         self.soft_labels = options.soft_labels()
         self.tags = tags.numbers.to(device)
-        self._all = make_targets(tags.taxonomy, self.tags, options)
+        records = (counted or tags).values
+        self._all = make_targets(tags.taxonomy, self.tags, options, records=records, encode=encode)
 
     def of(self, index: Tensor) -> SoftTargets:
         """Return the targets of a batch of samples."""
@@ -152,15 +175,33 @@ class TagTargets:
         return mass / len(self.tags), entropy / len(self.tags)
 
 
-def make_targets(taxonomy: Taxonomy, numbers: Tensor, options: TagOptions) -> SoftTargets:
-    """Return the soft targets of tags, by the similarity of the taxonomy's tags.
+def make_targets(
+    taxonomy: Taxonomy,
+    numbers: Tensor,
+    options: TagOptions,
+    *,
+    records: Sequence[Mapping[str, Iterable[str]]] | None = None,
+    encode: Encode | None = None,
+) -> SoftTargets:
+    """Return the soft targets of tags, as the taxonomy's file and the options say.
+
+    The file says how alike tags are and what their dimensions weigh; both have a word on what a
+    missing dimension counts, see :meth:`TagOptions.resolved`.
 
     Args:
         taxonomy: of the tags.
         numbers: of the tags, ``[n, L]``, filled up with -1.
         options: what a missing dimension counts.
+        records: the values of each training record by dimension, where similarity is counted.
+        encode: texts -> vectors ``[n, E]`` by the text tower, where similarity is that of texts.
+
+    Raises:
+        TaxonomyError: the file's similarity needs records or a text tower and there are none, or a
+            file of its own, which cannot be used.
     """
-    similarity = torch.from_numpy(similarity_matrix(taxonomy)).float().to(numbers.device)
+    matrix = similarity_matrix(taxonomy, records=records, encode=encode)
+    similarity = torch.from_numpy(matrix).float().to(numbers.device)
     dimensions = torch.from_numpy(dimension_numbers(taxonomy)).to(numbers.device)
-    missing = options.resolved().semantic_missing or "ignore"
-    return SoftTargets.from_tags(numbers, similarity, dimensions, missing=missing)
+    missing = options.resolved(taxonomy).semantic_missing or "ignore"
+    weights = torch.from_numpy(weights_of(taxonomy, taxonomy.weights))
+    return SoftTargets.from_tags(numbers, similarity, dimensions, missing=missing, weights=weights)

@@ -9,6 +9,7 @@ from typing import Any
 from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.tags import RecordTags
+from fastht.taxonomy import Taxonomy
 
 
 def target_sharpness_of(task: ContrastiveTask) -> dict[str, float]:
@@ -23,16 +24,18 @@ def target_sharpness_of(task: ContrastiveTask) -> dict[str, float]:
     }
 
 
-def describe_targets(tagging: TagOptions, sharpness: dict[str, float]) -> str:
+def describe_targets(tagging: TagOptions, taxonomy: Taxonomy, sharpness: dict[str, float]) -> str:
     """Say in a paragraph how soft labels enter the loss and how soft they are."""
-    held = tagging.resolved()
+    held = tagging.resolved(taxonomy)
+    weights = ", ".join(f"{name} {taxonomy.weights.get(name, 1):g}" for name in taxonomy.dimensions)
+    weighed = f" Dimensions weigh {weights}." if taxonomy.weights else ""
     batch = int(sharpness["contrasted"])
+    mass, entropy = sharpness["target_diagonal_mass"], sharpness["target_entropy"]
     return (
         f"Semantic soft labels ({held.semantic}): weight {held.semantic_weight:g}, temperature "
-        f"{held.semantic_temperature:g}, missing dimensions {held.semantic_missing}. Of {batch} "
-        f"samples the targets have {sharpness['target_diagonal_mass']:.4f} of their mass on the "
-        f"diagonal (1: hard labels) and an entropy of {sharpness['target_entropy']:.3f} nats (at "
-        f"most {math.log(batch):.3f})."
+        f"{held.semantic_temperature:g}, missing dimensions {held.semantic_missing}.{weighed} Of "
+        f"{batch} samples the targets have {mass:.4f} of their mass on the diagonal (1: hard "
+        f"labels) and an entropy of {entropy:.3f} nats (at most {math.log(batch):.3f})."
     )
 
 
@@ -42,4 +45,9 @@ def tagging_record(
     """Return what a ``results.json`` tells of tags and what they did."""
     if tags is None:
         return None
-    return dataclasses.asdict(tagging.resolved()) | sharpness | {"records": tags[0].record()}
+    taxonomy = tags[0].taxonomy
+    held = dataclasses.asdict(tagging.resolved(taxonomy)) | sharpness
+    if tagging.semantic != "none":
+        held["similarity"] = taxonomy.similarity.content()
+        held["weights"] = dict(taxonomy.weights)
+    return held | {"records": tags[0].record()}

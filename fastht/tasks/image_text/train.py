@@ -33,6 +33,7 @@ from fastht.tasks.image_text.run import (
     Method,
     adapt,
     load_weights,
+    own_weights,
     weights_path,
 )
 from fastht.tasks.image_text.semantic import TagOptions
@@ -48,6 +49,7 @@ from fastht.tasks.image_text.tagged_texts import (
 )
 from fastht.tasks.image_text.tags import RecordTags, fields_of, tags_of
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
+from fastht.tasks.image_text.towers import Towers, text_trains
 from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
@@ -75,6 +77,7 @@ from fastht.taxonomy import load_taxonomy
 Recipe = Literal["none", "ultrasound-clip", "ultrasound-clip-ablation"]
 
 CURVES_NAME = "curves.png"
+TOWER_WARMUP = 0.05  # of a run in which towers train, unless it says otherwise
 # Its token numbers tell tokenizers, and how many tokens they take, apart.
 _PROBE = "Hypoechoic mass, 12.5 mm, BI-RADS 4a; Lésion hypoéchogène. 低回声结节"
 
@@ -107,8 +110,12 @@ class TrainArguments:
             "fastht-tiny".
         pretrained: open_clip's tag or the file of its weights; "none" starts from random ones.
             Models of hf-hub: and local-dir: bring their own.
-        method: what trains: HT adapters in the vision tower, LoRA there, or LoRA in the text tower
-            too.
+        method: what is put in and trains: HT adapters in the vision tower, LoRA there, LoRA in the
+            text tower too, or nothing (none): then the projections of both towers and the logits'
+            scale train.
+        train_towers: weights of the model itself that train as well: none, those of the image or
+            the text tower, or both.
+        tower_lr_scale: learning rate of towers' weights relative to that of the rest.
         loss: symmetric InfoNCE, or the sigmoid loss, for models with a logit bias such as SigLIP's.
         positives: which samples of a batch are positives of each other: those of one caption, label
             or patient, or none.
@@ -139,6 +146,8 @@ class TrainArguments:
     model: str = "ViT-B-16"
     pretrained: str = "openai"
     method: Method = "ht"
+    train_towers: Towers = "none"
+    tower_lr_scale: float = 0.1
     loss: Loss = "clip"
     positives: Positives = "none"
     tagging: TagOptions = field(default_factory=TagOptions)
@@ -153,6 +162,11 @@ class TrainArguments:
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank is {self.lora_rank}; it must be at least 1")
+        if not (math.isfinite(self.tower_lr_scale) and self.tower_lr_scale > 0):
+            raise ValueError(
+                f"tower_lr_scale is {self.tower_lr_scale}; it must be a finite number over 0 (or "
+                "--train-towers none)"
+            )
 
 
 # The embedded sample is for trying things out on a machine without data, weights or GPU: a small
@@ -223,8 +237,12 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
             f"{cut.describe(arguments.caption_part)}"
         )
 
+    own = own_weights(model, method, arguments.train_towers)
+    if own is not None:
+        _say(accelerator, own.describe())
     base_model = f"{arguments.model}/{arguments.pretrained}"
-    embedder = TextEmbedder(model, tokenizer, None if method == "lora-text" else cache_dir())
+    cache = None if text_trains(method, arguments.train_towers) else cache_dir()
+    embedder = TextEmbedder(model, tokenizer, cache)
     graph = build_graph(tagging, embedder, arguments.pretrained)
     task = ContrastiveTask(
         model,
@@ -243,6 +261,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         positives=arguments.positives,
         options=tagging,
         tags=tags,
+        own=own,
     )
     config, choice = fit_memory(
         accelerator,
@@ -263,9 +282,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     sharpness = {}
     if tags is not None:
         _say(accelerator, tags[0].describe())
-    if task.targets is not None:
+    if task.targets is not None and taxonomy is not None:
         sharpness = target_sharpness_of(task)
-        _say(accelerator, describe_targets(tagging, sharpness))
+        _say(accelerator, describe_targets(tagging, taxonomy, sharpness))
     signature = _signature(arguments, tokenizer)
     if tags is not None:
         signature["tags"] = [side.digest() for side in tags]
@@ -273,7 +292,17 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     plain_loss = arguments.loss == "clip" and task.targets is None
     chance = math.log(config.batch_size) if plain_loss else None
     alarm = CollapseAlarm(chance, len(val_records))
-    trainer = Trainer(accelerator, config, task, out, signature, arguments.resume, alarm.watch)
+    trainer = Trainer(
+        accelerator,
+        config,
+        task,
+        out,
+        signature,
+        arguments.resume,
+        alarm.watch,
+        groups=() if own is None else own.groups(arguments.tower_lr_scale),
+        warmup_share=0.0 if arguments.train_towers == "none" else TOWER_WARMUP,
+    )
     if arguments.resume:
         check_data(out, record_entries(sides))
     if accelerator.is_main_process:
@@ -281,6 +310,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         plain = _plain(arguments) | {"fastht_version": fastht.__version__} | memory_record(choice)
         write_json(out / ARGUMENTS_NAME, plain)
         keep_data(out, record_entries(sides))
+    # A resumed run too is the base until it goes on: no copy of towers that train is needed.
     with task.as_base():
         losses_before, held_before = task.judge()
     started = time.monotonic()
@@ -291,7 +321,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
             "no epoch had a finite held-out loss, so there is nothing to keep; lower --lr"
         )
     accelerator.wait_for_everyone()
-    load_weights(model, method, out)
+    load_weights(model, method, out, own)
     load_graph(graph, out)
     losses_after, held_after = task.judge()
     before = losses_before | held_before.scores()
@@ -300,6 +330,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     results = {
         "task": "contrastive",
         "method": method,
+        "train_towers": arguments.train_towers,
         "percent": 100.0,
         "seed": config.seed,
         "trainable_parameters": sum(p.numel() for p in task.module.parameters() if p.requires_grad),
@@ -348,8 +379,8 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     _say(accelerator, held_after.retrieval.describe())
     _say(
         accelerator,
-        f"adapter: {weights_path(out, method)}   curves: {out / CURVES_NAME}   "
-        f"TensorBoard: tensorboard --logdir {out / 'tensorboard'}",
+        f"{'weights' if method == 'none' else 'adapter'}: {weights_path(out, method)}   "
+        f"curves: {out / CURVES_NAME}   TensorBoard: tensorboard --logdir {out / 'tensorboard'}",
     )
     accelerator.end_training()
     return results
@@ -395,9 +426,14 @@ def _signature(arguments: TrainArguments, tokenizer: CaptionFit) -> dict[str, An
         del plain[name]
     if not arguments.tagging.needed:  # so that runs from before there were tags go on
         del plain["tagging"]
+    if arguments.train_towers == "none":
+        del plain["train_towers"], plain["tower_lr_scale"]
     trainer = plain.pop("trainer")
     for name in ("workers", "checkpoint_steps"):
         del trainer[name]
+    for name in ("warmup_steps", "warmup_epochs"):
+        if trainer[name] is None:
+            del trainer[name]
     tokens = tokenizer.tokenizer([_PROBE])
     digest = hashlib.sha256(tokens.contiguous().numpy().tobytes()).hexdigest()[:16]
     return plain | trainer | {"tokenizer": digest}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
@@ -36,6 +37,7 @@ from fastht.tasks.results.shown import shown_cases
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.classification import classification_scores, resampled
 
+_Score = TypeVar("_Score", float, Tensor)
 _EXAMPLES = 5  # of images that cannot be used
 _VERSIONS = {"before": "base", "after": "adapted"}
 
@@ -133,16 +135,20 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
 
     labels = _labels(kept, found.classes)
     validation, why = _validation(found, split, kept, clip)
-    probabilities, fitted = {}, {}
+    probabilities, plain, fitted = {}, {}, {}
     for version in clip.versions():
-        probabilities[version] = _classify(kept, clip, prompts, arguments)
+        probabilities[version], beside = _classify(kept, clip, prompts, arguments)
+        if beside is not None:
+            plain[version] = beside
         fitted[version] = Fitted(None, why)
         if validation:
-            p = _classify(validation, clip, prompts, arguments)
+            p, _ = _classify(validation, clip, prompts, arguments)
             fitted[version] = fit_on(p, _labels(validation, found.classes), "val")
     scores = {v: classification_scores(p, labels, found.classes) for v, p in probabilities.items()}
+    for version, p in plain.items():
+        scores[version] |= _as_plain(classification_scores(p, labels))
     of_classes = describe_classes(probabilities, labels, found.classes, fitted)
-    intervals = _intervals(kept, probabilities, labels, found.classes)
+    intervals = _intervals(kept, probabilities, plain, labels, found.classes)
     out.mkdir(parents=True, exist_ok=True)
     results = {
         "task": "zeroshot",
@@ -187,14 +193,22 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
 
 
 def _intervals(
-    cases: Sequence[Case], versions: dict[str, Tensor], labels: Tensor, classes: Sequence[str]
+    cases: Sequence[Case],
+    versions: dict[str, Tensor],
+    plain: dict[str, Tensor],
+    labels: Tensor,
+    classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the intervals of all scores of the model's versions."""
+    """Return the intervals of all scores of the model's versions, and of those by plain text."""
     made = resample_cases(cases)
-    found = {
-        name: made.statistics(lambda weights, p=p: resampled(p, labels, weights, classes))  # type: ignore[misc]
-        for name, p in versions.items()
-    }
+
+    def scored(weights: Tensor, version: str) -> dict[str, Tensor]:
+        found = resampled(versions[version], labels, weights, classes)
+        if version in plain:
+            found |= _as_plain(resampled(plain[version], labels, weights))
+        return found
+
+    found = {name: made.statistics(partial(scored, version=name)) for name in versions}
     intervals = made.record(**found)
     # Where nothing adapts the model, it is the same before and after.
     intervals.setdefault("after", intervals["before"])
@@ -240,14 +254,24 @@ def _classify(
     clip: ClipRun,
     prompts: Prompts,
     arguments: ZeroShotArguments,
-) -> Tensor:
-    """Return the probability of each class for each image, by the model as it is now."""
-    images = CaseImages(cases, clip.transform)
-    return class_probabilities(
-        clip.encode_images(images, arguments.batch_size, arguments.workers),
-        class_embeddings(clip.embedder, prompts),
-        clip.model.logit_scale.detach().exp().item(),  # type: ignore[operator, union-attr]
+) -> tuple[Tensor, Tensor | None]:
+    """Return the probability of each class for each image, by the model as it is now.
+
+    Of a run with a tag graph those by the plain text tower come beside them.
+    """
+    images = clip.encode_images(
+        CaseImages(cases, clip.transform), arguments.batch_size, arguments.workers
     )
+    scale = clip.model.logit_scale.detach().exp().item()  # type: ignore[operator, union-attr]
+    embedder = clip.embedder
+    p = class_probabilities(images, class_embeddings(embedder, prompts), scale)
+    if embedder.graph is None:
+        return p, None
+    return p, class_probabilities(images, class_embeddings(embedder.plain, prompts), scale)
+
+
+def _as_plain(scores: dict[str, _Score]) -> dict[str, _Score]:
+    return {f"plain_text_{name}": score for name, score in scores.items()}
 
 
 def _labels(cases: Sequence[Case], classes: Sequence[str]) -> Tensor:

@@ -60,6 +60,8 @@ _LATER: dict[str, Any] = {
     "concept": None,
     "image_key": None,
     "caption_key": None,
+    "warmup_steps": None,
+    "warmup_epochs": None,
     **dict.fromkeys(TABLE_OPTIONS),
 }
 # Options that do not change what a run computes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -187,13 +188,13 @@ def predict(
     return {name: [entry[name] for _, entry in everything] for name in names}
 
 
-def save_trained(model: nn.Module, path: Path) -> None:
-    """Write what training changes in a model into a safetensors file, in one step."""
+def save_trained(model: nn.Module, path: Path, without: Collection[str] = ()) -> None:
+    """Write what training changes in a model, save some names, into a safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, to_safetensors(trainable_state(model)))
+    write_atomically(path, to_safetensors(trainable_state(model, without)))
 
 
-def load_trained(model: nn.Module, path: Path) -> None:
+def load_trained(model: nn.Module, path: Path, without: Collection[str] = ()) -> None:
     """Put what :func:`save_trained` wrote into a model that was built alike; all or nothing.
 
     Raises:
@@ -203,4 +204,4 @@ def load_trained(model: nn.Module, path: Path) -> None:
         state = from_safetensors(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise ResumeError(f"{path} cannot be read: {error}") from error
-    load_trainable_state(model, state)
+    load_trainable_state(model, state, without)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,37 +95,56 @@ def load_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def trainable_state(module: torch.nn.Module) -> dict[str, Tensor]:
+def trainable_state(module: torch.nn.Module, without: Collection[str] = ()) -> dict[str, Tensor]:
     """Return copies of what training changes: trainable parameters and buffers, by name.
 
     Buffers are running statistics above all; those of frozen parts come along.
+
+    Args:
+        module: that trains.
+        without: names that are left out.
     """
-    return {name: tensor.cpu().clone() for name, tensor in _changing(module).items()}
+    return {name: tensor.cpu().clone() for name, tensor in _changing(module, without).items()}
 
 
-def load_trainable_state(module: torch.nn.Module, state: dict[str, Tensor]) -> None:
-    """Put back what :func:`trainable_state` returned; all or nothing.
+def check_trainable_state(
+    module: torch.nn.Module, state: dict[str, Tensor], without: Collection[str] = ()
+) -> None:
+    """Check that :func:`trainable_state` returned a state of a module that is built alike.
 
     Raises:
         ResumeError: the names or shapes are not those of the module.
     """
-    targets = _changing(module)
+    targets = _changing(module, without)
     if targets.keys() != state.keys():
         different = sorted(targets.keys() ^ state.keys())[:3]
         raise ResumeError(f"the saved run trains other parameters: {', '.join(different)}, ...")
     for name, tensor in targets.items():
         if tensor.shape != state[name].shape:
             raise ResumeError(f"the saved run has another shape for {name}")
+
+
+def load_trainable_state(
+    module: torch.nn.Module, state: dict[str, Tensor], without: Collection[str] = ()
+) -> None:
+    """Put back what :func:`trainable_state` returned; all or nothing.
+
+    Raises:
+        ResumeError: as :func:`check_trainable_state`.
+    """
+    check_trainable_state(module, state, without)
+    targets = _changing(module, without)
     with torch.no_grad():
         for name, tensor in targets.items():
             tensor.copy_(state[name])
 
 
-def _changing(module: torch.nn.Module) -> dict[str, Tensor]:
+def _changing(module: torch.nn.Module, without: Collection[str]) -> dict[str, Tensor]:
     """Return what training changes, sharing its memory."""
     frozen = {
         name
         for name, parameter in module.named_parameters(remove_duplicate=False)
         if not parameter.requires_grad
     }
-    return {name: t.detach() for name, t in module.state_dict().items() if name not in frozen}
+    left_out = frozen.union(without)
+    return {name: t.detach() for name, t in module.state_dict().items() if name not in left_out}

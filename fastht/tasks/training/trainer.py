@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,11 +26,18 @@ from tqdm import tqdm
 from fastht.budget import check_budget
 from fastht.files import write_atomically
 from fastht.tasks.training.loading import make_loader, read_batches
+from fastht.tasks.training.optimization import (
+    ParameterGroup,
+    make_schedule,
+    optimizer_groups,
+    warmup_steps,
+)
 from fastht.tasks.training.progress import ProgressBar
 from fastht.tasks.training.sampler import GlobalBatchSampler
 from fastht.tasks.training.state import (
     Progress,
     ResumeError,
+    check_trainable_state,
     load_state,
     load_trainable_state,
     rng_state,
@@ -77,6 +84,9 @@ class TrainerConfig:
             nothing is computed again.
         largest_batch: take the largest batch that fits --memory-budget in place of --batch-size.
             It changes what is learnt: of the contrastive loss the batch is the contrast.
+        warmup_steps: optimizer steps in which the learning rate rises from 0 on a line; default: 0,
+            or a twentieth of the run where whole towers train.
+        warmup_epochs: the same in epochs, which need not be whole.
     """
 
     epochs: int = 32
@@ -95,6 +105,8 @@ class TrainerConfig:
     checkpoint_steps: int = 0
     memory_budget: float | None = None
     largest_batch: bool = False
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -110,6 +122,12 @@ class TrainerConfig:
         check_budget(self.memory_budget)
         if self.largest_batch and self.memory_budget is None:
             raise ValueError("largest_batch needs a budget: give --memory-budget too")
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            raise ValueError("--warmup-steps and --warmup-epochs are both given; leave out one")
+        for name in ("warmup_steps", "warmup_epochs"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}; it must be a finite number, 0 or more")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -157,10 +175,13 @@ class Trainer:
         resume: go on from the folder's last state instead of starting.
         watch: called with each epoch's row of the history, those before a resumption too; what it
             returns is told at once.
+        groups: how the trainable parameters of the module are optimised; those that no group has
+            are optimised as the run says. Default: all are.
+        warmup_share: of the run's steps, where the configuration says nothing of a warm-up.
 
     Raises:
         ResumeError: the folder holds a run already, or none that can be resumed.
-        ValueError: the batch size does not fit the data or the processes.
+        ValueError: the batch size does not fit the data or the processes, or the warm-up the run.
     """
 
     def __init__(
@@ -172,6 +193,8 @@ class Trainer:
         signature: dict[str, Any],
         resume: bool = False,
         watch: Callable[[Mapping[str, float]], str | None] | None = None,
+        groups: Sequence[ParameterGroup] = (),
+        warmup_share: float = 0.0,
     ) -> None:
         self.accelerator = accelerator
         self.config = config
@@ -189,19 +212,22 @@ class Trainer:
         )
         parameters = [p for p in task.module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            parameters,
+            optimizer_groups(parameters, groups, config.lr, config.weight_decay),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
         )
         steps = config.epochs * math.ceil(len(self.sampler) / config.accumulate)
-        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=steps, eta_min=config.lr_min
+        warmup = warmup_steps(
+            steps, config.epochs, config.warmup_steps, config.warmup_epochs, warmup_share
         )
+        self.scheduler = make_schedule(optimizer, config.lr, config.lr_min, steps, warmup)
         self.module, self.optimizer = accelerator.prepare(task.module, optimizer)
         self.parameters = parameters
+        self._resume = resume
         if resume:
-            self._restore()
+            # What is wrong with the state is told before anything is done.
+            self.progress = Progress(**self._read_state()["progress"])
 
     def fit(self) -> Progress:
         """Train to the end, or until the monitored value stops improving.
@@ -209,7 +235,12 @@ class Trainer:
         Raises:
             NonFiniteLossError: a loss or gradient is not finite. Nothing of that batch has
                 reached the weights, and the last state on disk is of before it.
+            ResumeError: the state that the run goes on from is not of this module.
         """
+        if self._resume:
+            # Not before: until training begins, the module is as it was before any.
+            self._restore()
+            self._resume = False
         main = self.accelerator.is_main_process
         loader = make_loader(
             self.task.train_data,
@@ -358,7 +389,8 @@ class Trainer:
             )
         self.accelerator.wait_for_everyone()
 
-    def _restore(self) -> None:
+    def _read_state(self) -> dict[str, Any]:
+        """Read the state of a run that is this one."""
         state = load_state(self.out / STATE_NAME)
         differing = sorted(
             name
@@ -377,6 +409,11 @@ class Trainer:
                 f"{self.out} was started with {state['world_size']} processes and is resumed with "
                 f"{self.accelerator.num_processes}; use the same number"
             )
+        check_trainable_state(self.task.module, state["trainable"])
+        return state
+
+    def _restore(self) -> None:
+        state = self._read_state()
         load_trainable_state(self.task.module, state["trainable"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

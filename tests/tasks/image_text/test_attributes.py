@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 import pytest
+import yaml
 
 from fastht.cli import main
 from fastht.data import DataError
@@ -13,8 +14,11 @@ from fastht.tasks.image_text.recipe import recipe_table, run_recipe, variants_of
 from fastht.tasks.image_text.retrieve import RetrieveArguments, retrieve
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.train import TrainArguments, train
+from fastht.tasks.image_text.zeroshot import ZeroShotArguments, zeroshot
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import TrainerConfig
+
+CLASSES = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 
 
 @pytest.fixture
@@ -59,6 +63,20 @@ def test_attributes_and_retrieval_of_a_run_with_and_without_its_tag_graph(argume
     mean = "image_to_text_mean_rank"
     assert found["after"][mean] != found["after"][f"plain_text_{mean}"]
     assert "plain text image to text recall@5" in capsys.readouterr().out
+
+    prompts = run.parent / "prompts.yaml"
+    prompts.write_text(yaml.safe_dump({"classes": {name: [f"A {name}"] for name in CLASSES}}))
+    assert zeroshot(ZeroShotArguments(data=arguments.data, prompts=str(prompts), **options)) == 0
+    found = json.loads((next(run.glob("zeroshot-*")) / "results.json").read_text())
+    before, after = found["before"], found["after"]
+    assert before["auc"] == before["plain_text_auc"]
+    assert before["brier"] == before["plain_text_brier"]
+    # The words of the prompts are tags, which the graph has learned to use.
+    assert after["brier"] != after["plain_text_brier"]
+    assert not any("plain_text" in name for name in after if "/" in name)
+    low, high = found["intervals"]["after"]["plain_text_accuracy"]
+    assert low <= after["plain_text_accuracy"] <= high
+    assert "plain text accuracy" in capsys.readouterr().out
 
 
 def test_data_without_tags_is_one_error(pairs, tiny_model, tmp_path, capsys):

@@ -6,6 +6,7 @@ import json
 import random
 import statistics
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from fastht.tasks.image_text.semantic import TagOptions, make_targets
 from fastht.tasks.image_text.tags import given_tags, tags_of
 from fastht.tasks.image_text.train import TrainArguments, train
 from fastht.tasks.training.trainer import TrainerConfig
-from fastht.taxonomy import load_taxonomy
+from fastht.taxonomy import TaxonomyError, load_taxonomy
 from fastht.taxonomy.similarity import similarity_matrix
 
 TAXONOMY = load_taxonomy()
@@ -84,6 +85,46 @@ def test_targets_are_those_of_a_loop(missing):
     other = looped(records, "ignore" if missing == "zero" else "zero")
     assert (found - other).abs().max() > 0.1
     assert tags.unknown["unheard of"] > 0
+
+
+EXTENSION = """
+name: mine
+version: 1
+extends: us365k
+similarity:
+  dimensions: {Echogenicity: ordinal, Margins: cooccurrence, Organ_level: text}
+  overrides: {Shape: {oval ~ round: 0.9}}
+weights: {Shape: 3, Diagnosis: 0}
+missing: zero
+"""
+
+
+def test_the_taxonomys_file_says_similarity_weights_and_missing(tmp_path):
+    (tmp_path / "mine.yaml").write_text(EXTENSION)
+    mine = load_taxonomy(str(tmp_path / "mine.yaml"))
+    cells = [{"Shape": "oval", "Diagnosis": "cyst"}, {"Shape": "round", "Diagnosis": "mass"}]
+    tags = given_tags([record(**cell) for cell in cells], mine)
+    known = {"records": tags.values, "encode": lambda texts: np.eye(len(texts))}
+
+    def target(taxonomy, options):
+        return dense(make_targets(taxonomy, tags.numbers, options, **known))[0, 1].item()
+
+    # Shape weighs 3 of 3 + 7, for Diagnosis weighs nothing; the others are missing and count 0.
+    assert len(mine.dimensions) == 9
+    assert target(mine, FASTHT) == pytest.approx(0.9 * 3 / 10)
+    # An option is stronger than the file, and so is the preset that is a setting of its own.
+    ignoring = dataclasses.replace(FASTHT, semantic_missing="ignore")
+    assert target(mine, ignoring) == pytest.approx(0.9)
+    assert target(mine, PUBLISHED) == pytest.approx(0.9 * 3 / 10)
+    # Controls: the shipped file has neither, and is alike only where the tree says so.
+    plain = similarity_matrix(TAXONOMY)
+    values = TAXONOMY.dimensions["Shape"].values
+    shape = plain[values["oval"].id, values["round"].id]
+    assert shape < 0.6
+    assert target(TAXONOMY, FASTHT) < 0.6
+    assert FASTHT.resolved(TAXONOMY).semantic_missing == "ignore"
+    with pytest.raises(TaxonomyError, match="similarity text of Organ_level needs a text tower"):
+        make_targets(mine, tags.numbers, FASTHT)
 
 
 def test_cells_are_read_as_values_and_what_is_unknown_is_counted():
@@ -207,20 +248,26 @@ def test_a_table_without_tags_has_one_error_and_captions_are_a_remedy(pairs, tin
     assert results["tagging"]["records"]["tagged"]["Diagnosis"] > 10
 
 
-def test_soft_labels_reach_the_weights(tagged_pairs, tiny_model, tmp_path):
+def test_soft_labels_reach_the_weights(tagged_pairs, tiny_model, tmp_path, capsys):
     """A control of the others: without them, or with other tags, other weights come out."""
+    (tmp_path / "mine.yaml").write_text(EXTENSION)
     found = {}
     for name, tagging in {
         "plain": {},
         "fastht": {"semantic": "fastht"},
         "captions": {"semantic": "fastht", "tags": "captions"},
         "published graph": {"tag_graph": "published"},
+        "taxonomy": {"semantic": "fastht", "taxonomy": str(tmp_path / "mine.yaml")},
     }.items():
         run = arguments(tagged_pairs, tiny_model, tmp_path / name, **tagging)
         trainer = dataclasses.replace(run.trainer, epochs=1)
         train(dataclasses.replace(run, trainer=trainer))
         found[name] = (run.out / "adapter" / "adapter_model.safetensors").read_bytes()
-    assert len({*found.values()}) == 4
+    assert len({*found.values()}) == 5
+    results = json.loads((tmp_path / "taxonomy" / "results.json").read_text())
+    assert results["tagging"]["semantic_missing"] == "zero"
+    assert results["tagging"]["weights"] == {"Shape": 3, "Diagnosis": 0}
+    assert "Dimensions weigh Diagnosis 0" in capsys.readouterr().out
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(
