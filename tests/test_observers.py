@@ -142,13 +142,26 @@ def test_a_trace_takes_the_grid_of_its_images_or_fails(spectral: Any) -> None:
                 traced(turned)
 
 
-def test_a_trace_of_a_backend_by_name_says_that_it_keeps_the_grid() -> None:
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_trace_of_a_backend_by_name_says_that_it_keeps_the_grid(grad: bool) -> None:
     if not fastht.backends()["cpu"].usable:
         pytest.skip("needs the native kernels")
-    vit, model = _patched("openai", "cpu")
-    with torch.no_grad(), pytest.warns(torch.jit.TracerWarning, match="patch grid of these images"):
+    vit, model = _patched("registers", "cpu")
+    with (
+        torch.set_grad_enabled(grad),
+        pytest.warns(torch.jit.TracerWarning, match="patch grid of these images"),
+    ):
         traced = torch.jit.trace(model, vit.image())
-    _close(traced(vit.image(seed=8)), model(vit.image(seed=8)).detach())
+    image, parameters = vit.image(seed=8), fastht.adapter_parameters(model)
+    found, expected = traced(image), model(image)
+    _close(found.detach(), expected.detach())
+    # Whatever the mode it was made in, the trace can be trained.
+    wanted = torch.autograd.grad(expected.square().sum(), parameters)
+    assert any(grad.abs().max() > 1e-3 for grad in wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.square().sum(), parameters), wanted, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_what_a_graph_was_made_of_is_not_patched() -> None:

@@ -79,13 +79,15 @@ def run(
     if dropout > 0.0:
         seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=x.device)
     tensors = [params[name] for name in parameter_names(has_filter, has_gate)]
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors))
+    tracing = torch.jit.is_tracing()
+    # A trace outlives the mode that it is made in, and PyTorch checks it in another.
+    save = tracing or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors)))
     options = (
         grid_size[0], grid_size[1], num_prefix_tokens, has_filter, has_gate, dropout, eps,
         product_dtype, backend, save, keeps_output(keep, x.dtype),
     )  # fmt: skip
     # A tracer records operators of the dispatcher, and nothing of a Python function's.
-    if save and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+    if save and not torch.compiler.is_compiling() and not tracing:
         return _Differentiable.apply(x, seed, options, *tensors)
     return torch.ops.fastht.ht_adapter(x, tensors, seed, *options)[0]
 
