@@ -87,7 +87,7 @@ def test_gradients_from_the_output_hold_the_rule(backend, change):
 
 @pytest.mark.parametrize(
     ("backend", "needed"),
-    long_if_interpreted(WIDE_FUSED, "x", "params", when=lambda needed: needed == "params"),
+    long_if_interpreted(WIDE_FUSED, "x", "params"),
     ids=str,
     indirect=["backend"],
 )
@@ -196,7 +196,7 @@ def leaves_and_gradients(backend):
     return adapter, gradients
 
 
-@fused
+@pytest.mark.parametrize("backend", long_if_interpreted(WIDE_FUSED), indirect=True)
 def test_under_checkpointing(backend):
     adapter, gradients = leaves_and_gradients(backend)
     again = gradients(lambda *a: checkpoint(adapter, *a, use_reentrant=False))
