@@ -252,7 +252,9 @@ def _encode(records: Sequence[Record], clip: ClipRun, arguments: RetrieveArgumen
 
 
 def _adapted(clip: ClipRun) -> str:
-    return "" if clip.method is None else f" with {clip.method}"
+    put_in = [] if clip.method in (None, "none") else [str(clip.method)]
+    own = [] if clip.own is None else ["weights of its own that trained"]
+    return f" with {' and '.join([*put_in, *own])}" if put_in or own else ""
 
 
 def _unchanged(image: Any) -> Any:
