@@ -152,6 +152,9 @@ def align(arguments: AlignArguments) -> int:
         column: {value: _judge_rows(records, embedded, rows) for value, rows in members.items()}
         for column, members in groups.items()
     }
+    lacking = {
+        column: len(records) - sum(map(len, members.values())) for column, members in groups.items()
+    }
     out.mkdir(parents=True, exist_ok=True)
     write_comparison(
         out,
@@ -165,6 +168,7 @@ def align(arguments: AlignArguments) -> int:
             KNOWN_NAME: known,
             **whole,
             "within": parts,
+            "without_group": lacking,
             "provenance": provenance(
                 {"scored": records},
                 found.dropped | {"the run trained on": left_out},
@@ -188,6 +192,11 @@ def align(arguments: AlignArguments) -> int:
     print(comparison_table("all pairs", _columns(whole, embedded), whole["intervals"]))
     for column, values in parts.items():
         print(f"\n{_by_group(column, values, embedded)}")
+        if lacking[column]:
+            print(
+                f"{lacking[column]} pairs are in none of these: no {column}, or one whose captions "
+                "are all equal."
+            )
     print(f"\nresults and picture: {out}")
     return 0
 
