@@ -4,8 +4,8 @@ Images are simulated: smooth tissue, speckle and a bright line, another one for 
 `python -m benchmarks.overlap --images 20000 --folder FOLDER`; the folder keeps the images.
 
 On two cores of an AMD EPYC with bfloat16 instructions (torch 2.15, 26 November 2026, `--threads 2`)
-20,000 and 20,000 images took 65 s to hash and 36 s to compare, and 1.3 GiB: 300 of 300 planted copies
-found, and no other pair.
+20,000 and 20,000 images took 65 s to hash and 36 s to compare, and 1.3 GiB: 300 of 300 planted
+copies found, and no other pair.
 """
 
 from __future__ import annotations
