@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastht import attention_order
 from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, UnsupportedModelError, find_backbone
 from fastht.config import HTConfig
@@ -165,6 +166,7 @@ def unpatch(model: ModelT) -> ModelT:
         block._modules.pop(ADAPTER_NAME, None)  # one block may stand in several places by now
         remove_hook(block)
     remove(backbone.blocks)
+    attention_order.remove(backbone.blocks)
     for module in _lockable(root, backbone):
         vars(module).pop("lock", None)
     forget_script(root)
@@ -346,6 +348,7 @@ def attach(
         block.add_module(ADAPTER_NAME, adapter.train(block.training))
         add_hook(block, RunAdapter(state, index))
     install(backbone.blocks, recompute)
+    attention_order.install(backbone.blocks, state)
     for module in _lockable(root, backbone):
         module.lock = functools.partial(_lock_base, module)  # type: ignore[assignment]
     allow_script(root)

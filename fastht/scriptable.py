@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastht import attention_order
 from fastht.adapter import HTAdapter
 from fastht.hooks import RecordGrid, RunAdapter, find_hook, remove_hook
 from fastht.tower import TowerState
@@ -79,6 +80,7 @@ def scriptable(module: nn.Module) -> nn.Module:
     if isinstance(made, HTAdapter):  # a node of torch.fx, without its block
         assert made.tower is not None
         return _traced(made, made.tower, made.gamma)
+    attention_order.remove((made,))
     part: Any
     for part in list(made.modules()):
         hook = find_hook(part)
@@ -96,9 +98,14 @@ def scriptable(module: nn.Module) -> nn.Module:
 def _concerned(root: nn.Module) -> list[nn.Module]:
     """Return the modules with a hook of ours, the adapters, and all that hold any of them."""
     named = dict(root.named_modules())
-    own = (n for n, m in named.items() if find_hook(m) is not None or isinstance(m, HTAdapter))
+    own = (name for name, module in named.items() if _is_ours(module))
     paths = {".".join(path.split(".")[:i]) for path in own for i in range(path.count(".") + 2)}
     return [named[path] for path in sorted(paths)]
+
+
+def _is_ours(module: nn.Module) -> bool:
+    hooked = find_hook(module) is not None or attention_order.is_installed(module)
+    return hooked or isinstance(module, HTAdapter)
 
 
 class _OnOneGrid(HTAdapter):

@@ -92,14 +92,16 @@ def plot_front(rows: Sequence[Row], title: str, path: Path) -> None:
                 x, y, "s" if compiled else "o", color=colour, markerfacecolor="none"
                 if compiled else colour,
             )  # fmt: skip
+            # The two of one setting stand close: their names go to two sides.
             axes.annotate(
                 row.method.removesuffix("-compiled"), (x, y), fontsize=SMALL, color=FAINT,
-                xytext=(4, 4), textcoords="offset points",
+                xytext=(4, -10 if _kind(row) == "ht" else 4), textcoords="offset points",
             )  # fmt: skip
         axes.set_xlabel(f"MiB {label}")
         axes.set_ylabel("ms a step (median)")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        # From nothing, with room for the names at the right.
+        axes.set_xlim(0, 1.25 * max(getattr(row, field) / MIB for row in shown))
+        axes.set_ylim(0, 1.1 * max(map(_ms, shown)))
     figure.suptitle(f"{title}; filled: eager, hollow: torch.compile", fontsize=SMALL)
     figure.savefig(path)
 
