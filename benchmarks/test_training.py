@@ -36,15 +36,19 @@ BASE, LARGE, SIGLIP = (
         "vit_base_patch16_siglip_224",
     )
 )
+# Its attention is nn.MultiheadAttention, unlike that of timm's.
+NATIVE = ModelSpec("open_clip", "ViT-B-16")
 CASES = {
     "cpu": {
         Case(BASE, 8, "fp32"): ALL,
         Case(BASE, 8, "bf16"): ALL,
+        Case(NATIVE, 8, "bf16"): ALL,
         Case(LARGE, 4, "bf16"): ALL,
         Case(SIGLIP, 8, "bf16"): ALL,
     },
     "cuda": {
         Case(BASE, 256, "bf16", "cuda"): ALL,
+        Case(NATIVE, 256, "bf16", "cuda"): ALL,
         Case(LARGE, 64, "bf16", "cuda"): ALL,
         Case(SIGLIP, 256, "bf16", "cuda"): ALL,
         Case(BASE, 256, "bf16-base", "cuda"): ADAPTING,
