@@ -194,9 +194,10 @@ def test_saved_bytes_of_the_cuda_backend(monkeypatch, keep):
     """On fake tensors: autograd keeps of them what it keeps of others, and no kernel runs."""
     monkeypatch.setenv("FASTHT_CUDA_SIMULATE", "1")
     x, params, _, options = case(dtype=torch.bfloat16, batch=4, grid=(14, 14), dim=768, channels=64)
+    params = {name: p.float() for name, p in params.items()}
     with FakeTensorMode() as mode:
-        x = mode.from_tensor(x.requires_grad_())
-        params = {name: mode.from_tensor(p.float().requires_grad_()) for name, p in params.items()}
+        x = mode.from_tensor(x).requires_grad_()
+        params = {name: mode.from_tensor(p).requires_grad_() for name, p in params.items()}
 
         def block(function):
             """Return what a block keeps of it, whose next LayerNorm keeps its output."""
