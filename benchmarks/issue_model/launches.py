@@ -6,13 +6,15 @@ of the size that is modelled, and each launch is compiled instead of started.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import triton
 
 from benchmarks.issue_model import sass, source
 from benchmarks.issue_model.sass import Code, Frame, Instruction
@@ -93,7 +95,7 @@ def triton_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
             )
         )  # fmt: skip
 
-    with compile_table.compiling(arch, keep, only):
+    with compile_table.compiling(arch, keep, only), _compiling_here():
         forward, backward = compile_table.call_on_meta(
             shape.batch, (shape.side, shape.side), shape.dim, shape.channels, shape.numbers,
             keep=shape.keep,
@@ -102,6 +104,21 @@ def triton_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
         phase[0] = "backward"
         backward(saved)
     return found
+
+
+@contextlib.contextmanager
+def _compiling_here() -> Iterator[None]:
+    """Take no kernel from Triton's cache in the block.
+
+    Machine code names the files that it was made of, and what loops and loads are is read there. A
+    kernel that another checkout has left in the cache names files that may be gone or changed.
+    """
+    knobs = triton.knobs.compilation
+    before, knobs.always_compile = knobs.always_compile, True
+    try:
+        yield
+    finally:
+        knobs.always_compile = before
 
 
 def cuda_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
