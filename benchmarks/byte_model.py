@@ -168,8 +168,15 @@ def table(shape: Shape, grid: Grid, tiles: int, groups: int) -> str:
     for title, moved, extra, floor in (
         ("Triton, forward", forward(shape), none, forward_floor(shape)),
         ("Triton, backward", backward(shape), sums, backward_floor(shape)),
+        ("Triton, backward, x rebuilt", backward(shape, rebuild=True), none, backward_floor(shape)),
         ("CUDA, forward", forward(shape, "cuda"), none, forward_floor(shape)),
         ("CUDA, backward", backward(shape, "cuda"), none, backward_floor(shape)),
+        (
+            "CUDA, backward, x rebuilt",
+            backward(shape, "cuda", rebuild=True),
+            none,
+            backward_floor(shape),
+        ),
         ("Triton, full filter, forward", full_forward(shape, grid), none, forward_floor(shape)),
         ("Triton, full filter, backward", full_backward(shape, grid), none, backward_floor(shape)),
     ):

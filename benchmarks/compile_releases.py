@@ -17,11 +17,13 @@ status: that of the worst.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -76,6 +78,12 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
     yield "on sm_80, sm_90 and sm_100. Refused: the release compiles wrong products for that chip,"
     yield "and fastht does not run there with it."
     yield ""
+    count, same = alike(rows, "sm_86", "sm_89")
+    if count and count == same:
+        yield f"sm_86 and sm_89 were alike in all {count} kernels that both were compiled for, in"
+        yield "registers, stack, local and shared memory: sm_86 stands for sm_89 where that is left"
+        yield "out."
+        yield ""
     narrow = [row for row in rows if row.promised_for_all()]
     others = [row for row in rows if row.channels and not row.promised_for_all()]
     losses = [row for row in rows if not row.channels]
@@ -86,16 +94,12 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
     ):
         if not part:
             continue
-        what = sorted({_what(row) for row in part}, key=_order)
         yield f"## {title}"
         yield ""
         widths = ", ".join(map(str, sorted({width for row in part for width in row.widths})))
-        yield f"Compiled: {'; '.join(what)}, D or E of {widths}. A cell: how many spill."
+        yield f"D or E of {widths}. A cell: how many of the kernels spill; -: not compiled."
         yield ""
-        yield from _table(
-            ("Triton", *chips),
-            ([release, *(_count(part, release, chip) for chip in chips)] for release in releases),
-        )
+        yield from _table(("x > products", "Triton", *chips), _counts(part, releases, chips))
         if found := _spilling(part):
             yield from _table(
                 ("kernel", "C", "x > products", "chips: bytes of stack", "Triton"), found
@@ -111,11 +115,37 @@ def _order(what: str) -> tuple[int, int]:
     return int(channels[0]) if channels else 0, list(KINDS).index(numbers)
 
 
+def _counts(rows: list[Row], releases: list[str], chips: list[str]) -> Iterator[list[str]]:
+    """Yield how many of each kind spill, by chip; releases of which it is the same are one line."""
+    for what in sorted({_what(row) for row in rows}, key=_order):
+        lines: dict[tuple[str, ...], list[str]] = {}
+        for release in releases:
+            here = [row for row in rows if (row.triton, _what(row)) == (release, what)]
+            if here:
+                cells = tuple(_count(here, release, chip) for chip in chips)
+                lines.setdefault(cells, []).append(release)
+        for cells, same in lines.items():
+            yield [what, ", ".join(same), *cells]
+
+
 def _count(rows: list[Row], release: str, chip: str) -> str:
-    here = [row for row in rows if (row.triton, row.arch) == (release, chip)]
+    here = [row for row in rows if row.arch == chip]
     if registry.miscompiled(capability(chip), RELEASES[release]):
         return "refused"
-    return f"{sum(bool(row.local) for row in here)} of {len(here)}" if here else "not compiled"
+    return f"{sum(bool(row.local) for row in here)} of {len(here)}" if here else "-"
+
+
+def alike(rows: Iterable[Row], one: str, other: str) -> tuple[int, int]:
+    """Return how many kernels two chips have in common, and of how many they make the same."""
+    made: dict[tuple[object, ...], dict[str, Row]] = {}
+    numbered: Counter[tuple[object, ...]] = Counter()
+    for row in rows:
+        key = (row.triton, row.channels, row.numbers, row.kernel, row.options)
+        numbered[(*key, row.arch)] += 1  # kernels of one name differ in what no column shows
+        made.setdefault((*key, numbered[(*key, row.arch)]), {})[row.arch] = row
+    both = [found for found in made.values() if one in found and other in found]
+    same = [b for b in both if dataclasses.replace(b[one], arch=other) == b[other]]
+    return len(both), len(same)
 
 
 def _spilling(rows: list[Row]) -> list[list[str]]:

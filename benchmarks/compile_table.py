@@ -41,6 +41,7 @@ from triton.runtime.jit import JITFunction
 from fastht import HTAdapter, HTConfig
 from fastht.ops import registry
 from fastht.ops.call import Call
+from fastht.ops.custom_op import keeps_output
 from fastht.ops.triton import adapter, configs
 
 WIDTHS = (384, 512, 768, 896, 1024, 1152, 1280, 1408, 1664, 1792)
@@ -57,7 +58,8 @@ SHARED_LIMIT = {
     "sm_120": 101_376,
 }
 OPTIONS = (
-    "BM", "BN", "BK", "BD", "BP", "BB", "UNROLL", "FILTER", "num_warps", "num_stages", "maxnreg",
+    "BM", "BN", "BK", "BD", "BP", "BB", "UNROLL", "FILTER", "REBUILD", "num_warps", "num_stages",
+    "maxnreg",
 )  # fmt: skip
 DTYPES = {
     "16": (torch.bfloat16, torch.bfloat16, False),
@@ -146,9 +148,12 @@ class NoDevice:
 
 def call_on_meta(
     batch: int, grid: tuple[int, int], width: int, channels: int, numbers: str,
-    spectral: str = "channel",
+    spectral: str = "channel", keep: str = "auto",
 ) -> tuple[Callable[[], tuple[Any, ...]], Callable[[tuple[Any, ...]], Any]]:  # fmt: skip
-    """Return forward, which returns what it saves, and backward, on tensors without storage."""
+    """Return forward, which returns what it saves, and backward, on tensors without storage.
+
+    ``keep``, as :func:`fastht.patch` has it, says whether backward makes x of the output first.
+    """
     x_dtype, product_dtype, tf32 = (KINDS | DTYPES)[numbers]
     module = HTAdapter(
         width,
@@ -160,7 +165,7 @@ def call_on_meta(
     x = torch.empty(batch, 1 + grid[0] * grid[1], width, device="meta", dtype=x_dtype)
     seed = torch.empty(1, device="meta", dtype=torch.int64)
     call = Call(grid, 1, True, True, 0.1, 1e-5, product_dtype, tf32)
-    rebuild = x_dtype == torch.float32  # what the operator does where nobody asks
+    rebuild = keeps_output(keep, x_dtype)
     return (
         lambda: tuple(adapter.forward(x, params, seed, call, True)[1:]),
         lambda saved: adapter.backward(x, x, params, seed, saved, call, True, True, rebuild),
@@ -212,7 +217,10 @@ def compiled(
 
     with compiling(arch, keep, only):
         for width, spectral in itertools.product(widths, ("channel", "full")):
-            forward, backward = call_on_meta(2, (14, 14), width, channels, numbers, spectral)
+            # A call that makes x anew launches all that one with a kept x does, and more.
+            forward, backward = call_on_meta(
+                2, (14, 14), width, channels, numbers, spectral, keep="output"
+            )
             backward(forward())
     for kernel, name, values, used in found.values():
         registers, stack, local = resources(kernel.asm["cubin"])

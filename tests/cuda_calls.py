@@ -89,10 +89,12 @@ class SmallCall:
                 problem, target, 0, tokens(self.x), tokens(self.out), listed(self.params), *ends
             )
             return
+        rebuild = needs[2:] == (True,)  # x of the output, where dx comes afterwards
         plan.run(
-            problem, target, 0, tokens(self.dout), tokens(self.x),
+            problem, target, 0, tokens(self.dout), tokens(self.dx if rebuild else self.x),
             tokens(self.dx) if needs[0] else None, listed(self.params),
             listed(self.grads) if needs[1] else None, *ends,
+            tokens(self.out) if rebuild else None,
         )  # fmt: skip
 
 

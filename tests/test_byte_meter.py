@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from engines import DEVICE
 from test_ops import case, through
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import byte_model
 from fastht import backends
 from fastht.bench import memory
 from fastht.ops import ht_adapter
+from fastht.ops.cuda import native
 from fastht.ops.triton import configs
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
@@ -183,6 +186,29 @@ def test_the_rebuilt_input_costs_one_launch_of_the_model():
     assert "up" not in byte_model.backward(shape)
     found = counted([one], ["up"], "distinct")["up"]
     assert expected - 2 * 64 * shape.product_bytes <= found <= expected
+
+
+@pytest.mark.skipif(native is None, reason="needs the native extension with CUDA")
+@pytest.mark.parametrize("keep", ["input", "output"])
+def test_saved_bytes_of_the_cuda_backend(monkeypatch, keep):
+    """On fake tensors: autograd keeps of them what it keeps of others, and no kernel runs."""
+    monkeypatch.setenv("FASTHT_CUDA_SIMULATE", "1")
+    x, params, _, options = case(dtype=torch.bfloat16, batch=4, grid=(14, 14), dim=768, channels=64)
+    params = {name: p.float() for name, p in params.items()}
+    with FakeTensorMode() as mode:
+        x = mode.from_tensor(x).requires_grad_()
+        params = {name: mode.from_tensor(p).requires_grad_() for name, p in params.items()}
+
+        def block(function):
+            """Return what a block keeps of it, whose next LayerNorm keeps its output."""
+            alive = [x, *params.values()]
+            return memory.saved_bytes(lambda: F.layer_norm(function(x), (768,)), alive)
+
+        kept = block(
+            lambda x: ht_adapter(x, params, backend="cuda", keep=keep, dropout=0.1, **options)
+        ) - block(lambda x: x + 0)
+    tokens, images = 4 * 197, 4 * (64 + 4) * 4 + 8  # pooled sums and the gate; the seed
+    assert kept == 264 * tokens + images  # x itself is alive here
 
 
 def kept_bytes(backend):

@@ -56,16 +56,34 @@ def test_the_page_counts_and_names_what_spills():
     ]
     lines = list(compile_releases.page(rows))
     tables = [line for line in lines if line.startswith("| ")]
-    assert tables[0] == "| Triton | sm_86 | sm_90 | sm_100 |"
-    assert "| 3.4 | 1 of 1 | 1 of 1 | refused |" in tables
-    assert "| 3.6 | not compiled | 1 of 2 | refused |" in tables
-    assert "| 3.9 | not compiled | not compiled | 0 of 1 |" in tables
+    assert tables[0] == "| x > products | Triton | sm_86 | sm_90 | sm_100 |"
+    assert "| C = 64, bf16 | 3.4 | 1 of 1 | 1 of 1 | refused |" in tables
+    assert "| C = 64, bf16 | 3.6 | - | 1 of 2 | refused |" in tables
+    assert "| C = 128, 32 | 3.9 | - | - | 0 of 1 |" in tables
     # The same stack with two releases is one line; another set of chips is another.
     named = [line for line in tables if "`down_kernel`" in line]
     assert named == [
         "| `down_kernel` BM=64 | 64 | bf16 | sm_86: 8, sm_90: 16 | 3.4 |",
         "| `down_kernel` BM=64 | 64 | bf16 | sm_90: 16 | 3.6 |",
     ]
+
+
+def test_releases_that_make_the_same_are_one_line_of_the_page():
+    rows = [row(triton=release, channels=c) for release in ("3.4", "3.6") for c in (16, 64)]
+    rows.append(row(triton="3.9", channels=64, **SPILLS))
+    tables = [line for line in compile_releases.page(rows) if line.startswith("| C")]
+    assert tables == [
+        "| C = 16, bf16 | 3.4, 3.6 | 0 of 1 |",
+        "| C = 64, bf16 | 3.4, 3.6 | 0 of 1 |",
+        "| C = 64, bf16 | 3.9 | 1 of 1 |",
+    ]
+
+
+@pytest.mark.parametrize(("changes", "said"), [({}, True), ({"registers": 201}, False)])
+def test_a_chip_stands_for_another_only_where_all_kernels_were_alike(changes, said):
+    rows = [row(arch="sm_86"), row(arch="sm_89"), row(kernel="down_kernel", arch="sm_86")]
+    rows += [row(arch="sm_86", shared=8), row(arch="sm_89", shared=8, **changes)]
+    assert ("sm_86 stands for sm_89" in "\n".join(compile_releases.page(rows))) == said
 
 
 def test_rows_are_read_back_by_release(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ptx_machine import Machine, Memory, parse
 
+from benchmarks import byte_model
 from fastht.ops.cuda import kernels, native, nvrtc
 
 try:
@@ -45,8 +46,9 @@ def differences(machine, simulator, dtype):
 def compare(call, needs, arch, change=lambda name, ptx: ptx, only=None):
     """Run a pass, each launch by the machine and by the simulator.
 
-    Returns for each launch which arrays differ and how, and what the machine counted; ``only``:
-    the kernels that the machine runs, all of them by default.
+    Returns for each launch which arrays differ and how, what the machine counted, and how many
+    bytes of each array it moved; ``only``: the kernels that the machine runs, all of them by
+    default.
     """
     seen = {}
 
@@ -60,7 +62,9 @@ def compare(call, needs, arch, change=lambda name, ptx: ptx, only=None):
         ptx = kernels.compile_kernel(NVRTC, kernel, arch, ptx=True).decode()
         program = parse(change(kernel.name, ptx))
         given = ctypes.string_at(params, program.parameter_bytes)
+        memory.meter()
         counted = Machine(program, memory).run(blocks, threads, shared, given)
+        moved = {name: memory.distinct(tensor.data_ptr()) for name, tensor in arrays.items()}
         simulate()
         report = {}
         for name, tensor in arrays.items():
@@ -71,7 +75,7 @@ def compare(call, needs, arch, change=lambda name, ptx: ptx, only=None):
         name = kernel.name
         while name in seen:
             name += " again"
-        seen[name] = (report, counted)
+        seen[name] = (report, counted, moved)
 
     call.run(needs, observe)
     return seen
@@ -80,7 +84,7 @@ def compare(call, needs, arch, change=lambda name, ptx: ptx, only=None):
 def check(seen, products):
     """Bits are equal but where exp and erf, which the device computes otherwise, decide them."""
     step = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2e-6}[products]
-    for name, (report, counted) in seen.items():
+    for name, (report, counted, _) in seen.items():
         assert counted.undefined == set(), name
         for array, (share, worst) in report.items():
             # The workspace holds maps in the products' format beside float32 sums.
@@ -91,13 +95,35 @@ def check(seen, products):
                 assert worst <= step, (name, array)
 
 
+def check_bytes(seen, call):
+    """Tokens and saved maps are moved once a launch, as the byte model has it.
+
+    What a pass keeps to itself lies in one workspace, which is not told apart.
+    """
+    c = call.configuration
+    tokens = c.batch * call.tokens
+    shape = byte_model.Shape(
+        tokens, c.dim, native.padded_channels(c.channels), call.dtype.itemsize,
+        call.saved["u"].element_size(),
+    )  # fmt: skip
+    passes = byte_model.forward(shape, "cuda") | byte_model.backward(shape, "cuda", rebuild=True)
+    workspace = {"contract": 2, "mix_back": 2, "expand": 2}  # maps: z, dv; dv, du; du, z
+    for name, (_, _, moved) in seen.items():
+        if name not in passes:
+            continue
+        expected = passes[name] - workspace.get(name, 0) * shape.narrow
+        expected -= shape.pair if name in ("mix_back", "expand") else 0  # the row means
+        found = sum(moved[array] for array in ("x", "out", "dout", "dx", "u", "u_norm", "stats"))
+        assert found == expected, (name, moved)
+
+
 BACKWARD = None
 try:
     SmallCall(torch.bfloat16, torch.bfloat16).run((True, True), lambda *_: None)
 except (ValueError, NameError) as error:
     BACKWARD = str(error)
 needs_backward = pytest.mark.skipif(BACKWARD is not None, reason=str(BACKWARD))
-PASSES = [None, pytest.param((True, True), marks=needs_backward)]
+PASSES = [None, pytest.param((True, True, True), marks=needs_backward)]
 NUMBERS = {
     "bf16": (torch.bfloat16, torch.bfloat16, False),
     "fp16": (torch.float16, torch.float16, False),
@@ -129,18 +155,26 @@ def test_the_compiled_kernels_compute_what_their_source_says(numbers, arch, need
     seen = compare(call, needs, arch)
     assert len(seen) >= 3
     check(seen, products)
+    check_bytes(seen, call)
 
 
 @pytest.mark.parametrize("needs", PASSES, ids=["forward", "backward"])
 def test_the_compiled_full_filter_computes_what_its_source_says(needs):
+    """The backward pass makes x of the output, too."""
     call = SmallCall(
         torch.bfloat16, torch.bfloat16, dim=64, channels=32, grid=(3, 4), spectral="full"
     )
     if needs is not None:
         call.run(None)
-    seen = compare(call, needs, "sm_80", only=("spectral", "row_means"))
-    assert list(seen) == (["spectral", "spectral again", "row_means"] if needs else ["spectral"])
+    only = ("spectral", "row_means", "mix_up") if needs else ("spectral",)
+    seen = compare(call, needs, "sm_80", only=only)
+    backward = ["spectral", "mix_up", "spectral again", "row_means"]
+    assert list(seen) == (backward if needs else ["spectral"])
     check(seen, torch.bfloat16)
+    if needs:
+        moved = seen["mix_up"][2]
+        assert moved["out"] == moved["dx"] == call.out.nbytes
+        assert moved["x"] == moved["dout"] == 0
 
 
 def test_a_fault_in_the_machine_code_is_seen():

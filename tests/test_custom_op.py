@@ -38,19 +38,23 @@ def op_arguments(backend, variant="hybrid", spectral="channel", dropout=0.0, req
 
 @fused
 @pytest.mark.parametrize(
-    ("variant", "spectral", "dropout"),
-    [("hybrid", "channel", 0.1), ("hybrid", "full", 0.0), ("baseline", "channel", 0.0)],
+    ("variant", "spectral", "dropout", "keep_output"),
+    [
+        ("hybrid", "channel", 0.1, False),
+        ("hybrid", "full", 0.0, False),
+        ("baseline", "channel", 0.0, True),
+    ],
 )
-def test_opcheck(backend, variant, spectral, dropout):
+def test_opcheck(backend, variant, spectral, dropout, keep_output):
     x, tensors, seed, common, upstream = op_arguments(backend, variant, spectral, dropout)
     forward = torch.ops.fastht.ht_adapter.default
-    torch.library.opcheck(forward, (x, tensors, seed, *common, True))
+    torch.library.opcheck(forward, (x, tensors, seed, *common, True, keep_output))
     with torch.no_grad():
-        _, *saved = forward(x, tensors, seed, *common, True)
-    plain = [t.detach() for t in tensors]
+        out, *saved = forward(x, tensors, seed, *common, True, keep_output)
+    kept, plain = (out if keep_output else x).detach(), [t.detach() for t in tensors]
     torch.library.opcheck(
         torch.ops.fastht.ht_adapter_backward.default,
-        (upstream, x.detach(), plain, seed, saved, *common, True, True),
+        (upstream, kept, plain, seed, saved, *common, True, True, keep_output),
     )
 
 

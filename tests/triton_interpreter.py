@@ -104,6 +104,11 @@ def _overflow(lhs, rhs, operation):
     assert fits, f"int{scalar.int_bitwidth} overflow detected for operation {operation.__name__}"
 
 
+class _Semantic(interpreter.TritonSemantic):
+    def binary_op_sanitize_overflow_impl(self, lhs, rhs, operation):
+        _overflow(lhs, rhs, operation)
+
+
 def mend():
     """Replace the interpreter's casts, matrix product and overflow check, and save it searching."""
     builder = interpreter.InterpreterBuilder
@@ -132,6 +137,7 @@ def mend():
     builder.cast_impl = cast_impl
     builder.create_dot = create_dot
     interpreter.interpreter_semantic.binary_op_sanitize_overflow_impl = _overflow
+    interpreter.TritonSemantic = _Semantic  # up to Triton 3.6 made anew for each function
     original_np_dtype, known = interpreter._get_np_dtype, {}
 
     def np_dtype(dtype):  # which makes a table of all of them at each call

@@ -4,6 +4,7 @@
     python -m benchmarks.issue_model --card H200              # measured too, with faster memory
     python -m benchmarks.issue_model --shape 64 24 1024 --channels 128
     python -m benchmarks.issue_model --backend cuda --json
+    python -m benchmarks.issue_model --keep output            # backward makes x of the output
     python -m benchmarks.issue_model --hazards                # no times: products in flight
 
 No GPU is needed, and none is asked: the times are those of :mod:`benchmarks.issue_model.simulate`.
@@ -18,6 +19,7 @@ import sys
 from benchmarks.issue_model import hazards, table
 from benchmarks.issue_model.launches import BACKENDS, Shape
 from benchmarks.issue_model.machine import CARDS, MACHINES
+from fastht.ops.plain import KEEP
 
 
 def main() -> int:
@@ -29,13 +31,14 @@ def main() -> int:
     )
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--numbers", choices=table.DTYPE_BYTES, default="16")
+    parser.add_argument("--keep", choices=KEEP, default="auto")
     parser.add_argument("--arch", choices=MACHINES, default="sm_90")
     parser.add_argument("--card", choices=CARDS, help="one of sm_90; H100 unless named")
     parser.add_argument("--only", default="", help="kernels with this in their names")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--hazards", action="store_true", help="matrix products in flight instead")
     arguments = parser.parse_args()
-    shape = Shape(*arguments.shape, arguments.channels, arguments.numbers)
+    shape = Shape(*arguments.shape, arguments.channels, arguments.numbers, arguments.keep)
     if arguments.hazards and arguments.backend == "cuda":
         parser.error("the CUDA kernels have no products in flight: mma.sync takes registers")
     if arguments.hazards:

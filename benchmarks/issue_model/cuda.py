@@ -55,8 +55,7 @@ def launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
         raise SystemExit("the native extension was built without the CUDA backend's plan")
     configuration = _configuration(shape)
     found: list[Launch] = []
-    rebuild = configuration.x == 2  # float32; what the operator does where nobody asks
-    for phase, needs in (("forward", None), ("backward", (True, True, rebuild))):
+    for phase, needs in (("forward", None), ("backward", (True, True, shape.rebuilds))):
         plan, wanted = adapter.plan_of(configuration, DEVICES[ARCHS[arch]][0], needs)
         threads = [count for _, _, count in plan.kernels]
         arrays = _arrays(configuration, plan.workspace_bytes)

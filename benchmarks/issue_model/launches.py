@@ -6,15 +6,20 @@ of the size that is modelled, and each launch is compiled instead of started.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+import triton
 
 from benchmarks.issue_model import sass, source
 from benchmarks.issue_model.sass import Code, Frame, Instruction
 from benchmarks.issue_model.simulate import Access, Loop, Work
+from fastht.ops.custom_op import keeps_output
 
 # Read or written once, from and to the memory; maps and partial sums are in the L2 cache.
 WIDE = {"x", "dout", "out", "dx"}
@@ -36,11 +41,17 @@ class Shape:
     dim: int = 768
     channels: int = 64
     numbers: str = "16"  # as in fastht.ops.triton.configs
+    keep: str = "auto"  # for the backward pass, as fastht.patch has it
 
     @property
     def tokens(self) -> int:
         """Tokens an image: a class token and the patches."""
         return 1 + self.side * self.side
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether the backward pass makes x of the output."""
+        return keeps_output(self.keep, torch.bfloat16 if self.numbers == "16" else torch.float32)
 
     def __str__(self) -> str:
         return f"({self.batch},{self.tokens},{self.dim}) C={self.channels}"
@@ -84,14 +95,30 @@ def triton_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:
             )
         )  # fmt: skip
 
-    with compile_table.compiling(arch, keep, only):
+    with compile_table.compiling(arch, keep, only), _compiling_here():
         forward, backward = compile_table.call_on_meta(
-            shape.batch, (shape.side, shape.side), shape.dim, shape.channels, shape.numbers
-        )
+            shape.batch, (shape.side, shape.side), shape.dim, shape.channels, shape.numbers,
+            keep=shape.keep,
+        )  # fmt: skip
         saved = forward()
         phase[0] = "backward"
         backward(saved)
     return found
+
+
+@contextlib.contextmanager
+def _compiling_here() -> Iterator[None]:
+    """Take no kernel from Triton's cache in the block.
+
+    Machine code names the files that it was made of, and what loops and loads are is read there. A
+    kernel that another checkout has left in the cache names files that may be gone or changed.
+    """
+    knobs = triton.knobs.compilation
+    before, knobs.always_compile = knobs.always_compile, True
+    try:
+        yield
+    finally:
+        knobs.always_compile = before
 
 
 def cuda_launches(shape: Shape, arch: str, only: str = "") -> list[Launch]:

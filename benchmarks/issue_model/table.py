@@ -51,7 +51,9 @@ def sizes(shape: Shape) -> byte_model.Shape:
 
 def summary(shape: Shape, found: Sequence[Row], machine: Machine) -> dict[str, Any]:
     """Return the modelled microseconds of both passes, their floors, and those of each launch."""
-    result: dict[str, Any] = {"modelled": True, "shape": str(shape), "machine": machine.name}
+    result: dict[str, Any] = {
+        "modelled": True, "shape": str(shape), "machine": machine.name, "x_rebuilt": shape.rebuilds,
+    }  # fmt: skip
     for phase, floor in (
         ("forward", byte_model.forward_floor(sizes(shape))),
         ("backward", byte_model.backward_floor(sizes(shape))),
@@ -96,7 +98,8 @@ def _compiler(found: Sequence[Row]) -> str:
 def text(shape: Shape, found: Sequence[Row], machine: Machine) -> str:
     """Return the table for people."""
     lines = [
-        f"MODELLED, not measured: {shape}, {shape.numbers}, hybrid with dropout, {machine.name} "
+        f"MODELLED, not measured: {shape}, {shape.numbers}, hybrid with dropout, "
+        f"x {'rebuilt from the output' if shape.rebuilds else 'kept'}, {machine.name} "
         f"({machine.multiprocessors} multiprocessors, {machine.clock / 1e9:.2f} GHz, "
         f"{machine.bandwidth / 1e12:.1f} TB/s), {_compiler(found)}",
         FORM.format(

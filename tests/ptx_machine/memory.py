@@ -15,6 +15,7 @@ class Memory:
         self._placed = []  # (address, offset in data, bytes, dtype, shape), by address
         self._next = _FIRST
         self.seen = set()  # addresses of arrays with an access since a reader emptied it
+        self.moved = None  # of each byte, whether it was read or written since `meter`
 
     def place(self, array, address=None):
         """Copy an array into memory and return its address, a multiple of 256 if none is given."""
@@ -37,6 +38,15 @@ class Memory:
             self._placed.append((address, total, size, np.dtype(np.uint8), (size,)))
             total += size
         self.data = np.zeros(total, np.uint8)
+
+    def meter(self):
+        """Begin to mark the bytes that are read and written."""
+        self.moved = np.zeros(self.data.size, bool)
+
+    def distinct(self, address):
+        """Return how many bytes of the array at an address were read or written."""
+        (found,) = [p for p in self._placed if p[0] == address]
+        return int(self.moved[found[1] : found[1] + found[2]].sum())
 
     def read(self, address):
         """Return the array that was placed at an address, as it is now."""
@@ -62,7 +72,10 @@ class Memory:
         if (addresses % size).any():
             raise IndexError(f"misaligned access of {size} bytes")
         self.seen.update(int(starts[number]) for number in np.unique(which))
-        return bases[which] + inside
+        found = bases[which] + inside
+        if self.moved is not None:
+            self.moved[found[:, None] + np.arange(size)] = True
+        return found
 
 
 def gather(data, offsets, size):

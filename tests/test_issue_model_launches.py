@@ -1,0 +1,46 @@
+"""The issue model's launches: which convolutions they have, and whether they rebuild x."""
+
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("triton")
+from test_issue_model import ROOT, code, line, work
+
+from benchmarks.issue_model import taps
+from benchmarks.issue_model.launches import Shape
+
+
+def test_instructions_of_a_convolution_are_told_by_the_lines_of_its_source():
+    own = taps.lines("depthwise.cuh", "convolve_item")
+    text = (ROOT / "csrc/cuda/depthwise.cuh").read_text().splitlines()
+    assert "convolve_item(" in text[own[0] - 1]
+    assert text[own[-1] - 1] == "}"
+    assert sum("convolve_row<" in text[n - 1] for n in own) == 3
+    with pytest.raises(LookupError, match="no function nothing"):
+        taps.lines("depthwise.cuh", "nothing")
+    row = ("cuda/depthwise.cuh", own[0] - 20)  # called by it, or by somebody else
+    called, other = (row, ("cuda/depthwise.cuh", own[3])), (row, ("cuda/mix.cuh", own[3]))
+    listing = code(
+        line("FFMA R1, R2, R3, R1"), line("LDS R2, [R4]"), line("FFMA R1, R2, R3, R1"), line("NOP")
+    )
+    for number, frames in enumerate((called, called, other, ())):
+        listing.instructions[number].frames = frames
+    counted = work(listing, order=[0, 1, 0, 1, 2, 3], programs=3, warps=8)
+    launch = SimpleNamespace(kernel="mix_up", counted=[counted])
+    (found,) = taps.counted(launch, Shape(batch=2, side=4, channels=64))
+    assert (found.instructions, found.multiplications) == (4 * 24, 2 * 24)
+    assert found.needed == 2 * 16 * 49 * 2
+
+
+@pytest.mark.parametrize(
+    ("keep", "numbers", "rebuilds"),
+    [
+        ("auto", "16", False),
+        ("auto", "32>16", True),
+        ("output", "16", True),
+        ("input", "32", False),
+    ],
+)
+def test_x_is_rebuilt_as_the_operator_does_it(keep, numbers, rebuilds):
+    assert Shape(numbers=numbers, keep=keep).rebuilds == rebuilds
