@@ -1,5 +1,6 @@
 """The fused operator in PyTorch's machinery: opcheck, compile, autocast, checkpointing."""
 
+import os
 import subprocess
 import sys
 
