@@ -25,7 +25,10 @@ if native is not None:
 
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path_factory):
-    # One for the module and for all workers of pytest-xdist: g++ takes seconds for each kernel.
+    # One for the module and for all workers of pytest-xdist, or what is named to be shared with
+    # others: g++ takes seconds for each kernel.
+    if "FASTHT_CACHE" in os.environ:
+        return
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     monkeypatch.setenv("FASTHT_CACHE", str(folder / "simulated"))
