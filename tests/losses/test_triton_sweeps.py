@@ -47,10 +47,7 @@ def relative(one, other):
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="float64 is for the interpreter")
-@pytest.mark.parametrize(
-    "shape",
-    [pytest.param(s, marks=[pytest.mark.slow] if s in SHAPES[::3] else []) for s in SHAPES],
-)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", loss_sweeps.FORMS)
 def test_float64_equals_the_dense_form(name, shape):
     form, (rows, columns, dim, offset) = loss_sweeps.FORMS[name], shape
