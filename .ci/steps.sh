@@ -5,6 +5,7 @@
 #                           when it has ended, so that no two steps mix.
 #   finish                  waits for all of them.
 #   alone NAME COMMAND...   waits for all of them and runs one that takes every core, in plain sight.
+#   left_out WHAT: WHY      says that something is not run: now, and once more under the table.
 #
 # The first failure ends the script, with its log, and what still runs with it. At the end, good or
 # not, a table says how long each step took and how much of a processor's time.
@@ -38,6 +39,11 @@ alone() {
     finish
 }
 
+left_out() {
+    echo "-- NOT RUN: $*"
+    echo "$*" >>"$STEP_LOGS/left out"
+}
+
 # _timed NAME COMMAND...: leaves what `time` says beside the log. Ends the shell that it runs in.
 _timed() {
     local TIMEFORMAT='%R %U %S'
@@ -67,12 +73,15 @@ _end() {
         kill -TERM -- "-$pid" 2>/dev/null || true
     done
     [ ${#STEP_RUNNING[@]} = 0 ] || wait "${!STEP_RUNNING[@]}" 2>/dev/null || true
+    local missing=''
+    [ ! -f "$STEP_LOGS/left out" ] || missing=$(sed 's/^/NOT RUN: /' "$STEP_LOGS/left out")
     rm -rf "$STEP_LOGS"
     printf '%s\n' "${STEP_TABLE[@]}" | awk -v begin="$STEP_BEGIN" -v end="$EPOCHREALTIME" '
         BEGIN { printf "\n%8s %10s  %s\n", "seconds", "processor", "step" }
         NF { name = $0; sub(/^[^ ]+ [^ ]+ [^ ]+ /, "", name); sum += $2 + $3
              printf "%8.1f %10.1f  %s\n", $1, $2 + $3, name }
         END { printf "%8.1f %10.1f  all\n", end - begin, sum }'
+    [ -z "$missing" ] || printf '\n%s\n' "$missing"
     exit $status
 }
 trap _end EXIT

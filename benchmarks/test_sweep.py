@@ -31,7 +31,7 @@ def race(shape: cases.Shape, dtype: str) -> Race:
 def test_sweep(
     benchmark: BenchmarkFixture, field: str, shape: cases.Shape, dtype: str, contestant: str
 ) -> None:
-    first = (field, shape) == POINTS[0]
+    first = (field, shape, dtype) == (*POINTS[0], cases.DTYPES[0])
     shape = shape_to_run(benchmark, contestant, dtype, shape, first=first)
     measured = race(shape, dtype)
     measured.enter(benchmark, contestant, sweep=field, **roofline.describe(shape, dtype, "both"))

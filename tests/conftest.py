@@ -24,6 +24,16 @@ else:
     triton_interpreter.mend()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Give each worker of pytest-xdist tests that stand together.
+
+    It deals them out one by one, so that every worker makes what a module's tests share.
+    """
+    if config.getoption("numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 @pytest.fixture
 def backend(request):
     """Name the backend of an engine (see engines.py), its instruction-set path being forced."""

@@ -1,11 +1,10 @@
-"""What one process of a distributed test does: ``python distributed_worker.py CASE FOLDER RANK``.
+"""What one process of a distributed test does: ``main``.
 
 Each case checks itself, in every rank, against the same model in one process.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -203,7 +202,3 @@ def main(names: str, folder: str, rank: str) -> None:
         CASES[name]()
         dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

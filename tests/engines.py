@@ -4,6 +4,8 @@ An engine is ``"backend"`` or ``"backend/path"``; the fixture ``backend`` of con
 into the name of a backend that takes that path.
 """
 
+import itertools
+
 import pytest
 import torch
 
@@ -39,3 +41,19 @@ FUSED = [_engine(name) for name in _names() if name != "reference"]
 # Those that take float32, and the fused ones among them.
 WIDE = [_engine(name) for name in _names() if not name.endswith(ROUNDING_PATHS)]
 WIDE_FUSED = [_engine(n) for n in _names() if n != "reference" and not n.endswith(ROUNDING_PATHS)]
+
+
+def long_if_interpreted(engines, *axes, when=lambda *case: True):
+    """Return engines times the values of each axis, for ``pytest.mark.parametrize``.
+
+    Of those that Triton's interpreter would run, the ones of which ``when`` is true are for
+    ``-m slow``.
+    """
+    found = []
+    for engine, *case in itertools.product(engines, *axes):
+        values = engine.values if hasattr(engine, "values") else [engine]
+        marks = list(getattr(engine, "marks", ()))
+        if values[0] == "triton" and DEVICE == "cpu" and when(*case):
+            marks.append(pytest.mark.slow)
+        found.append(pytest.param(*values, *case, marks=marks))
+    return found

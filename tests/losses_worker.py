@@ -1,11 +1,10 @@
-"""What one of two processes of a test of losses does: ``python losses_worker.py CASE FOLDER RANK``.
+"""What one of two processes of a test of losses does: ``main``.
 
 Each case checks itself, in every rank, against one process with the whole batch.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -236,7 +235,3 @@ def main(cases: str, folder: str, rank: str) -> None:
         CASES[case]()
         print(f"{case} agrees", flush=True)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

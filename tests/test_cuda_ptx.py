@@ -26,7 +26,10 @@ if native is not None:
 
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path_factory):
-    # One for the module and for all workers of pytest-xdist: g++ takes seconds for each kernel.
+    # One for the module and for all workers of pytest-xdist, or what is named to be shared with
+    # others: g++ takes seconds for each kernel.
+    if "FASTHT_CACHE" in os.environ:
+        return
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     monkeypatch.setenv("FASTHT_CACHE", str(folder / "simulated"))
@@ -190,7 +193,7 @@ def test_a_fault_in_the_machine_code_is_seen():
         return head + mma + changed + end + rest
 
     call = SmallCall(torch.bfloat16, torch.bfloat16, dim=64, grid=(3, 5), batch=1)
-    seen = compare(call, None, "sm_80", swapped)
+    seen = compare(call, None, "sm_80", swapped, only=("mix_up",))
     assert "out" in seen["mix_up"][0]
     with pytest.raises(AssertionError):
         check(seen, torch.bfloat16)

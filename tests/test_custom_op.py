@@ -1,5 +1,6 @@
 """The fused operator in PyTorch's machinery: opcheck, compile, autocast, checkpointing."""
 
+import os
 import subprocess
 import sys
 
@@ -124,16 +125,26 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_tensor_float_32_only_where_pytorch_allows_it(setting):
-    statement, expected = SETTINGS[setting]
-    if "fp32_precision" in statement and not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        pytest.skip("a setting of torch 2.9 and newer")
-    # In a process of its own: the settings are global, and old and new ones do not mix.
-    code = f"import torch\nfrom fastht.ops import custom_op\n{statement}\n"
-    code += "print(custom_op.tensor_float_32())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(expected)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_tensor_float_32_only_where_pytorch_allows_it():
+    settings = dict(SETTINGS)
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch 2.9 and newer
+        settings = {name: s for name, s in settings.items() if "fp32_precision" not in s[0]}
+    # Each in a process of its own, since the settings are global, and old and new ones do not mix:
+    # forked from one that has imported torch.
+    code = (
+        "import os, torch\nfrom fastht.ops import custom_op\n"
+        f"for name, statement in {[(name, s) for name, (s, _) in settings.items()]}:\n"
+        "    if os.fork() == 0:\n"
+        "        exec(statement)\n"
+        "        print(name, custom_op.tensor_float_32(), sep=': ', flush=True)\n"
+        "        os._exit(0)\n"
+        "    assert os.wait()[1] == 0, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert found == {name: str(expected) for name, (_, expected) in settings.items()}
 
 
 @fused

@@ -1,8 +1,10 @@
 """What fused kernels are held to beyond the rule of test_ops: hard inputs, memory, mask."""
 
+import math
+
 import pytest
 import torch
-from engines import DEVICE, FUSED, WIDE_FUSED, takes
+from engines import DEVICE, FUSED, WIDE_FUSED, long_if_interpreted, takes
 from numerics import Draw, run, violations
 from test_ops import case, draw, through
 
@@ -42,24 +44,31 @@ WEIGHTS = {
 }
 
 
-@fused_or_rounding
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+HARD = (*((change, "gammax 0") for change in INPUTS), *(("none", weights) for weights in WEIGHTS))
+
+
 @pytest.mark.parametrize(
-    ("change", "weights"),
-    [*((change, "gammax 0") for change in INPUTS), *(("none", weights) for weights in WEIGHTS)],
+    ("backend", "dtype", "hard"),
+    long_if_interpreted(
+        FUSED, DTYPES, HARD, when=lambda dtype, hard: dtype != DTYPES[HARD.index(hard) % 3]
+    ),
+    indirect=["backend"],
+    ids=str,
 )
-def test_rule_holds_for_hard_inputs(backend, dtype, change, weights):
+def test_rule_holds_for_hard_inputs(backend, dtype, hard):
+    change, weights = hard
     if not takes(backend, dtype):
         pytest.skip(f"{backend} does not take {dtype}")
 
-    def hard(i):
+    def made(i):
         x, params, upstream, options = case(dtype=dtype, draw=i)
         x = INPUTS.get(change, lambda x: x)(x)
         for name, value in WEIGHTS[weights].items():
             params[name] = torch.full_like(params[name], value)
         return draw(through(backend), x, params, upstream, options)
 
-    assert violations(hard, 2, ceilings=not change.startswith("offset")) == {}
+    assert violations(made, 2, ceilings=not change.startswith("offset")) == {}
 
 
 def under_autocast(operation):
@@ -70,8 +79,13 @@ def under_autocast(operation):
     return cast
 
 
-@fused_or_rounding
-@pytest.mark.parametrize("change", ["none", "offset 30", "offset 1000"])
+@pytest.mark.parametrize(
+    ("backend", "change"),
+    long_if_interpreted(
+        FUSED, ("none", "offset 30", "offset 1000"), when=lambda change: change == "offset 30"
+    ),
+    indirect=["backend"],
+)
 def test_rule_holds_for_float32_tokens_under_autocast(backend, change):
     def cast(i):
         # Six samples: over two of them the gate's gradients cancel in one of these draws.
@@ -272,10 +286,17 @@ def philox(key, counter, mask=2**32 - 1):
     return c
 
 
-@fused_or_rounding
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-@pytest.mark.parametrize("spectral", ["channel", "full"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("backend", "value", "spectral"),
+    long_if_interpreted(
+        FUSED,
+        (math.nan, math.inf),
+        ("channel", "full"),
+        when=lambda value, spectral: math.isnan(value) == (spectral == "full"),
+    ),
+    indirect=["backend"],
+)
 def test_a_bad_sample_stays_alone(backend, value, spectral):
     dtype = torch.float32 if takes(backend, torch.float32) else torch.bfloat16
     x, params, upstream, options = case(batch=3, spectral=spectral, dtype=dtype)

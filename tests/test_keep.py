@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 import torch.nn.functional as F
-from engines import DEVICE, WIDE, WIDE_FUSED, takes
+from engines import DEVICE, WIDE, WIDE_FUSED, long_if_interpreted, takes
 from numerics import Draw, run, violations
 from test_ops import case, draw, through
 from torch.utils.checkpoint import checkpoint
@@ -24,19 +24,6 @@ CHANGES = (
     {"dim": 37, "channels": 21, "grid": (3, 8), "prefix": 0},
     {"dim": 192, "channels": 64, "batch": 1, "prefix": 5},
 )
-
-
-def long_if_interpreted(engines, *cases, when=lambda case: True):
-    """Return engines times cases; in Triton's interpreter some of them are for ``-m slow``."""
-    found = []
-    for engine in engines:
-        for one in cases or [None]:
-            values = [engine] if not hasattr(engine, "values") else list(engine.values)
-            marks = list(getattr(engine, "marks", ()))
-            if values == ["triton"] and DEVICE == "cpu" and when(one):
-                marks.append(pytest.mark.slow)
-            found.append(pytest.param(*values, *([one] if cases else []), marks=marks))
-    return found
 
 
 def keeping(backend, keep):
@@ -74,7 +61,7 @@ def test_beside_what_the_next_layer_keeps_a_float32_token_costs_264_bytes(backen
 
 @pytest.mark.parametrize(
     ("backend", "change"),
-    long_if_interpreted(WIDE, *CHANGES, when=bool),
+    long_if_interpreted(WIDE, CHANGES, when=bool),
     ids=str,
     indirect=["backend"],
 )
@@ -87,7 +74,7 @@ def test_gradients_from_the_output_hold_the_rule(backend, change):
 
 @pytest.mark.parametrize(
     ("backend", "needed"),
-    long_if_interpreted(WIDE_FUSED, "x", "params"),
+    long_if_interpreted(WIDE_FUSED, ("x", "params")),
     ids=str,
     indirect=["backend"],
 )
@@ -227,7 +214,7 @@ def test_what_is_kept_can_be_chosen_for_a_model():
 @pytest.mark.parametrize(
     ("backend", "dtype"),
     long_if_interpreted(
-        WIDE_FUSED, torch.bfloat16, torch.float16, when=lambda dtype: dtype == torch.float16
+        WIDE_FUSED, (torch.bfloat16, torch.float16), when=lambda dtype: dtype == torch.float16
     ),
     ids=str,
     indirect=["backend"],

@@ -112,39 +112,42 @@ import sys
 import torch
 import fastht
 
-model, image, expected, base = torch.load(sys.argv[1], weights_only=False)
-model.eval()
-with torch.no_grad():
-    assert torch.equal(model(image), expected)
-    # Hooks are numbered anew in a new process: whatever its number, none may take the adapter's
-    # place.
-    seen, handles = [], []
-    for module in model.modules():
-        torch.utils.hooks.RemovableHandle.next_id = 0
-        for _ in range(50):
-            handles.append(module.register_forward_hook(lambda *args: seen.append(1)))
-    assert torch.equal(model(image), expected)
-    assert seen
-    for handle in handles:
-        handle.remove()
-    with fastht.disable_adapter(model):
+for file in sys.argv[1:]:
+    model, image, expected, base = torch.load(file, weights_only=False)
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(image), expected)
+        # Hooks are numbered anew in a new process: whatever its number, none may take the
+        # adapter's place.
+        seen, handles = [], []
+        for module in model.modules():
+            torch.utils.hooks.RemovableHandle.next_id = 0
+            for _ in range(50):
+                handles.append(module.register_forward_hook(lambda *args: seen.append(1)))
+        assert torch.equal(model(image), expected)
+        assert seen
+        for handle in handles:
+            handle.remove()
+        with fastht.disable_adapter(model):
+            assert torch.equal(model(image), base)
+        assert torch.equal(model(image), expected)
+        fastht.unpatch(model)
+        model.requires_grad_(False)  # as `base` was: torch 2.8 moves a last bit otherwise
         assert torch.equal(model(image), base)
-    assert torch.equal(model(image), expected)
-    fastht.unpatch(model)
-    model.requires_grad_(False)  # as `base` was: torch 2.8 moves a last bit otherwise
-    assert torch.equal(model(image), base)
 """
 
 
-@pytest.mark.parametrize("name", ["openai", "siglip"])
-def test_a_saved_model_loads_in_a_fresh_process(name: str, tmp_path: Path) -> None:
-    vit = VITS[name]
-    model = _patched(vit)
-    with fastht.disable_adapter(model):
-        base = _features(vit, model)
-    torch.save((model, vit.image(), _features(vit, model), base), tmp_path / "model.pt")
+def test_saved_models_load_in_a_fresh_process(tmp_path: Path) -> None:
+    files = []
+    for name in ("openai", "siglip"):
+        vit = VITS[name]
+        model = _patched(vit)
+        with fastht.disable_adapter(model):
+            base = _features(vit, model)
+        files.append(str(tmp_path / f"{name}.pt"))
+        torch.save((model, vit.image(), _features(vit, model), base), files[-1])
     script = f"sys_path = {sys.path!r}\nimport sys\nsys.path[:] = sys_path\n{_IN_A_FRESH_PROCESS}"
-    command = [sys.executable, "-c", script, str(tmp_path / "model.pt")]
+    command = [sys.executable, "-c", script, *files]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 

@@ -85,6 +85,48 @@ def _patch_once():
     interpreter._patch_lang, interpreter._patch_builtin = once, named
 
 
+def _remember_shapes():
+    """Make what stands in types and tensors of a shape once, and not for each result.
+
+    Every interpreted operation makes a few of them, and each a name, a check, and numbers and types
+    of numbers in tuples: a third of all that is left of a small problem's time.
+    """
+    make_type, make_tensor = tl.block_type.__init__, tl.tensor.__init__
+    semantic = interpreter.interpreter_semantic
+    broadcast = semantic.broadcast_impl_value
+    of_types = {}  # by sizes
+    of_tensors = {}  # by the identity of a type's shape
+
+    def init_type(self, element_ty, shape):
+        sizes = tuple(s.value if isinstance(s, tl.constexpr) else s for s in shape)
+        if sizes not in of_types:
+            make_type(self, element_ty, shape)
+            of_types[sizes] = self.shape, self.numel, str(self.shape)
+            return
+        self.element_ty = element_ty
+        self.shape, self.numel, text = of_types[sizes]
+        self.name = f"<{text}, {element_ty}>"
+
+    def init_tensor(self, handle, type):
+        shape = type.shape if type.is_block() else None
+        known = of_tensors.get(id(shape))
+        if known is None or known[0] is not shape:
+            make_tensor(self, handle, type)
+            of_tensors[id(shape)] = shape, self.shape, self.numel
+            return
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        _, self.shape, self.numel = known
+
+    def equal_or_broadcast(lhs, rhs):
+        a, b = lhs.type, rhs.type
+        if a.is_block() and b.is_block() and a.shape is b.shape:
+            return lhs, rhs
+        return broadcast(lhs, rhs)
+
+    tl.block_type.__init__, tl.tensor.__init__ = init_type, init_tensor
+    semantic.broadcast_impl_value = equal_or_broadcast
+
+
 _EXACT = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 
 
@@ -149,6 +191,7 @@ def mend():
 
     interpreter._get_np_dtype = np_dtype
     _patch_once()
+    _remember_shapes()
 
 
 @contextlib.contextmanager

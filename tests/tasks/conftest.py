@@ -58,6 +58,25 @@ def table(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def coarse_pictures(monkeypatch):
+    """Draw a run's pictures with fewer pixels: their own tests are in tests/tasks/results."""
+    pytest.importorskip("matplotlib")
+    from fastht.tasks.results import (
+        alignment_pictures,
+        class_pictures,
+        figure_style,
+        overlays,
+        pictures,
+        retrieval_pictures,
+    )
+
+    for module in (
+        alignment_pictures, class_pictures, figure_style, overlays, pictures, retrieval_pictures,
+    ):  # fmt: skip
+        monkeypatch.setattr(module, "DPI", 30)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     """Keep the tests' text embeddings away from the user's."""

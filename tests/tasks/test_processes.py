@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 
+import forked
 import pytest
 
 from fastht.cli import main
+
+pytestmark = [pytest.mark.slow, forked.needed]
 
 # Dropout draws per process, so that several processes equal one only without it.
 COMMON = ["--pretrained", "none", "--batch-size", "10", "--workers", "0", "--val-fraction", "0.265"]
@@ -20,23 +23,22 @@ def command(pairs, model, out, *extra):
     return ["train", "--data", str(pairs), "--model", model, "--out", str(out), *COMMON, *extra]
 
 
-def run_by_two(*arguments):
+def launch_two(*arguments):
+    """Run a command as users do, by PyTorch's launcher; the other tests are spared its imports."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return run(*launcher, "-m", "fastht.cli", *arguments)
-
-
-def run(*arguments, **options):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
+        [sys.executable, *launcher, "-m", "fastht.cli", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,  # of a machine that does much else
-        **options,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_by_two(*arguments):
+    return "".join(forked.ranks(2, "fastht.cli:main", arguments))
 
 
 def history(out):
@@ -50,14 +52,13 @@ def defined(scores):
     return {name: -1.0 if value is None else value for name, value in scores.items()}
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
     options = ["--epochs", "3", "--lr", "3e-3", "--dropout", "0"]
     # With what tags do too: it stands beside the contrastive loss and leaves that in the sum.
     options += ["--semantic", "fastht", "--tag-graph", "tokens", "--tag-dropout", "0"]
     options += ["--tags", "captions"]
     assert main(command(pairs, tiny_model, tmp_path / "one", *options)) == 0
-    printed = run_by_two(*command(pairs, tiny_model, tmp_path / "two", *options))
+    printed = launch_two(*command(pairs, tiny_model, tmp_path / "two", *options))
     assert printed.count("samples to train on") == 1
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert len(one) == len(two) == 3
@@ -68,7 +69,6 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
         assert a["zero_shot_accuracy"] == b["zero_shot_accuracy"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("task", "score"), [("segment", "dice"), ("classify", "auc")])
 def test_two_processes_give_the_scores_of_one(table, tiny_model, tmp_path, task, score):
     """48 images by halves: training and scores of the same weights to rounding."""
@@ -102,7 +102,6 @@ def test_two_processes_give_the_scores_of_one(table, tiny_model, tmp_path, task,
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tagged", [False, True])
 def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(pairs, tiny_model, tmp_path, tagged):
     options = ["--epochs", "12", "--lr", "3e-3", "--checkpoint-steps", "2", "--flip"]
@@ -111,23 +110,18 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(pairs, tiny_model, tmp
         options += ["--semantic", "fastht", "--tag-graph", "tokens", "--tags", "captions"]
         files.append("tag_graph.safetensors")
     assert main(command(pairs, tiny_model, tmp_path / "whole", *options)) == 0
-    parts = ["-m", "fastht.cli", *command(pairs, tiny_model, tmp_path / "killed", *options)]
-    process = subprocess.Popen(
-        [sys.executable, *parts],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    parts = command(pairs, tiny_model, tmp_path / "killed", *options)
+    training = forked.Forked("fastht.cli:main", parts)
     table = tmp_path / "killed" / "history.csv"
     deadline = time.monotonic() + 600  # of a machine that does much else
     while not (table.exists() and len(table.read_text().splitlines()) > 3):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert training.process.exitcode is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    training.end()
+    assert training.process.exitcode == -signal.SIGKILL
     assert len(history(tmp_path / "killed")) < 12
-    run(*parts, "--resume")
+    forked.run([forked.Forked("fastht.cli:main", [*parts, "--resume"])])
     for file in files:
         killed, whole = (tmp_path / name / file for name in ("killed", "whole"))
         assert killed.read_bytes() == whole.read_bytes()

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
+import forked
 import pytest
 import safetensors.torch
 import torch
@@ -157,6 +155,7 @@ def test_a_rank_below_one_is_refused():
 
 
 @pytest.mark.slow
+@forked.needed
 def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
     """The captions' embeddings are gathered with their gradients, as the images' are."""
     histories = []
@@ -169,13 +168,7 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
         if processes == 1:
             assert main(command) == 0
         else:
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            launcher += ["--nproc-per-node", str(processes), "-m", "fastht.cli"]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
-                launcher + command, env=environment, capture_output=True, text=True, timeout=300
-            )
-            assert done.returncode == 0, done.stderr
+            forked.ranks(processes, "fastht.cli:main", command)
         histories.append(list(csv.DictReader((out / "history.csv").open())))
     one, two = histories
     assert float(one[-1]["train_loss"]) < float(one[0]["train_loss"]) - 0.01

@@ -1,10 +1,8 @@
 """``fastht train`` on a model's own weights: whole towers, and heads alone."""
 
 import json
-import os
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 from clip_runs import train_pairs
@@ -203,6 +201,7 @@ def test_the_warm_up_of_a_run_with_towers_is_a_twentieth(pairs, tiny_model, tmp_
 
 
 @pytest.mark.slow
+@forked.needed
 def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
     histories = []
     for processes in (1, 2):
@@ -214,13 +213,7 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
         if processes == 1:
             assert main(command) == 0
         else:
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            launcher += ["--nproc-per-node", "2", "-m", "fastht.cli"]
-            done = subprocess.run(
-                launcher + command, env=os.environ | {"OMP_NUM_THREADS": "1"},
-                capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
+            forked.ranks(processes, "fastht.cli:main", command)
         rows = (out / "history.csv").read_text().splitlines()
         names = rows[0].split(",")
         histories.append(

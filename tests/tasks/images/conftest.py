@@ -1,10 +1,13 @@
-"""An experiment of a second."""
+"""An experiment of a second, and finished ones to read and to copy."""
+
+import contextlib
+import io
+import shutil
 
 import pytest
 
 
-@pytest.fixture
-def arguments(table, tiny_model, tmp_path):
+def experiment(table, tiny_model, out):
     pytest.importorskip("monai")
     pytest.importorskip("torchmetrics")
     from fastht.tasks.images.experiment import ExperimentArguments
@@ -21,15 +24,38 @@ def arguments(table, tiny_model, tmp_path):
         methods=("ht",),
         settings=AdapterSettings(bottleneck_dim=8, lora_rank=2),
         trainer=TrainerConfig(epochs=4, batch_size=8, lr=1e-2, patience=0, workers=0),
-        out=tmp_path / "runs",
+        out=out,
     )
 
 
-@pytest.fixture(autouse=True)
-def coarse_pictures(monkeypatch):
-    """Draw a run's pictures with fewer pixels: their own tests are in tests/tasks/results."""
-    pytest.importorskip("matplotlib")
-    from fastht.tasks.results import class_pictures, figure_style, overlays, pictures
+@pytest.fixture
+def arguments(table, tiny_model, tmp_path):
+    return experiment(table, tiny_model, tmp_path / "runs")
 
-    for module in (class_pictures, figure_style, overlays, pictures):
-        monkeypatch.setattr(module, "DPI", 30)
+
+@pytest.fixture(scope="module")
+def finished(table, tiny_model, tmp_path_factory):
+    """Return a function that gives a task's experiment to a folder, and returns what it printed.
+
+    It trains once for all tests that ask for nothing special.
+    """
+    done = {}
+
+    def give(task, folder):
+        if task not in done:
+            chosen = experiment(table, tiny_model, tmp_path_factory.mktemp(task) / "runs")
+            from fastht.tasks.images.commands import train
+
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert train(task, chosen) == 0
+            done[task] = chosen.out, printed.getvalue()
+        kept, printed = done[task]
+        shutil.copytree(kept, folder)
+        return printed
+
+    return give
+
+
+@pytest.fixture(autouse=True)
+def _coarse(coarse_pictures):
+    """Draw all pictures of these tests so."""

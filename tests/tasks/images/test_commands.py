@@ -69,9 +69,9 @@ def test_segmentation_learns_and_leaves_everything_that_it_promises(arguments, c
     assert not [name for name in kept if "patch_embed" in name or "conv1" in name]
 
 
-def test_classification_leaves_probabilities_and_curves(arguments):
-    assert train("classify", arguments) == 0
-    folder = arguments.out / "ht" / "seed-0"
+def test_classification_leaves_probabilities_and_curves(finished, tmp_path):
+    finished("classify", tmp_path / "runs")
+    folder = tmp_path / "runs" / "ht" / "seed-0"
     results = read(folder / "results.json")
     classes = ["benign mass", "cyst", "malignant mass"]
     assert results["classes"] == classes
@@ -92,12 +92,11 @@ def test_classification_leaves_probabilities_and_curves(arguments):
     assert not any("/" in name for name in rows_of(folder / "history.csv")[0])
 
 
-def test_a_classifier_has_a_temperature_of_its_validation_side_alone(arguments, capsys):
-    train("classify", arguments)
-    folder = arguments.out / "ht" / "seed-0"
+def test_a_classifier_has_a_temperature_of_its_validation_side_alone(finished, tmp_path, capsys):
+    finished("classify", tmp_path / "runs")
+    folder = tmp_path / "runs" / "ht" / "seed-0"
     found = read(folder / "results.json")["calibration"]["after"]
     assert found["calibrated"].keys() == found["uncalibrated"].keys()
-    capsys.readouterr()
     # Scored again, it is the same one; also where an older version of fastht left none.
     for kept in (True, False):
         if not kept:
@@ -133,10 +132,10 @@ def intervals_of(folder, out):
 
 @pytest.mark.parametrize("task", ["segment", "classify"])
 def test_scores_have_intervals_over_patients_that_the_predictions_give_again(
-    arguments, task, capsys
+    finished, task, tmp_path
 ):
-    train(task, dataclasses.replace(arguments, methods=("ht",)))
-    folder = arguments.out / "ht" / "seed-0"
+    printed = finished(task, tmp_path / "runs")
+    folder = tmp_path / "runs" / "ht" / "seed-0"
     results = read(folder / "results.json")
     intervals, before, after = (results[name] for name in ("intervals", "before", "after"))
     predictions = rows_of(folder / "predictions.csv")
@@ -148,7 +147,6 @@ def test_scores_have_intervals_over_patients_that_the_predictions_give_again(
             assert low <= after[name] <= high, name
     main = {"segment": "dice", "classify": "accuracy"}[task]
     assert intervals["after"][main][0] < intervals["after"][main][1]
-    printed = capsys.readouterr().out
     assert f"95 % intervals over {len(patients)} patients" in printed
     low, high = intervals["after"][main]
     assert f"{100 * after[main]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in printed
@@ -157,7 +155,7 @@ def test_scores_have_intervals_over_patients_that_the_predictions_give_again(
         low, high = intervals["after"]["specificity/cyst"]
         (line,) = [line for line in printed.splitlines() if line.startswith("cyst")]
         assert f"[{100 * low:.1f}, {100 * high:.1f}]" in line
-    row, differences = intervals_of(folder, arguments.out / "again")
+    row, differences = intervals_of(folder, tmp_path / "again")
     for name in (main, *({"classify": ["f1", "auc"]}.get(task, ["iou", "hd95"]))):
         for version, key in (("after", name), ("before", f"{name}_before")):
             if (ends := intervals[version][name])[0] is not None:
@@ -208,7 +206,7 @@ def test_a_stopped_experiment_resumes_to_the_same_bits(arguments, monkeypatch, m
     chosen = dataclasses.replace(
         arguments,
         methods=("frozen", method),
-        trainer=dataclasses.replace(arguments.trainer, epochs=3),
+        trainer=dataclasses.replace(arguments.trainer, epochs=2),
     )
     whole = dataclasses.replace(chosen, out=arguments.out.with_name("whole"))
     train("classify", whole)
@@ -217,7 +215,7 @@ def test_a_stopped_experiment_resumes_to_the_same_bits(arguments, monkeypatch, m
 
     def stopping(self):
         calls.append(1)
-        if len(calls) == 3 + 2:  # in the second epoch of the second run
+        if len(calls) == 2 + 2:  # in the second epoch of the second run
             raise StoppedError
         return score(self)
 
@@ -243,9 +241,9 @@ def test_a_stopped_experiment_resumes_to_the_same_bits(arguments, monkeypatch, m
         assert results[0]["before"] == results[1]["before"]
 
 
-def test_a_run_of_an_old_version_is_read_resumed_and_scored_again(arguments, tmp_path):
+def test_a_run_of_an_old_version_is_read_resumed_and_scored_again(arguments, finished, tmp_path):
     """Old folders have no intervals, no provenance, no patients and nothing before training."""
-    train("segment", arguments)
+    finished("segment", arguments.out)
     folder = arguments.out / "ht" / "seed-0"
     new = read(folder / "results.json")
     old = {name: new[name] for name in new if name not in ("intervals", "provenance")}
@@ -276,8 +274,10 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_its_own(arguments):
         train("segment", other)
 
 
-def test_eval_gives_the_scores_of_the_run_and_takes_other_data(arguments, tmp_path, capsys):
-    train("segment", arguments)
+def test_eval_gives_the_scores_of_the_run_and_takes_other_data(
+    arguments, finished, tmp_path, capsys
+):
+    finished("segment", arguments.out)
     folder = arguments.out / "ht" / "seed-0"
     assert evaluate("segment", EvalArguments(run=folder, out=tmp_path / "own")) == 0
     own = read(tmp_path / "own" / "results.json")
