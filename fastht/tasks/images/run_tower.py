@@ -33,7 +33,7 @@ TOWERS_NAME = "towers.safetensors"
 
 _NEEDED = ("model", "pretrained", "method", "lora_rank", "data")
 _VISION = "visual."
-_LEFT_OUT = "image of val or test of a patient whom the run to start from trained on"
+_LEFT_OUT = "of val or test whose patient the run of --from-run trained on"
 
 
 @dataclass(frozen=True)
