@@ -266,9 +266,9 @@ def build_model(
         # An HT method goes on with the run's adapters, any other keeps them as they are.
         start = run.adapter if chosen.variant is not None else None
         vision = run.build(arguments.image_size, adapted=chosen.variant is None)
-        for adapter in adapters(vision.module).values() if run.adapter and start is None else ():
-            # What does not train is not dropped out.
-            adapter.config = dataclasses.replace(adapter.config, dropout=0.0)
+        if run.adapter is not None and start is None:
+            for adapter in adapters(vision.module).values():  # they do not train: no dropout
+                adapter.config = dataclasses.replace(adapter.config, dropout=0.0)
     features = BlockFeatures(vision.module, arguments.blocks)
     layers = range(features.deepest + 1)
     apply_method(vision.module, chosen, layers, arguments.settings, start)

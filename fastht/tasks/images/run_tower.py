@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -227,7 +227,9 @@ def _put(
     try:
         found = from_safetensors(path.read_bytes())
     except (OSError, SafetensorError) as error:
-        raise ResumeError(f"{path} cannot be read: {error}") from error
+        raise ResumeError(
+            f"{path} cannot be read ({error}); give the run's folder as fastht train left it"
+        ) from error
     state = {n: t for n, t in found.items() if _of_vision(n) and (n in targets or not all_of_them)}
     wrong = sorted(state.keys() - targets.keys())
     wrong += sorted(targets.keys() - state.keys()) if all_of_them else []
@@ -241,7 +243,7 @@ def _put(
         targets[name].copy_(tensor)
 
 
-def _digest(paths: Any) -> str:
+def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:

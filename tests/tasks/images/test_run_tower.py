@@ -1,4 +1,4 @@
-"""Image towers of runs of ``fastht train``: what they compute, what of them trains, what is unseen."""
+"""Image towers of runs of ``fastht train``: what they compute, what trains, what is unseen."""
 
 import csv
 import dataclasses
@@ -179,7 +179,9 @@ def test_what_cannot_be_a_start_is_one_error(arguments, runs, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(runs / "lora", broken)
     (broken / "lora.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ResumeError, match=r"lora\.safetensors cannot be read"):
+    with pytest.raises(
+        ResumeError, match=r"lora\.safetensors cannot be read .*; give the run's folder"
+    ):
         build_model(dataclasses.replace(chosen, from_run=broken), "classify", "full", 3)
     (broken / "lora.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no lora\.safetensors: its training has not finished"):
