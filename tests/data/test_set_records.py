@@ -42,6 +42,14 @@ def test_keys_and_cleaning_are_those_of_tables(tmp_path: Path) -> None:
         load_records(rows(tmp_path, odd | {"who": None}), patient_key="who")
 
 
+def test_fields_of_tags_are_kept(tmp_path: Path) -> None:
+    odd = {"image": "0.png", "caption": "A caption of the first.", "Shape": ["oval", "round"]}
+    path = rows(tmp_path, odd)
+    found = load_records(path, attribute_keys=["Shape", "Margins"])
+    assert [record.attributes for record in found] == [{}] * 4 + [{"Shape": "oval;round"}]
+    assert not any(record.attributes for record in load_records(path))
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = rows(tmp_path)
     with pytest.raises(DataError, match="frame_key is for layout table, not for json"):

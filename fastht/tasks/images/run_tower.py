@@ -100,7 +100,7 @@ class RunTower:
             _put(model, self.run / LORA_NAME, trained, all_of_them=True)
             merge_lora(model)
         elif self.adapter is not None and adapted:
-            load_adapter(model, self.adapter)
+            load_adapter(vision, self.adapter)
         model.requires_grad_(False)
         return VisionModel(vision, vision.image_mean, vision.image_std)
 

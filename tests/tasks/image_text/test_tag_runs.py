@@ -1,7 +1,9 @@
 """Runs with tags in every part of them, from a checkpoint of the release and with whole towers."""
 
+import csv
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -120,3 +122,35 @@ def test_align_and_attributes_judge_the_run_as_it_trained(runs, kind, tmp_path, 
     assert ("plain_text_mean_accuracy" in after) == with_graph
     if with_graph:
         assert before["plain_text_mean_accuracy"] == before["mean_accuracy"]
+
+
+def test_us365k_trains_by_the_tags_that_it_comes_with(tagged_pairs, tiny_model, tmp_path, capsys):
+    """The pairs laid out as that set, one caption of which is a refusal."""
+    root = tmp_path / "us365k"
+    (root / "images").mkdir(parents=True)
+    with tagged_pairs.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    records = []
+    sides = {"train": [], "valid": []}
+    for i, row in enumerate(rows):
+        shutil.copy(tagged_pairs.with_name(row["filepath"]), root / "images")
+        caption = "A description cannot be generated." if i == 3 else row["title"]
+        side = sides["valid" if i >= 30 else "train"]
+        side.append({"image": row["filepath"], "caption": caption})
+        tags = {name: [row[name]] for name in ("Diagnosis", "Echogenicity") if row[name]}
+        records.append({"media_name": row["filepath"], "case_id": i} | tags)
+    (root / "full_data.json").write_text(json.dumps(records))
+    for side, listed in sides.items():
+        (root / f"{side}.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    arguments = TrainArguments(
+        data=str(root), model=tiny_model, pretrained="none", out=tmp_path / "run",
+        trainer=TrainerConfig(epochs=1, batch_size=10, workers=0),
+        tagging=TagOptions(semantic="fastht"),
+    )  # fmt: skip
+    held = train(arguments)["tagging"]["records"]
+    assert held["samples"] == 29
+    trained = [row for i, row in enumerate(rows[:30]) if i != 3]
+    for name in ("Diagnosis", "Echogenicity"):
+        assert held["tagged"][name] == sum(bool(row[name]) for row in trained)
+    assert held["tagged"]["Shape"] == 0
+    assert "1 caption that refuses to describe" in capsys.readouterr().out
