@@ -182,7 +182,7 @@ def _note_refusals(records: Sequence[Record]) -> Iterator[Note]:
         text = f"{plural(len(found), 'caption')} that look like refusals to describe: {told}"
         remedy = (
             "nothing is left out; `fastht taxonomy check` lists all, and `fastht data export "
-            "--refusals drop` writes a table without them"
+            "--data TABLE --refusals drop` writes a table without them"
         )
         yield Note("captions_like_refusals", len(found), f"{text}; {remedy}")
 

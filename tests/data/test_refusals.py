@@ -82,7 +82,18 @@ def test_a_table_s_pairs_keep_them_and_are_told_of_them(tmp_path: Path) -> None:
     # Its remedy: the table that is exported has none of them, and no such note.
     out = tmp_path / "out"
     assert (
-        main(["data", "export", str(tmp_path / "t.csv"), "--refusals", "drop", "--out", str(out)])
+        main(
+            [
+                "data",
+                "export",
+                "--data",
+                str(tmp_path / "t.csv"),
+                "--refusals",
+                "drop",
+                "--out",
+                str(out),
+            ]
+        )
         == 0
     )
     again = load_records(out / "table.csv")

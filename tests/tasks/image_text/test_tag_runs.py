@@ -65,6 +65,11 @@ def runs(tagged_pairs, tiny_model, released, tmp_path_factory):
     return found
 
 
+def far(found, start):
+    """How far weights have gone, in parts of themselves: two draws are about 1.4 apart."""
+    return ((found - start).norm() / start.norm()).item()
+
+
 def test_the_published_setting_trains_whole_from_a_checkpoint_of_the_release(runs, released):
     out, results = runs["published"]
     held = results["tagging"]
@@ -77,13 +82,14 @@ def test_the_published_setting_trains_whole_from_a_checkpoint_of_the_release(run
     assert after["val_total_loss"] == after["val_loss"] + after["val_semantic_loss"]
     graph, given = load_file(out / "tag_graph.safetensors"), released[1]
     assert graph.keys() <= given.keys()
-    # It starts from the checkpoint's graph network, and all of it learns.
-    moved = {
-        name: (graph[name] - given[name]).norm() / given[name].norm().clamp(min=0.1)
-        for name in graph
-    }
-    assert max(moved.values()) < 0.5
-    still = {name for name, far in moved.items() if far == 0}
+    # It starts from the checkpoint's graph network, and all of it that is used learns.
+    moved = {name: far(graph[name], given[name]) for name in graph}
+    weights = [name for name in graph if graph[name].ndim > 1]
+    assert max(moved[name] for name in weights) < 0.8
+    torch.manual_seed(0)  # as a graph that nothing was loaded into starts
+    fresh = TagGraph(load_taxonomy(), 16, mode="published").state_dict()
+    assert min(far(fresh[name], given[name]) for name in weights) > 1.2
+    still = {name for name, distance in moved.items() if distance == 0}
     assert all("graph_encoder" not in name or "emb" in name for name in still)
     assert "text_graph_fusion.graph_proj.weight" not in still
 
