@@ -105,11 +105,13 @@ def _task(task: str, arguments: Sequence[str]) -> int:
     command = f"{task} {action}"
     if action == "train":
         commands = _import("fastht.tasks.images.commands", command, "tasks")
+        run = _option("--from-run", arguments[1:], "")
+        started = [f"from-{Path(run).name}"] if run else []
         return _experiment(
-            _in_own_folder(commands.ExperimentArguments(), task, arguments[1:]),
+            _in_own_folder(commands.ExperimentArguments(), task, arguments[1:], *started),
             command,
             arguments[1:],
-            Path(f"runs/sample-{task}"),
+            Path("runs", "-".join(["sample", task, *started])),
             lambda parsed: commands.train(task, parsed),
         )
     module = _import("fastht.tasks.images.evaluate", command, "tasks")

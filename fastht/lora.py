@@ -121,6 +121,28 @@ def disable_lora(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+def merge_lora(model: nn.Module) -> None:
+    """Add LoRA's updates to the weights that they are of and take LoRA out, in place.
+
+    What is left is the model as it was built, without anything of LoRA, that computes the same but
+    for one rounding of each weight.
+    """
+    for module in list(model.modules()):
+        for name, held in list(getattr(module, "parametrizations", {}).items()):
+            if any(isinstance(update, LowRankUpdate) for update in held):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    peft: Any = sys.modules.get("peft.tuners.tuners_utils")  # not imported: none of its layers
+    if peft is None:
+        return
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, peft.BaseTunerLayer):
+                layer.merge()
+                setattr(module, name, layer.get_base_layer())
+        if hasattr(module, "peft_config"):
+            del module.peft_config
+
+
 def lora_targets(
     model: nn.Module, layers: Sequence[int] | None = None, *, text: bool = False
 ) -> list[str]:

@@ -91,11 +91,13 @@ def losses(batch: Batch, soft_options: dict[str, object], backend: str = "blocke
     clip = ClipLoss(True, True, **at, backend=backend)
     siglip = SigLipLoss(**at, backend=backend)
     mixed = ClipLoss(True, True, **at, backend=backend, soft_labels=soft)
+    mixed_siglip = SigLipLoss(**at, backend=backend, soft_labels=soft)
     mixed_global = ClipLoss(False, True, **at, backend=backend, soft_labels=soft)
     return {
         "clip": lambda b: run(clip, b),
         "clip keys": lambda b: run(clip, b, keys=b.keys),
         "siglip keys": lambda b: run(siglip, b, keys=b.keys),
+        "siglip soft tags": lambda b: run(mixed_siglip, b, soft_targets=b.soft("ignore")),
         "soft tags": lambda b: run(mixed, b, soft_targets=b.soft("ignore")),
         "soft factors keys": lambda b: run(mixed, b, soft_targets=factors(b), keys=b.keys),
         "soft global": lambda b: run(mixed_global, b, soft_targets=b.soft("zero")),

@@ -18,7 +18,7 @@ BELOW: dict[str, set[str]] = {
     "scores": set(),
     "results": set(),
     "images": {"results", "models", "scores", "training"},
-    "tags": {"results"},
+    "tags": {"models", "results"},
     "image_text": {"images", "results", "models", "scores", "training"},
 }
 

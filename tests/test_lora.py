@@ -8,7 +8,7 @@ from tiny_towers import tiny_tower
 from vits import VITS, timm_vit
 
 from fastht.backbones import find_backbone
-from fastht.lora import NoLoraError, add_lora, disable_lora, lora_targets
+from fastht.lora import NoLoraError, add_lora, disable_lora, lora_targets, merge_lora
 
 pytest.importorskip("peft")
 
@@ -105,3 +105,23 @@ def test_without_peft_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(NoLoraError, match=r"needs peft: pip install 'peft>=0.15'"):
         add_lora(VITS["siglip"].build())
+
+
+@pytest.mark.parametrize("vit", ["siglip", "native"])
+def test_merged_it_computes_the_same_without_anything_of_lora(vit):
+    image = VITS[vit].image()
+    model, base = VITS[vit].build().eval(), VITS[vit].build().eval()
+    add_lora(model, 4, zeros=False)
+    with torch.no_grad():
+        expected, plain = model(image), base(image)
+        merge_lora(model)
+        found = model(image)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (found - plain).abs().max() > 1e-2
+    # The names are those of the model as it was built: its weights fit into a new one.
+    state = model.state_dict()
+    assert state.keys() == base.state_dict().keys()
+    base.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.equal(base(image), found)
+    assert not any("lora" in name.lower() for name, _ in model.named_modules())

@@ -49,8 +49,8 @@ def load_records(
         has them, or names that mean the same, as "Patient ID", which is noted. What is not read is
         noted too.
     split_key: column of the side that a pair is on, see split_records; default: split, if there.
-    attribute_keys: columns of a table whose cells a record keeps in `attributes`, those of them
-        that are there.
+    attribute_keys: columns of a table, or fields of a set that can name its tags, that a record
+        keeps in `attributes`, those of them that are there; several values are joined by ";".
     cleaning: of the captions, see clean_caption.
 
     Of a folder, a JSON or a Parquet file the keys name fields, with dots for fields inside fields.
@@ -72,6 +72,7 @@ def load_records(
             split_key=split_key,
             frame_key=frame_key,
             separator=separator,
+            attribute_keys=attribute_keys,
         )
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         if image_key or caption_key or split_key or separator or image_dirs:

@@ -17,8 +17,10 @@ from fastht.data.cases import Split, labels_alike, note_alike
 from fastht.data.images import DataError
 from fastht.data.notes import Note, account, examples, plural, shorten
 from fastht.data.places import Group, place_of
+from fastht.data.refusals import refusal
 
 _EXAMPLES = 5  # names of missing images that are kept for messages
+_REFUSALS = 3  # captions that look like refusals and are told
 _MANY_WORDS = 75  # more than CLIP's 77 tokens hold, of which two are marks, however short they are
 _TOO_SHORT = f"caption shorter than {MIN_CAPTION_LENGTH} characters"
 _DECODED_WRONG = "\ufffd"
@@ -153,6 +155,7 @@ def _note_captions(
     if wrong:
         text = f"{plural(len(wrong), 'caption')} of a wrong encoding (U+FFFD): {examples(wrong)}"
         yield Note("captions_decoded_wrong", len(wrong), f"{text}; export the texts as UTF-8")
+    yield from _note_refusals(records)
     again = Counter(record.key for record in records)
     if several := [key[0] for key, count in again.items() if count > 1]:
         count = sum(again.values()) - len(again)
@@ -169,6 +172,19 @@ def _note_captions(
     if several := [key[0] for key, found in labels.items() if len(found) > 1]:
         text = f"{plural(len(several), 'image')} with several labels: {examples(several)}"
         yield Note("images_of_several_labels", len(several), text)
+
+
+def _note_refusals(records: Sequence[Record]) -> Iterator[Note]:
+    """Captions by which a language model refused; a set's reader may have left some out before."""
+    refused = {caption for caption in {record.caption for record in records} if refusal(caption)}
+    if found := [record for record in records if record.caption in refused]:
+        told = examples((f"{r.name or r.image} ({r.caption!r})" for r in found), _REFUSALS)
+        text = f"{plural(len(found), 'caption')} that look like refusals to describe: {told}"
+        remedy = (
+            "nothing is left out; `fastht taxonomy check` lists all, and `fastht data export "
+            "--data TABLE --refusals drop` writes a table without them"
+        )
+        yield Note("captions_like_refusals", len(found), f"{text}; {remedy}")
 
 
 def split_records(

@@ -35,11 +35,24 @@ _TO_MAKE = (
 )
 _GIVEN = r"(?:provided|given|supplied|available|input|source|original|submitted)"
 _INPUT = r"(?:text|input|information|data|caption|description|labels?|tags?|record|prompt|content)"
+# What a caption is made from, as no scan shows it: not "the passage of gas", "the source of pain".
+_WORDS = (
+    r"(?:text(?!-| book)|input(?! (?:artery|vessel|vein|signal))|prompt|passage|source|labels?|"
+    r"tags?|keywords?|metadata|annotations?|case (?:text|history|record))(?! of)\b"
+)
 _NOT = r"(?:cannot|can not|can't|could not|couldn't|is not able to|not possible to|unable to)"
 _LACKS = (
     r"(?:lacks?|lacking|does not|do not|doesn't|don't|did not|contains? no|provides? no|"
     r"includes? no|(?:is|are|was|were) (?:insufficient|incomplete|empty|missing|not|too|unclear))"
 )
+
+_FROM_WORDS = rf"(?:the|this) (?:\w+ )?{_WORDS}"
+_TO_TELL = (
+    rf"(?:to (?:describe|caption|summari[sz]e)\b|(?:to {_TO_MAKE}|for) (?:an? |the |any )?{_KIND}"
+    rf"{_TEXT}\b)"
+)
+_KNOWLEDGE = r"(?:information|details?|context|input)"
+_TOO_LITTLE = r"(?:insufficient|inadequate|not enough|too little)"
 
 _RULES: dict[str, str] = {
     # "I cannot", but not the stage in "Grade I cannot be excluded".
@@ -47,7 +60,8 @@ _RULES: dict[str, str] = {
         r"\b(?:as an? (?:ai|language model)|ai (?:language )?model|large language model)\b|"
         r"(?:^|[.!?,;:] |\bbut |\bhowever |\bunfortunately )i(?: am|'m)? "
         r"(?:cannot|can't|can not|unable|not able|sorry|apologi[sz]e|do not have|don't have|"
-        r"would need|need more)(?! be\b)|^(?:i'm |i am )?sorry\b(?=[,.;:!]| but)|\bmy apologies\b|"
+        r"would need|need|require|lack|have no|see no|do not see|don't see|was not given|"
+        r"missing)(?! be\b)|^(?:i'm |i am )?sorry\b(?=[,.;:!]| but)|\bmy apologies\b|"
         r"\b(?:we|i) (?:cannot|can't|could not|are unable to|am unable to) (?:describe|caption|"
         r"interpret|view|access|generate|provide|create|write) (?:this|the|an?|any) (?:\w+ )?"
         r"(?:image|picture|scan|caption|description|sentence)\b|"
@@ -56,14 +70,19 @@ _RULES: dict[str, str] = {
     # No report speaks of its caption, nor of the text that it was made from.
     "speaks of the task": (
         r"\b(?:an?|the|this|no|any|ultrasound|image) captions?\b(?! (?:line|mark|bar))|"
-        r"\b(?:from|in|by) the (?:\w+ )?text\b(?!-)|^the (?:\w+ )?text (?:given|is|does|only|"
+        r"\b(?:from|in|by) the (?:\w+ )?text\b(?!-| book)|^the (?:\w+ )?text (?:given|is|does|only|"
         r"describes|refers|focuses|mentions)\b|"
         r"\b(?:not|none|nothing)(?: is| are| was| were)? provided\b(?! (?:by|with))|"
-        r"^apologies\b"
+        r"^apologies\b|\bplaceholder\b|\bbe captioned\b"
     ),
     "asks for input": (
         r"\bplease (?:provide|supply|upload|share|give|submit|specify|include|resubmit|attach)\b|"
-        r"\b(?:if|once) you (?:can |could )?(?:provide|share|supply|upload)\b"
+        r"\b(?:if|once|can|could|would|will) you (?:can |could |please )?(?:provide|share|supply|"
+        r"upload|give|send|add)\b"
+    ),
+    "more would be needed": (
+        rf"\b(?:requires?|needs?)\b[^.]{{0,30}}\b{_KNOWLEDGE} [^.]{{0,30}}?{_TO_TELL}|"
+        rf"\b{_KNOWLEDGE} (?:is|are|would be) (?:needed|required|necessary) {_TO_TELL}"
     ),
     "no text can be made": (
         rf"\b{_KIND}{_TEXT} (?:\w+ ){{0,4}}?(?:{_NOT}) be {_MADE}|"
@@ -74,7 +93,15 @@ _RULES: dict[str, str] = {
         rf"\bimpossible to (?:describe|caption|{_TO_MAKE}) (?:an? |the |any |this )?{_KIND}"
         rf"(?:{_TEXT}|findings?|image|picture)\b|"
         rf"\b{_TEXT} (?:is |are )?(?:unavailable|not available) (?:due to|because of|as) "
-        r"(?:missing|insufficient|lack|lacking|no|incomplete)\b"
+        r"(?:missing|insufficient|lack|lacking|no|incomplete)\b|"
+        r"\b(?:descriptions?|summary|summaries) (?:is|are|was|were) "
+        r"(?:missing|absent|blank|empty|unavailable)\b|"
+        rf"\bno {_KIND}{_TEXT} (?:is|are|was|were) (?:possible|feasible)\b|"
+        r"\bnot (?:possible|feasible) (?:given|due to|owing to|because of|with) (?:the |such )?"
+        rf"(?:lack of|absence of|missing|absent|limited|insufficient) {_KIND}"
+        r"(?:information|details?|data|input|context|findings)\b|"
+        # "The bladder cannot be described in detail", but no report speaks so of its image.
+        rf"\b(?:image|picture) {_NOT} be (?:described|interpreted|summari[sz]ed)\b"
     ),
     "nothing was given": (
         rf"\bno {_KIND}(?:findings?|details?|{_TEXT}|input|text|features|content|"
@@ -95,7 +122,33 @@ _RULES: dict[str, str] = {
         rf"\bno {_KIND}(?:findings?|details?|features|information|abnormalities) to (?:describe|"
         rf"caption|summari[sz]e)\b|"
         rf"\bno {_KIND}(?:findings?|details?|features|information)\b[^.]*\b(?:from|in|within) "
-        rf"(?:the |this )?(?:provided|given|supplied|input) {_INPUT}\b"
+        rf"(?:the |this )?(?:provided|given|supplied|input) {_INPUT}\b|"
+        r"\bnothing (?:\w+ )?to (?:describe|caption|summari[sz]e)\b"
+    ),
+    "not in the words": (
+        r"\b(?:not|no|nothing|none)\b[^.]*\b(?:described|stated|mentioned|reported|listed|named|"
+        rf"included|contained|specified|given|present|found|part) (?:in|of|by|within) "
+        rf"{_FROM_WORDS}|"
+        r"\b(?:no|nothing)\b[^.]*\b(?:can|could|may) be (?:extracted|derived|inferred|identified|"
+        rf"obtained|drawn|composed|gathered) from {_FROM_WORDS}"
+    ),
+    "tags alone": (
+        r"\bonly (?:the |an? )?(?:organ|organ level|body system|anatomical \w+|anatomy|diagnosis|"
+        r"labels?|tags?|keywords?|metadata)\b[^.]*?\b(?:is|are|was|were) (?:given|provided|"
+        r"specified|stated|supplied|listed|named|known|mentioned)\b|"
+        r"\b(?:labels|tags|keywords|metadata) (?:only (?:list|name|give|state|mention)|"
+        r"(?:list|name|give|state|mention|specify|contain|provide|say)s? "
+        r"(?:only|nothing|no (?:\w+ )?(?:findings?|details?|information|features)))\b"
+    ),
+    "a text of something else": (
+        r"\b(?:the|this) (?:\w+ )?(?:passage|text|content|article|abstract|paragraph|sentence)"
+        r"(?! of)\b[^.]*?\b(?:(?:does not|do not|doesn't|don't) (?:describe|relate to|refer to|"
+        r"concern)|says nothing|(?:contains|gives|has) no)\b[^.]*?"
+        r"\b(?:ultrasound|sonograph\w*|image|imaging|scan|picture|findings?)\b"
+    ),
+    "an empty record": (
+        r"\b(?:record|entry|text|caption|tags|labels|annotations|(?:annotation|label|tag|data) "
+        r"fields) (?:is|are|was|were|seems?|appears?) (?:to be )?(?:empty|blank)\b"
     ),
     "the input lacks something": (
         rf"\b(?:the|this|your) {_GIVEN} {_INPUT}\b[^.]*?\b{_LACKS}\b|"
@@ -105,6 +158,7 @@ _RULES: dict[str, str] = {
         r"\b(?:the|this|your) (?:input|prompt)\b(?! (?:artery|vessel|vein|signal|of))|"
         r"\b(?:the|this) (?:record|text|entry|data|information) (?:contains?|has|have|holds?|"
         r"includes?|lists?) (?:only|no)\b|"
+        r"\b(?:the|this) (?:record|text|entry) (?:gives|offers) no\b|"
         rf"\b(?:the|this) (?:{_TEXT}|text|information) {_LACKS} (?:\w+ ){{0,2}}?"
         rf"(?:specific|any|enough|sufficient|details?|findings?|information|contain|include|"
         rf"provide|specify|mention)\b"
@@ -114,6 +168,10 @@ _RULES: dict[str, str] = {
         rf"(?:does not|do not|did not|lacks?|without)\b[^.]{{0,20}}\b(?:enough|sufficient)) {_KIND}"
         rf"(?:information|data|details?|input|context|content)\b[^.]{{0,40}}?"
         rf"\b(?:to|for) (?:{_TO_MAKE}|(?:an? |the |any )?{_KIND}{_TEXT}\b)|"
+        rf"\b{_TOO_LITTLE} {_KIND}{_KNOWLEDGE} (?:is|are|was|were) (?:provided|available|given|"
+        rf"supplied|included)\b|"
+        rf"\bthere (?:is|are|was|were) {_TOO_LITTLE} {_KIND}{_KNOWLEDGE}"
+        rf"(?: (?:about|regarding|concerning) the\b| {_TO_TELL}|[.,;]|$)|"
         rf"\bwithout (?:additional|further|more|any|specific|sufficient) {_KIND}"
         rf"(?:information|details?|context|input)\b[^.]*\b(?:{_NOT}|not possible)"
     ),
@@ -127,8 +185,8 @@ _RULES: dict[str, str] = {
     ),
     "stands for nothing": (
         r"^\W*(?:n/?a|none|null|nan|unknown|error|tbd|todo|lorem ipsum.*|"
-        r"(?:caption|description|text|findings?)? ?"
-        r"(?:is |are )?not (?:available|applicable|provided|specified|given)|"
+        r"(?:ultrasound |imaging )?(?:caption|description|text|findings?)?:? ?(?:is |are )?"
+        r"(?:not (?:available|applicable|provided|specified|given)|unavailable|missing)|"
         r"no (?:caption|description|text|data|input)(?: (?:is )?(?:available|provided|given))?|"
         r"\[?(?:insert|placeholder|your)\b.*)\W*$"
     ),

@@ -10,9 +10,10 @@ from typing import Any
 from fastht.data.captions import Cleaning
 from fastht.data.cases import CaseSet, split_part
 from fastht.data.images import DataError
-from fastht.data.layouts import load_cases
+from fastht.data.layouts import load_cases, tag_options
 from fastht.data.notes import Note, plural
 from fastht.data.records import Dropped, Record, RecordSet, collect
+from fastht.data.values import JOIN
 
 _Folder = str | os.PathLike[str]
 _FILES = (".json", ".jsonl", ".parquet")
@@ -29,6 +30,7 @@ def load_set(
     *,
     cleaning: Cleaning = "letters",
     image_dirs: Sequence[_Folder] = (),
+    attribute_keys: Sequence[str] = (),
     **options: Any,
 ) -> RecordSet:
     """Read the image-caption pairs of a folder, .json, .jsonl or .parquet file.
@@ -37,12 +39,14 @@ def load_set(
     are those without caption or with a short one. Sets of which only a part is meant, by organ,
     origin or concept, are written as a table by `fastht data export` first.
 
+    attribute_keys: fields that a record keeps in `attributes`, those of them that are there.
     options: those of the layout, as load_cases takes them; one that it does not have is refused.
 
     Raises DataError as load_cases, or if no pair is left.
     """
     dirs = tuple(os.fspath(folder) for folder in image_dirs)
     try:
+        options |= tag_options(data, attribute_keys)
         found = load_cases(data, task="pairs", leave_out=True, image_dirs=dirs, **options)
     except DataError as error:
         remedy = "or write what you mean as a table by `fastht data export` and give that"
@@ -55,6 +59,8 @@ def make_records(
 ) -> RecordSet:
     """Make records of the cases of a set, named by where their images lie below its folders.
 
+    Tags that were read are their attributes, several in a text joined by ";".
+
     Raises DataError if no pair is left.
     """
     pairs: list[Record | Dropped] = [
@@ -66,7 +72,10 @@ def make_records(
         file, part = split_part(case.image)
         frame = None if part is None else int(part)
         name = _name(file, roots)
-        pairs.append(Record(file, case.caption, case.label, case.patient, frame, case.split, name))
+        kept = {field: JOIN.join(values) for field, values in case.tags}
+        pairs.append(
+            Record(file, case.caption, case.label, case.patient, frame, case.split, name, kept)
+        )
 
     def notes() -> Iterator[Note]:
         yield from found.notes

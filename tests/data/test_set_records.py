@@ -17,7 +17,12 @@ from fastht.data.signature import describe_changes, record_entries
 def rows(root: Path, *more: dict[str, object]) -> Path:
     """JSON Lines of four images, two of which are of one patient."""
     found = [
-        {"image": f"{i}.png", "caption": f"A caption of image {i}.", "who": i // 2, "kind": "cyst"}
+        {
+            "image": f"{i}.png",
+            "caption": f"A view of cyst number {i}.",
+            "who": i // 2,
+            "kind": "cyst",
+        }
         for i in range(4)
     ]
     for i in range(4):
@@ -40,6 +45,14 @@ def test_keys_and_cleaning_are_those_of_tables(tmp_path: Path) -> None:
     assert count_notes(paper.notes)["captions_lost_letters"] == 1
     with pytest.raises(DataError, match=r"0\.png is of 0 and nobody, by its rows"):
         load_records(rows(tmp_path, odd | {"who": None}), patient_key="who")
+
+
+def test_fields_of_tags_are_kept(tmp_path: Path) -> None:
+    odd = {"image": "0.png", "caption": "A caption of the first.", "Shape": ["oval", "round"]}
+    path = rows(tmp_path, odd)
+    found = load_records(path, attribute_keys=["Shape", "Margins"])
+    assert [record.attributes for record in found] == [{}] * 4 + [{"Shape": "oval;round"}]
+    assert not any(record.attributes for record in load_records(path))
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -131,7 +144,9 @@ def test_cells_of_parquet_are_signed(tmp_path: Path) -> None:
 def test_tables_name_their_column_of_the_split(tmp_path: Path, column: str) -> None:
     rows(tmp_path)
     lines = [f"filepath,title,label,{column}"]
-    lines += [f"{i}.png,A caption of image {i}.,cyst,{'train' if i else 'val'}" for i in range(4)]
+    lines += [
+        f"{i}.png,A view of cyst number {i}.,cyst,{'train' if i else 'val'}" for i in range(4)
+    ]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     key = None if column == "split" else column
     read = load_records(tmp_path / "t.csv", split_key=key)

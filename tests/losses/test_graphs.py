@@ -7,13 +7,14 @@ from loss_cases import (
     CASES,
     DEVICE,
     LEAVES,
+    evaluate,
     make_batch,
     skip_unless_taken,
     small_blocks,
 )
 from torch import Tensor
 
-from fastht.bench.memory import saved_bytes
+from fastht.bench.memory import peak_growth, peak_is_measurable, saved_bytes
 from fastht.losses import clip_loss, custom_op, siglip_loss
 from fastht.losses.blocked import pairs
 from fastht.losses.sweeps import Form
@@ -172,6 +173,20 @@ def test_what_is_kept_is_features_and_a_few_vectors(small_blocks):
     # Twice four vectors, and int64 keys.
     assert 0 < kept(clip("blocked"), batch) <= 4 * size * (2 * 4 + 2) + 64
     assert kept(clip("reference"), batch) > 4 * size * size
+
+
+@pytest.mark.skipif(not peak_is_measurable(DEVICE), reason="this system tells no peaks")
+def test_the_peak_is_a_small_part_of_that_of_the_dense_form(monkeypatch):
+    """Forward and backward, with soft labels, in blocks of which there are 256."""
+    size, case = 4096, "clip soft zero keys"
+    monkeypatch.setitem(pairs.BLOCKS, DEVICE, (256, 256))
+    batch, small = (make_batch(n, torch.float32, width=16) for n in (size, 32))
+    peaks = {}
+    for backend in ("blocked", "reference"):
+        evaluate(case, small, backend)  # what is allocated once is no part of it
+        peaks[backend] = peak_growth(lambda chosen=backend: evaluate(case, batch, chosen), DEVICE)
+    assert peaks["reference"] > 4 * 4 * size * size  # the meter sees what is dense
+    assert 20 * peaks["blocked"] < peaks["reference"]
 
 
 @pytest.mark.parametrize("case", ["one block", "pointwise"])

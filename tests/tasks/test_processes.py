@@ -58,8 +58,13 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
     options += ["--semantic", "fastht", "--tag-graph", "tokens", "--tag-dropout", "0"]
     options += ["--tags", "captions"]
     assert main(command(pairs, tiny_model, tmp_path / "one", *options)) == 0
+    # A budget changes nothing that is learnt, and is that of each process.
+    options += ["--memory-budget", "1000"]
     printed = launch_two(*command(pairs, tiny_model, tmp_path / "two", *options))
     assert printed.count("samples to train on") == 1
+    assert printed.count("Chosen for 1000 MiB: none, batch 5") == 1
+    memory = json.loads((tmp_path / "two" / "arguments.json").read_text())["memory"]
+    assert memory["counted"]["none"] > memory["counted"]["block"] > 0
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert len(one) == len(two) == 3
     assert one[-1]["train_loss"] < one[0]["train_loss"] - 0.01

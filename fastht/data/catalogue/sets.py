@@ -270,7 +270,7 @@ SETS = (
             "tags are of about 3 of the 9 fields on average, as others counted",
             "that a case is a patient is not shown",
             "neighbouring frames share a caption: in a batch they are negatives of each other",
-            "to train, or to read images of images.zip faster, write it as a table by `fastht data "
+            "to read images of images.zip faster, write it as a table by `fastht data "
             "export`, with its tags",
         ),
         use="--data PATH",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Layout:
     """A layout: how it looks, whether a path has it, its reader and the reader's options.
 
     refusals: whether captions that refuse to describe are left out where nothing else is asked.
+    tags: fields that are read as tags where none are named.
     """
 
     looks: str
@@ -48,6 +49,7 @@ class Layout:
     read: Callable[..., Reading]
     options: tuple[str, ...] = ()
     refusals: bool = False
+    tags: tuple[str, ...] = ()
 
 
 TABLE_OPTIONS = ("separator", "label_key", "patient_key", "split_key", "frame_key", *_SEVERAL)
@@ -121,6 +123,7 @@ LAYOUTS = {
         us365k.read,
         ("tag_keys", "image_dirs"),
         refusals=True,
+        tags=us365k.FIELDS,
     ),
     "json": Layout(
         "a .json or .jsonl file of rows with an image each, or train.jsonl, val.jsonl, test.jsonl",
@@ -156,6 +159,19 @@ def options_of(data: str | os.PathLike[str], layout: str | None = None) -> tuple
     Raises DataError if there is no such path or layout.
     """
     return LAYOUTS[_layout(data, layout)[1]].options
+
+
+def tag_options(data: str | os.PathLike[str], wanted: Sequence[str]) -> dict[str, Any]:
+    """The option by which a data set's layout reads these fields too, if it can and has to be told.
+
+    A layout with tags of its own reads these, unless any of them is among the fields: then it is
+    the fields.
+
+    Raises DataError if there is no such path.
+    """
+    layout = LAYOUTS[_layout(data, None)[1]]
+    told = "tag_keys" in layout.options and (not layout.tags or {*layout.tags} & {*wanted})
+    return {"tag_keys": tuple(wanted)} if wanted and told else {}
 
 
 def load_cases(

@@ -50,6 +50,7 @@ _SCORES = (
     "image_effective_rank",
     "text_effective_rank",
 )
+_OF_IMAGES = ("image_uniformity", "image_effective_rank")  # texts have no part in these
 _OF_GROUPS = 4  # of these scores are printed for each group; all are in results.json
 _PRINTED_GROUPS = 12
 
@@ -142,12 +143,17 @@ def align(arguments: AlignArguments) -> int:
     groups = _groups(records, arguments.within, found.source)
 
     embedded: dict[str, tuple[Tensor, Tensor]] = {}
+    plain: dict[str, tuple[Tensor, Tensor]] = {}
     captions = [record.caption for record in records]
     pictures = ImageTextDataset(records, clip.transform)
     for version in clip.versions():
         images = clip.encode_images(pictures, arguments.batch_size, arguments.workers)
         embedded[version] = images, clip.embedder(captions)
+        if clip.embedder.graph is not None:
+            plain[version] = images, clip.embedder.plain(captions)
     whole = _judge(records, embedded)
+    if plain:
+        whole = _beside(whole, _judge(records, plain))
     parts = {
         column: {value: _judge_rows(records, embedded, rows) for value, rows in members.items()}
         for column, members in groups.items()
@@ -251,6 +257,21 @@ def _judge(
     # Where nothing adapts the model, it is the same before and after.
     after = scores.get("after", scores["before"])
     return {"before": scores["before"], "after": after, "intervals": intervals}
+
+
+def _beside(judged: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what the plain text tower makes of it, where the tags of texts have a part in it."""
+
+    def named(scores: Mapping[str, Any]) -> dict[str, Any]:
+        names = [name for name in _SCORES if name in scores and name not in _OF_IMAGES]
+        return {f"plain_text_{name}": scores[name] for name in names}
+
+    both = {version: judged[version] | named(plain[version]) for version in ("before", "after")}
+    intervals = {
+        name: found | named(plain["intervals"][name]) if isinstance(found, dict) else found
+        for name, found in judged["intervals"].items()
+    }
+    return {**both, "intervals": intervals}
 
 
 def _judge_rows(

@@ -18,6 +18,8 @@ from fastht.tasks.images.experiment import (
 )
 from fastht.tasks.images.paired import report
 from fastht.tasks.images.run import Run, divides_alike, perform
+from fastht.tasks.images.run_tower import read_run_tower
+from fastht.tasks.results.known_images import judge_copies
 from fastht.tasks.results.report import ReportArguments
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
@@ -46,6 +48,9 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
         ValueError: an argument is out of range, or a model unknown.
     """
     check_methods(arguments.methods, task)
+    if arguments.from_run is not None:
+        of_run = read_run_tower(arguments.from_run).arguments
+        arguments = replace(arguments, model=of_run["model"], pretrained=of_run["pretrained"])
     first = arguments.trainer.seed
     runs = [
         Run(arguments, task, method, percent, first + repeat)
@@ -70,6 +75,9 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
         say("These images are SIMULATED: they show that things work, nothing clinical.")
     if arguments.pretrained == "none":
         say("The base has RANDOM weights: it shows that things work, not how well.")
+    if arguments.from_run is not None:
+        say(f"The image tower is that of {arguments.from_run}, with what it trained.")
+        judge_copies(arguments.from_run, cases.side("test"), "warn", say)
     entries = case_entries(cases)
     for number, run in enumerate(runs, 1):
         share = "" if run.percent == 100 else f", {run.percent:g} % of the training data"

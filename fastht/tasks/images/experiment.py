@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,15 @@ from torch import nn
 
 from fastht.data.account import note_sides, one_class
 from fastht.data.augment import PaperAugmentation
-from fastht.data.cases import Case, CaseSet, Task
+from fastht.data.cases import Case, CaseSet, Split, Task
 from fastht.data.images import DataError
 from fastht.data.resize import RESIZES, Resize
 from fastht.data.source import DataSource
 from fastht.data.splits import sample_sides, split_cases
 from fastht.data.task_dataset import TaskDataset
+from fastht.patch import adapters
 from fastht.tasks.images.goals import ClassificationGoal, SegmentationGoal
+from fastht.tasks.images.run_tower import keep_run_sides, read_run_tower
 from fastht.tasks.images.supervised import Goal
 from fastht.tasks.models.baselines import BASELINES, BaselineSettings
 from fastht.tasks.models.build import TINY_MODEL, VisionModel, build_vision, tower_depth
@@ -46,13 +49,16 @@ class ExperimentArguments(DataSource):
             without such a split.
         test_fraction: share of the data for the final numbers, likewise.
         methods: frozen, lora, mona, ht-noise, ht-filter, ht, ht-full; unet, clipseg (segment);
-            resnet18, linear-probe (classify); dinov2.
+            resnet18, linear-probe, full (classify); dinov2.
         percents: shares of the training data, of every class alike.
         repeats: runs of each, with the seeds that follow --seed; the split is that of --seed.
         model: open_clip's name, hf-hub:ORG/REPO, local-dir:FOLDER, timm:NAME, or "fastht-tiny".
         pretrained: open_clip's tag, "timm" for timm's weights, the file of the weights, or "none"
             for random ones. Other baselines take their library's weights, but for "none".
         start: folder of a saved HT adapter that HT methods start from, as of fastht train.
+        from_run: folder of a run of fastht train whose image tower methods start from, with what
+            it trained, in place of --model and --pretrained: LoRA merged, HT adapters kept; HT
+            methods go on with these. What it trained on stays in training.
         blocks: blocks of the tower whose features the head takes, from 0; default: at a quarter, a
             half and three quarters of its depth, of twelve 3, 6 and 9.
         width: features of the head.
@@ -78,6 +84,7 @@ class ExperimentArguments(DataSource):
     model: str = "ViT-B-16"
     pretrained: str = "openai"
     start: Path | None = None
+    from_run: Path | None = None
     blocks: tuple[int, ...] | None = None
     width: int = 512
     image_size: int = 224
@@ -104,6 +111,10 @@ class ExperimentArguments(DataSource):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.resize not in RESIZES:
             raise ValueError(f"resize is {self.resize!r}; choose of {', '.join(RESIZES)}")
+        if self.start is not None and self.from_run is not None:
+            raise ValueError(
+                "--start and --from-run are both given: a run has its own adapter; leave out one"
+            )
         self.tolerances  # noqa: B018 (refuses what is out of range)
         if not (self.val_fraction > 0 < self.test_fraction):
             raise ValueError("val_fraction and test_fraction must both be above 0")
@@ -123,9 +134,14 @@ class ExperimentArguments(DataSource):
     def plain(self) -> dict[str, Any]:
         """Return the options as plain JSON types."""
         options = dataclasses.asdict(self)
-        for name in ("start", "out"):
+        for name in ("start", "from_run", "out"):
             options[name] = None if options[name] is None else str(options[name])
         return options
+
+    def starts_from_run(self, method: str) -> bool:
+        """Whether a method starts from the tower of ``from_run``."""
+        own = method in METHODS or BASELINES[method].of_tower
+        return own and self.from_run is not None
 
     def blocks_of(self, method: str) -> tuple[int, ...]:
         """Return the blocks whose features a method's head takes."""
@@ -147,7 +163,8 @@ class ExperimentArguments(DataSource):
         }
         made["settings"] = AdapterSettings(**made["settings"])
         made["trainer"] = TrainerConfig(**made["trainer"])
-        made["start"] = None if made["start"] is None else Path(made["start"])
+        for name in ("start", "from_run"):
+            made[name] = None if made.get(name) is None else Path(made[name])
         made["out"] = Path(made["out"])
         return cls(**made)
 
@@ -199,7 +216,11 @@ def load_split(arguments: ExperimentArguments, task: Task, runs: Iterable[Path] 
     found = arguments.load(task)
     if task == "classify" and len(found.classes) == 1:
         raise DataError(one_class(found))
-    kept = kept_sides(runs, found)
+    of_run: dict[str, Split] = {}
+    if arguments.from_run is not None:
+        tower, seed = read_run_tower(arguments.from_run), arguments.trainer.seed
+        found, of_run = keep_run_sides(tower, found, *fractions[1:], seed)
+    kept = kept_sides(runs, found) or of_run
     if arguments.data == "sample" and (*fractions[1:], arguments.trainer.seed) == _SAMPLE_SPLIT:
         kept = kept or sample_sides(found)
     divided = split_cases(found, fractions, seed=arguments.trainer.seed, kept=kept)
@@ -219,8 +240,11 @@ def build_model(
         classes: how many classes there are.
 
     Raises:
+        CheckpointError: an HT adapter to start from cannot be read or does not fit.
+        ResumeError: the tower of the run to start from cannot be read.
         ValueError: the model is unknown, or does not fit the options.
     """
+    run = None if arguments.from_run is None else read_run_tower(arguments.from_run)
     if method in BASELINES:
         return BASELINES[method].build(
             BaselineSettings(
@@ -232,12 +256,22 @@ def build_model(
                 model=arguments.model,
                 pretrained=arguments.pretrained,
                 prompt=arguments.prompt,
+                tower=None if run is None else functools.partial(run.build, arguments.image_size),
             )
         )
-    vision = build_vision(arguments.model, arguments.pretrained, arguments.image_size)
+    start, chosen = arguments.start, METHODS[method]
+    if run is None:
+        vision = build_vision(arguments.model, arguments.pretrained, arguments.image_size)
+    else:
+        # An HT method goes on with the run's adapters, any other keeps them as they are.
+        start = run.adapter if chosen.variant is not None else None
+        vision = run.build(arguments.image_size, adapted=chosen.variant is None)
+        if run.adapter is not None and start is None:
+            for adapter in adapters(vision.module).values():  # they do not train: no dropout
+                adapter.config = dataclasses.replace(adapter.config, dropout=0.0)
     features = BlockFeatures(vision.module, arguments.blocks)
     layers = range(features.deepest + 1)
-    apply_method(vision.module, METHODS[method], layers, arguments.settings, arguments.start)
+    apply_method(vision.module, chosen, layers, arguments.settings, start)
     model: nn.Module = (
         Segmenter(features, width=arguments.width)
         if task == "segment"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -31,7 +32,9 @@ from fastht.tasks.images.experiment import (
 )
 from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome, leave_predictions
+from fastht.tasks.images.run_tower import RunTower, read_run_tower
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
+from fastht.tasks.models.baseline_models import LinearProbe
 from fastht.tasks.models.features import BlockFeatures
 from fastht.tasks.models.methods import METHODS
 from fastht.tasks.results.known_images import KNOWN_NAME, judge_copies
@@ -40,14 +43,18 @@ from fastht.tasks.results.shown import Shown, shown_cases
 from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
 from fastht.tasks.scores.native import Tolerances
 from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
+from fastht.tasks.training.optimization import ParameterGroup
 from fastht.tasks.training.seen import SPLIT_NAME, check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
 
 RUN_NAME = "run.json"
 BEST_NAME = "best.safetensors"
+TOWER_DIGEST = "from_run_sha256"  # in the description, of the tower that a run starts from
 ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.png"
+# A tower that trains as a whole learns more slowly than its head, as in fastht train.
+_TOWER_LR, _TOWER_WARMUP = 0.1, 0.05
 # Options that runs of older versions do not have, and what they did.
 _LATER: dict[str, Any] = {
     "resize": "squash",
@@ -62,6 +69,7 @@ _LATER: dict[str, Any] = {
     "caption_key": None,
     "warmup_steps": None,
     "warmup_epochs": None,
+    "from_run": None,
     **dict.fromkeys(TABLE_OPTIONS),
 }
 # Options that do not change what a run computes.
@@ -110,7 +118,15 @@ class Run:
             "classes": list(cases.classes),
             "cases": len(cases),
             "options": options,
-        }
+        } | ({} if self.tower is None else {TOWER_DIGEST: self.tower.sha256})
+
+    @functools.cached_property
+    def tower(self) -> RunTower | None:
+        """The tower of another run that this one starts from."""
+        arguments = self.arguments
+        if arguments.from_run is None or not arguments.starts_from_run(self.method):
+            return None
+        return read_run_tower(arguments.from_run)
 
 
 def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) -> dict[str, Any]:
@@ -173,7 +189,17 @@ def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) ->
         accelerator.print(choice.describe(), flush=True)
     test = dataset(cases.side("test"))
     before, judged_before = task.score(test)
-    trainer = Trainer(accelerator, config, task, out, _signature(description), resume)
+    groups = _groups(model)
+    trainer = Trainer(
+        accelerator,
+        config,
+        task,
+        out,
+        _signature(description),
+        resume,
+        groups=groups,
+        warmup_share=_TOWER_WARMUP if groups else 0.0,
+    )
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         told = {"fastht_version": fastht.__version__} | memory_record(choice)
@@ -201,6 +227,7 @@ def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) ->
         "model": model_name,
         "data": cases.source,
         **arguments.resize_stated,
+        **stated_tower(run),
         "classes": list(cases.classes),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "train_images": len(chosen),
@@ -244,7 +271,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
         names = ("task", "method", "percent", "seed", "split_seed", "classes", "options")
-        return {name: content[name] for name in names}
+        return {name: content[name] for name in names} | {TOWER_DIGEST: content.get(TOWER_DIGEST)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResumeError(
             f"{folder} is no run of fastht segment or classify: {RUN_NAME} cannot be read ({error})"
@@ -297,6 +324,22 @@ def _flat(description: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def stated_tower(run: Run) -> dict[str, Any]:
+    """Return what results tell of the tower of another run that a run starts from."""
+    if run.tower is None:
+        return {}
+    return {"from_run": str(run.arguments.from_run), "tower": run.tower.record()}
+
+
+def _groups(model: nn.Module) -> list[ParameterGroup]:
+    """How a tower that trains as a whole is optimised; its norms and biases do not decay."""
+    if not isinstance(model, LinearProbe) or model.frozen:
+        return []
+    trained = [p for p in model.tower.parameters() if p.requires_grad]
+    kinds = {decays: [p for p in trained if (p.ndim > 1) == decays] for decays in (True, False)}
+    return [ParameterGroup(held, _TOWER_LR, decays) for decays, held in kinds.items() if held]
+
+
 def tower_of(model: nn.Module) -> nn.Module | None:
     """Return the vision tower under a head; ``None`` for a model that is none of ours."""
     features = getattr(model, "features", None)
@@ -328,6 +371,8 @@ def _leave_training(run: Run, model: nn.Module, monitor: str, progress: Any, sho
     method = METHODS.get(run.method)
     if method is not None and method.variant is not None:
         name = f"{run.arguments.model}/{run.arguments.pretrained}"
+        if run.tower is not None:
+            name += f" of {run.tower.run.name}"
         tower: Any = model
         save_adapter(tower.features.model, run.out / ADAPTER_NAME, base_model=name)
     label = f"{monitor.removeprefix('val_')}, validation"

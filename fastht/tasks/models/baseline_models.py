@@ -76,36 +76,47 @@ class PromptedSegmenter(nn.Module):
 
 
 class LinearProbe(nn.Module):
-    """A linear layer on the image features of a frozen tower.
+    """A linear layer on a tower's own image features, for probing it or for training all of it.
 
-    The tower stays in evaluation mode, so that running statistics are frozen too.
+    A frozen tower stays in evaluation mode, so that running statistics are frozen too. Of one that
+    trains, whatever its features depend on does.
 
     Args:
         tower: images to pooled features ``[B, E]``, or to a tuple that begins with them.
         classes: how many there are.
         image_size: side in pixels of the images that the tower takes.
+        frozen: whether the linear layer alone trains.
     """
 
-    def __init__(self, tower: nn.Module, classes: int, image_size: int) -> None:
+    def __init__(
+        self, tower: nn.Module, classes: int, image_size: int, *, frozen: bool = True
+    ) -> None:
         super().__init__()
-        self.tower = tower.requires_grad_(False).eval()
+        self.frozen = frozen
+        self.tower = tower.requires_grad_(not frozen).eval()
         # Towers of different libraries say in different places how long their features are.
         features = self._encode(torch.zeros(1, 3, image_size, image_size))
+        if not frozen:
+            parameters = list(tower.parameters())
+            reached = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, reached, strict=True):
+                parameter.requires_grad_(gradient is not None)
         self.linear = nn.Linear(features.shape[1], classes)
 
     def train(self, mode: bool = True) -> LinearProbe:
-        """Set the mode of the linear layer."""
+        """Set the mode of what trains."""
         super().train(mode)
-        self.tower.eval()
+        if self.frozen:
+            self.tower.eval()
         return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, classes]`` of images ``[B, 3, H, W]``."""
         return self.linear(self._encode(images))
 
-    @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:
-        output = self.tower(images)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            output = self.tower(images)
         return output[0] if isinstance(output, tuple) else output
 
 

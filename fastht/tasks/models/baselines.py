@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,10 +38,12 @@ class BaselineSettings:
         image_size: side of the images in pixels.
         width: features of the head.
         blocks: blocks of the tower whose features the head takes, from 0; ``None``: by its depth.
-        model: the tower of a linear probe, as :func:`build_vision` takes it.
+        model: the tower of a linear probe and of full fine-tuning, as :func:`build_vision` takes
+            it.
         pretrained: its weights, likewise. Of the other baselines, those that have weights take
             their library's, but for ``"none"``, which stands for random ones.
         prompt: what CLIPSeg looks for.
+        tower: makes that tower, in place of both; default: they do.
     """
 
     task: Task
@@ -51,6 +54,7 @@ class BaselineSettings:
     model: str
     pretrained: str
     prompt: str
+    tower: Callable[[], VisionModel] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Baseline:
         name: what the command line and tables call it.
         detail: one line for people.
         tasks: what it is for.
+        of_tower: whether it stands on the tower of the settings and not on one of its own.
         build: makes the model: images ``[B, 3, H, W]`` to logits ``[B, 2, H, W]`` of masks or
             ``[B, classes]``; what is to be trained has ``requires_grad``. What starts from random
             numbers draws them from torch's global generator, but for what is frozen. Raises
@@ -71,6 +76,7 @@ class Baseline:
     detail: str
     tasks: frozenset[Task]
     build: Callable[[BaselineSettings], VisionModel]
+    of_tower: bool = False
 
 
 def build_baseline(name: str, settings: BaselineSettings) -> VisionModel:
@@ -174,9 +180,12 @@ def _tokenize(prompt: str, length: int) -> Tensor:
     return tokenizer([prompt])
 
 
-def _build_linear_probe(settings: BaselineSettings) -> VisionModel:
-    vision = build_vision(settings.model, settings.pretrained, settings.image_size)
-    probe = LinearProbe(vision.module, settings.classes, settings.image_size)
+def _build_linear_probe(settings: BaselineSettings, *, frozen: bool = True) -> VisionModel:
+    if settings.tower is None:
+        vision = build_vision(settings.model, settings.pretrained, settings.image_size)
+    else:
+        vision = settings.tower()
+    probe = LinearProbe(vision.module, settings.classes, settings.image_size, frozen=frozen)
     return replace(vision, module=probe)
 
 
@@ -212,6 +221,14 @@ BASELINES = {
             "a linear layer on the frozen tower's own image features",
             frozenset({"classify"}),
             _build_linear_probe,
+            of_tower=True,
+        ),
+        Baseline(
+            "full",
+            "a linear layer on the tower's own image features; all of the tower trains",
+            frozenset({"classify"}),
+            functools.partial(_build_linear_probe, frozen=False),
+            of_tower=True,
         ),
     )
 }

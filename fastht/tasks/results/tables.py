@@ -34,7 +34,7 @@ COUNTS = (
     "spacing_refused",
 )
 # What some runs have and others do not.
-EXTRAS = ("trained_on", "prompts", "split", "resize")
+EXTRAS = ("trained_on", "prompts", "split", "resize", "from_run")
 # Runs that differ in one of these are not of one row.
 KEYS = ("task", "data", "model", "method", "percent", *EXTRAS)
 _FIELDS: dict[str, type | tuple[type, ...]] = {

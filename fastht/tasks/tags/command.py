@@ -17,6 +17,7 @@ from fastht.tasks.tags import balance, captions, given, leaks, levels
 from fastht.tasks.tags.findings import Finding, Records, Report, finding, read_tags
 from fastht.tasks.tags.pages import as_json, markdown, text
 from fastht.tasks.tags.pictures import draw_coverage, draw_shifts
+from fastht.tasks.tags.text_tower import text_encoder
 from fastht.taxonomy import Taxonomy, load_taxonomy
 from fastht.taxonomy import similarity as s
 from fastht.taxonomy.settings import Missing
@@ -41,6 +42,11 @@ class CheckArguments(DataSource):
         batch: number of samples in a batch of them.
         missing: what a dimension counts there that one of two samples lacks; default: as the
             taxonomy has it.
+        model: whose text tower says how alike values are, where the taxonomy has similarity text:
+            that of the training, as open_clip names it; default: none, and the sharpness is not
+            told then.
+        pretrained: its weights: open_clip's tag, the file of the weights, or "none" for random
+            ones.
         seed: of the batches and the shuffles.
     """
 
@@ -51,6 +57,8 @@ class CheckArguments(DataSource):
     tau: float = 0.07
     batch: int = 256
     missing: Missing | None = None
+    model: str | None = None
+    pretrained: str = "openai"
     seed: int = 0
 
 
@@ -60,12 +68,18 @@ def check(arguments: CheckArguments) -> int:
     Raises:
         TaxonomyError: the taxonomy is broken.
         DataError: the data set cannot be read at all, or an option cannot be meant.
+        ValueError: the model whose text tower is asked for cannot be had.
     """
     if not arguments.tau > 0:
         raise DataError(f"--tau is {arguments.tau}; give a number above 0")
     if arguments.batch < 2:
         raise DataError(f"--batch is {arguments.batch}; give at least 2 samples")
     taxonomy = load_taxonomy(arguments.taxonomy)
+    if arguments.model is not None and not _by_text(taxonomy):
+        raise DataError(
+            f"--model is for similarity text, which no dimension of {taxonomy.label} has; leave it "
+            "out, or write `similarity: {method: text}` into the taxonomy's file"
+        )
     found, problems = _read(arguments, taxonomy)
     report = inspect(found, problems, taxonomy, arguments)
     make_directory(arguments.out)
@@ -115,17 +129,29 @@ def inspect(
 
 def _sharpness(report: Report, records: Records, arguments: CheckArguments) -> list[Finding]:
     """Findings on the soft targets; where they cannot be made here, a note."""
-    taxonomy = records.taxonomy
-    needed = {taxonomy.similarity.of(name).name for name in taxonomy.dimensions}
-    if "text" in needed:
-        report.summary.append("note: similarity text needs a text tower: sharpness is not told")
-        return []
-    matrix = s.similarity_matrix(taxonomy, records=[records.tags(record) for record in records])
+    taxonomy, encode = records.taxonomy, None
+    if _by_text(taxonomy):
+        if arguments.model is None:
+            report.summary.append(
+                "note: similarity text needs a text tower, so that the sharpness of soft targets "
+                "is not told: name that of the training by --model and --pretrained"
+            )
+            return []
+        encode = text_encoder(arguments.model, arguments.pretrained)
+    tags = [records.tags(record) for record in records]
+    matrix = s.similarity_matrix(taxonomy, records=tags, encode=encode)
     missing = arguments.missing or taxonomy.missing
     tau, batch, seed = arguments.tau, arguments.batch, arguments.seed
     wrong, table = balance.sharpness(records, matrix, tau, batch, missing, seed)
+    if encode is not None:
+        table["text_tower"] = f"{arguments.model}/{arguments.pretrained}"
     report.tables["sharpness"] = table
     return wrong
+
+
+def _by_text(taxonomy: Taxonomy) -> bool:
+    """Whether a text tower says how alike any values are."""
+    return any(taxonomy.similarity.of(name).name == "text" for name in taxonomy.dimensions)
 
 
 def draw(report: Report, out: Path) -> list[str]:

@@ -121,10 +121,12 @@ def _sentences(report: Report) -> list[str]:
             f"the tags settle it, and {found['agreed']:,} agree."
         )
     if found := report.tables.get("sharpness"):
+        tower = found.get("text_tower")
         lines.append(
             f"Soft targets at tau {found['tau']:g}, batch {found['batch']}, missing "
             f"{found['missing']}: {100 * found['diagonal_mass']:.1f} % of the mass on the "
-            f"diagonal, entropy {found['entropy']:.2f} of {found['entropy_of_even']:.2f} nats."
+            f"diagonal, entropy {found['entropy']:.2f} of {found['entropy_of_even']:.2f} nats"
+            + (f", similarity by the text tower of {tower}." if tower else ".")
         )
     if (found := report.tables.get("images")) and sum(found["on_one_side"].values()):
         count = sum(found["on_one_side"].values())

@@ -68,6 +68,25 @@ def test_refusals_stay_where_they_are_asked_for_and_for_pairs_are_left_out(tmp_p
     assert records.dropped == {"caption that refuses to describe": 1}
 
 
+def test_pairs_keep_the_tags_that_training_takes(tmp_path: Path) -> None:
+    make(tmp_path)
+    taxonomy = load_taxonomy()
+    fields = [dimension.field for dimension in taxonomy.dimensions.values()]
+    records = load_records(tmp_path, attribute_keys=fields)
+    cases = load_cases(tmp_path, task="pairs")
+    assert [record.attributes for record in records] == [
+        {field: ";".join(values) for field, values in case.tags} for case in cases
+    ]
+    assert records.records[0].attributes["Organ_level"] == "Thyroid gland"
+    # Fields of an extension are read beside them; other columns do not take their place.
+    more = load_records(tmp_path, attribute_keys=[*fields, "Orientation"])
+    assert [r.attributes for r in more] == [r.attributes for r in records]
+    one = load_records(tmp_path, attribute_keys=["Shape"])
+    assert {*one.records[0].attributes} == {"Shape"}
+    other = load_records(tmp_path, attribute_keys=["organ"])
+    assert [r.attributes for r in other] == [r.attributes for r in records]
+
+
 def test_members_of_a_zip_are_records_of_a_dataset(tmp_path: Path) -> None:
     records = load_records(make(tmp_path, "zip"))
     items = ImageTextDataset(records.records, lambda image: image.size)  # type: ignore[arg-type, return-value]

@@ -180,23 +180,6 @@ def test_presets_fill_what_is_not_asked_for_and_nonsense_is_refused():
         TagOptions(semantic="fastht", semantic_weight=0.0)
 
 
-@pytest.fixture(scope="module")
-def tagged_pairs(pairs):
-    """The pairs with two columns of tags, which some rows lack."""
-    with pairs.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for i, row in enumerate(rows):
-        solid = "solid" in row["title"]
-        row["Diagnosis"] = "" if i < 5 else "mass" if solid else "cyst"
-        row["Echogenicity"] = "" if i % 3 == 0 else "hyperechoic" if solid else "anechoic"
-    path = pairs.with_name("tagged.csv")
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
 def arguments(data, model, out, **tagging):
     return TrainArguments(
         data=str(data), model=model, pretrained="none", val_fraction=0.25, out=out,
@@ -230,6 +213,59 @@ def test_training_minimises_the_semantic_loss_and_tells_of_its_targets(
     best = min(rows, key=lambda row: float(row["val_total_loss"]))
     assert results["best_epoch"] == int(float(best["epoch"]))
     assert json.loads((tmp_path / "results.json").read_text()) == results
+
+
+def sigmoid_loss(cosines, scale, bias):
+    """The loss of SigLIP by its formula, a mean over images of sums over texts."""
+    signs = 2 * torch.eye(len(cosines), dtype=cosines.dtype) - 1
+    return -torch.nn.functional.logsigmoid(signs * (scale * cosines + bias)).sum() / len(cosines)
+
+
+def semantic_loss(cosines, targets, temperature=0.07):
+    """0.6 of the squared error and 0.4 of the divergence both ways, by their formulas."""
+    p = (targets / temperature).softmax(dim=1)
+    found = [
+        (p * (p.log() - (c / temperature).log_softmax(dim=1))).sum(dim=1).mean()
+        for c in (cosines, cosines.T)
+    ]
+    return 0.6 * (cosines - targets).square().mean() + 0.4 * (found[0] + found[1]) / 2
+
+
+def test_the_sigmoid_loss_takes_semantic_soft_labels_beside_it(
+    tagged_pairs, tiny_model, tmp_path, monkeypatch
+):
+    with open(f"{tiny_model.removeprefix('local-dir:')}/open_clip_config.json") as file:
+        config = json.load(file)
+    config["model_cfg"] |= {"init_logit_scale": 2.3, "init_logit_bias": -10.0}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    held = {}
+    judged = contrastive.ContrastiveTask._losses
+
+    def seen(task, images, texts):
+        held.update(task=task, images=images.double(), texts=texts.double())
+        return judged(task, images, texts)
+
+    monkeypatch.setattr(contrastive.ContrastiveTask, "_losses", seen)
+    run = arguments(tagged_pairs, f"local-dir:{tmp_path}", tmp_path / "run", semantic="fastht")
+    run = dataclasses.replace(run, loss="siglip")
+    results = train(dataclasses.replace(run, trainer=dataclasses.replace(run.trainer, epochs=1)))
+    after, task = results["after"], held["task"]
+    count = len(held["images"])
+    assert 5 < count <= task.batch_size  # one batch
+    cosines = held["images"] @ held["texts"].T
+    scale = task.model.logit_scale.detach().double().exp()
+    bias = task.model.logit_bias.detach().double()
+    targets = dense(task.targets[1].of(torch.arange(count)))
+    assert after["val_loss"] == pytest.approx(sigmoid_loss(cosines, scale, bias).item(), rel=1e-5)
+    expected = semantic_loss(cosines, targets).item()
+    assert after["val_semantic_loss"] == pytest.approx(expected, rel=1e-4)
+    assert after["val_total_loss"] == after["val_loss"] + after["val_semantic_loss"]
+    assert after["val_semantic_loss"] < results["before"]["val_semantic_loss"]
+    # Negative controls: hard labels and another temperature are told from these.
+    hard = torch.eye(count).double()
+    for other in (semantic_loss(cosines, hard),
+                  semantic_loss(cosines, targets, 0.1)):  # fmt: skip
+        assert expected != pytest.approx(other.item(), rel=1e-2)
 
 
 def test_a_table_without_tags_has_one_error_and_captions_are_a_remedy(pairs, tiny_model, tmp_path):

@@ -36,6 +36,7 @@ CASES = [
     ("clipseg", "segment", 48),
     ("clipseg", "segment", 30),
     ("linear-probe", "classify", SIZE),
+    ("full", "classify", SIZE),
 ]
 # Where the parameters are that train, for those baselines of which not all do.
 TRAINED = {
@@ -272,7 +273,7 @@ def test_unet_refuses_sizes_that_it_cannot_halve(size):
 @pytest.mark.parametrize(
     ("name", "task", "choices"),
     [
-        ("resnet", "classify", "resnet18, dinov2, linear-probe"),
+        ("resnet", "classify", "resnet18, dinov2, linear-probe, full"),
         ("resnet18", "segment", "unet, dinov2, clipseg"),
     ],
 )

@@ -307,6 +307,51 @@ def test_options_that_cannot_be_meant_are_refused(
         assert message in capsys.readouterr().err
 
 
+BY_TEXT = """
+name: mine
+version: 1
+extends: us365k
+similarity: {method: text}
+"""
+
+
+def test_similarity_by_a_text_tower_is_that_of_the_training(
+    tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "set", *rows())
+    (tmp_path / "mine.yaml").write_text(BY_TEXT)
+    options = ("--no-images", "--taxonomy", str(tmp_path / "mine.yaml"), "--tau", "0.5")
+    _, _, without = run(tmp_path / "set", *options)
+    assert "sharpness" not in without
+    assert "name that of the training by --model and --pretrained" in capsys.readouterr().out
+    tower = ("--model", tiny_model, "--pretrained", "none")
+    _, _, report = run(tmp_path / "set", *options, *tower)
+    assert f"similarity by the text tower of {tiny_model}/none" in capsys.readouterr().out
+
+    # What training takes: the embeddings of its own text tower.
+    import open_clip
+
+    from fastht.tasks.image_text.text_embeddings import TextEmbedder
+    from fastht.tasks.models.build import build_clip
+
+    tokenizer = open_clip.get_tokenizer(tiny_model)
+    embedder = TextEmbedder(build_clip(tiny_model, "none")[0], tokenizer, None)
+    mine = load_taxonomy(str(tmp_path / "mine.yaml"))
+    read = read_tags(mine, load_cases(tmp_path / "set", task="pairs").cases)
+    matrix = similarity.similarity_matrix(mine, encode=lambda texts: embedder(texts).numpy())
+    _, expected = balance.sharpness(read, matrix, 0.5, 256, "ignore")
+    assert report["sharpness"]["diagonal_mass"] == pytest.approx(
+        expected["diagonal_mass"], abs=1e-6
+    )
+    # Negative control: by the tree it is another.
+    _, tree = balance.sharpness(
+        read, similarity.similarity_matrix(load_taxonomy()), 0.5, 256, "ignore"
+    )
+    assert abs(tree["diagonal_mass"] - expected["diagonal_mass"]) > 1e-3
+    assert main(["taxonomy", "check", str(tmp_path / "set"), *tower]) == 1
+    assert "--model is for similarity text" in capsys.readouterr().err
+
+
 @pytest.fixture
 def records(tmp_path: Path) -> Records:
     write(tmp_path / "set", *rows())

@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,3 +170,34 @@ def test_a_resumed_run_keeps_its_choice(arguments, costs, monkeypatch):
 def test_what_cannot_be_a_budget(options, message):
     with pytest.raises(ValueError, match=message):
         TrainerConfig(**options)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_choice_of_the_first(tmp_path):
+    """Each counts its own share of the batch, and the second one holds more than the first."""
+    worker = Path(__file__).parents[2] / "budget_worker.py"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(worker), str(tmp_path), str(rank)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        told = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, told
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert (first["free"]["batch"], first["free"]["batch_size"]) == (4, 8)
+    assert first["free"] == second["free"]
+    for name in ("tight", "largest"):
+        assert first[name] == second[name]
+        assert first[name]["set"] == first[name]["recompute"] == "none"
+    assert first["largest"]["batch_size"] == 2 * first["largest"]["batch"] == 12  # all there are
+    for found in (first, second):  # each names what it counted itself
+        assert "fits no step on 4 images" in found["nothing"]["error"]
+    # Negative control: by its own count the second one would compute again.
+    assert first["alone"] == first["tight"]
+    assert second["alone"]["recompute"] != "none"
