@@ -122,7 +122,7 @@ def export(
     known = about.known_preprocess(root)
     constants = known if preprocess is None else about.describe_preprocess(preprocess)
 
-    exported = make_part(made, chosen, backbone, resized=size is not None)
+    exported = make_part(made, chosen, resized=size is not None)
     tried = [sizes.examples(batch, dtype) for batch in _BATCHES]
     if dynamic_grid:
         tried.append(sizes.examples(2, dtype, (1, 2)))
@@ -130,7 +130,7 @@ def export(
     expected = _run_model(exported, tried, sizes)  # the last grid is that of a full filter
     prepare.settle(made)
     folded = prepare.fold_adapters(backbone, tokens)
-    exported = make_part(made, chosen, backbone, resized=size is not None)
+    exported = make_part(made, chosen, resized=size is not None)
     program = trace(exported, sizes, dtype, dynamic_grid)
 
     outputs = list(expected[0])

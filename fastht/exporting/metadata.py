@@ -13,7 +13,7 @@ from fastht.exporting.parts import Sizes
 from fastht.version import __version__
 
 FORMAT, FORMAT_VERSION = "fastht-export", 1
-_CONSTANTS = {"mean", "std", "resize", "interpolation", "crop"}
+_CONSTANTS = {"mean", "std", "resize", "interpolation", "crop", "fit"}
 # Numbers of Pillow's filters, by which torchvision and transformers name them too.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
@@ -53,7 +53,8 @@ def describe_preprocess(preprocess: Any) -> dict[str, Any]:
         preprocess: torchvision's ``Compose`` of Resize, CenterCrop and Normalize, as open_clip and
             timm make it; an image processor of transformers; fastht's own; or a mapping of
             ``mean``, ``std`` and, where they are known, ``resize`` (of the shorter side, or height
-            and width), ``interpolation`` and ``crop`` (height and width).
+            and width), ``interpolation``, ``crop`` (height and width) and ``fit`` (``"squash"`` or
+            ``"letterbox"``, where a square is made of any shape).
 
     Raises:
         ExportError: it is none of these, or has no mean and standard deviation.
@@ -167,7 +168,7 @@ def _plain(name: str, value: Any) -> Any:
     if name == "interpolation":
         number = getattr(value, "value", value)
         return _FILTERS.get(number, str(number)) if isinstance(number, int) else str(number)
-    if isinstance(value, int):
+    if isinstance(value, int | str):
         return value
     number = float if name in ("mean", "std") else int
     plain = [number(v) for v in value]

@@ -114,13 +114,12 @@ def choose_part(model: nn.Module, part: Part | None) -> Part:
     return part
 
 
-def make_part(model: Any, part: Part, backbone: Backbone | None, resized: bool = False) -> Exported:
+def make_part(model: Any, part: Part, resized: bool) -> Exported:
     """Return the chosen part of a model as a module of tensors.
 
     Args:
         model: a copy.
         part: as :func:`choose_part` returns it.
-        backbone: its tower, where there is one.
         resized: whether images have another size than the tower was built for.
     """
     calls: dict[str, tuple[Callable[[Tensor], Any], str]] = {}

@@ -244,7 +244,7 @@ def test_a_file_of_other_numbers_is_not_written(
         return right({**params, broken: torch.ones_like(params[broken])})
 
     monkeypatch.setattr(fold, "fold_weights", wrong)
-    with pytest.raises(fastht.ExportError, match="which is no rounding of .*nothing was written"):
+    with pytest.raises(fastht.ExportError, match=r"which is no rounding of .*nothing was written"):
         fastht.export(patched("openai"), tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())
 
