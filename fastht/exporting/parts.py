@@ -129,7 +129,7 @@ def make_part(model: Any, part: Part, resized: bool) -> Exported:
         elif hasattr(model, "get_image_features"):
             call = _of_transformers(model.get_image_features, model.get_image_features, resized)
             calls["image"] = call, "image_features"
-        elif backbone is not None and backbone.family == "transformers":
+        elif "pixel_values" in inspect.signature(model.forward).parameters:
             calls["image"] = _of_transformers(model, model.forward, resized), "output"
         else:
             calls["image"] = model, "output"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from fastht.exporting.errors import ExportError
 from fastht.exporting.parts import Exported, Inputs, Outputs, Sizes
@@ -45,12 +46,18 @@ def trace(part: Exported, sizes: Sizes, dtype: torch.dtype, dynamic_grid: bool) 
     if sizes.text is not None:
         shapes["text"] = {0: Dim("texts" if sizes.image else "batch")}
     grow = (1, 0) if dynamic_grid else (0, 0)  # sides that differ are not taken for one
-    inputs = sizes.examples(3, dtype, grow)
+    inputs = tuple(sizes.examples(3, dtype, grow).values())
     try:
         with torch.enable_grad():
-            program = torch.export.export(
-                part, tuple(inputs.values()), dynamic_shapes=shapes, strict=False
-            )
+            program = torch.export.export(part, inputs, dynamic_shapes=shapes, strict=False)
+            if unused := _unused(program):
+                for name in unused:
+                    path, _, leaf = name.rpartition(".")
+                    module = part.get_submodule(path)
+                    (module._parameters if leaf in module._parameters else module._buffers)[
+                        leaf
+                    ] = None
+                program = torch.export.export(part, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever a model's own Python does
         reason = _first_lines(error)
         if dynamic_grid:
@@ -138,6 +145,20 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     scale = float(expected.double().abs().max()) if expected.numel() else 0.0
     error = float((found.double() - expected.double()).abs().max()) if expected.numel() else 0.0
     return error / scale if scale else error
+
+
+def _unused(program: ExportedProgram) -> list[str]:
+    """Return the parameters and buffers that a program holds and does not compute with.
+
+    They are the other tower of a contrastive model, or blocks that no head looks at.
+    """
+    users = {node.name: len(node.users) for node in program.graph.nodes if node.op == "placeholder"}
+    kinds = (InputKind.PARAMETER, InputKind.BUFFER)
+    return [
+        str(spec.target)
+        for spec in program.graph_signature.input_specs
+        if spec.kind in kinds and not users[spec.arg.name]
+    ]
 
 
 def _check_operators(program: ExportedProgram) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
@@ -152,8 +151,3 @@ def _spaced(area: float | None, row: float | None, column: float | None, source:
 def _save(path: Path, picture: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
-
-
-def as_tensor(picture: Image.Image) -> Tensor:
-    """Return a picture's pixels, uint8 ``[H, W, 3]``."""
-    return torch.from_numpy(np.array(picture))
