@@ -53,10 +53,7 @@ def trace(part: Exported, sizes: Sizes, dtype: torch.dtype, dynamic_grid: bool) 
             if unused := _unused(program):
                 for name in unused:
                     path, _, leaf = name.rpartition(".")
-                    module = part.get_submodule(path)
-                    (module._parameters if leaf in module._parameters else module._buffers)[
-                        leaf
-                    ] = None
+                    setattr(part.get_submodule(path), leaf, None)
                 program = torch.export.export(part, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever a model's own Python does
         reason = _first_lines(error)
