@@ -64,8 +64,8 @@ def trace(part: Exported, sizes: Sizes, dtype: torch.dtype, dynamic_grid: bool) 
                 "build the tower for dynamic sizes (timm: dynamic_img_size=True)"
             ) from error
         raise ExportError(
-            f"torch.export cannot follow {type(part.model).__name__}: {reason}; report it with "
-            "the model's name"
+            f"torch.export cannot follow {type(part.model).__name__}: {reason}; export "
+            "the part of the model that you need, as its vision tower"
         ) from error
     for parameter in program.parameters():
         parameter.requires_grad_(False)
