@@ -122,7 +122,8 @@ def export(
     known = about.known_preprocess(root)
     constants = known if preprocess is None else about.describe_preprocess(preprocess)
 
-    exported = make_part(made, chosen, resized=size is not None)
+    resized = size is not None or dynamic_grid
+    exported = make_part(made, chosen, resized)
     tried = [sizes.examples(batch, dtype) for batch in _BATCHES]
     if dynamic_grid:
         tried.append(sizes.examples(2, dtype, (1, 2)))
@@ -130,14 +131,14 @@ def export(
     expected = _run_model(exported, tried, sizes)  # the last grid is that of a full filter
     prepare.settle(made)
     folded = prepare.fold_adapters(backbone, tokens)
-    exported = make_part(made, chosen, resized=size is not None)
+    exported = make_part(made, chosen, resized)
     program = trace(exported, sizes, dtype, dynamic_grid)
 
     outputs = list(expected[0])
     told = about.describe_file(sizes, dtype, dynamic_grid, outputs, folded)
     if chosen != "text":
         told["preprocess"] = constants
-    told = about.merge(told | _of_contrastive(made), metadata or {})
+    told = about.merge(told | _of_contrastive(root), metadata or {})
     if format == "onnx":
         data = write_onnx(program, list(tried[0]), outputs, told)
         run, _ = read_onnx(data)

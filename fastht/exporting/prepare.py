@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, UnsupportedModelError, find_backbone
 from fastht.exporting.errors import ExportError
 from fastht.exporting.fold import FoldedAdapter
@@ -94,7 +95,9 @@ def tower_of(made: nn.Module) -> Backbone | None:
     """
     try:
         backbone = find_backbone(made)
-    except UnsupportedModelError:
+    except UnsupportedModelError as error:
+        if any(isinstance(module, HTAdapter) for module in made.modules()):
+            raise ExportError(f"{error}; export the part that was patched") from error
         return None
     if backbone.family == "siglip2":
         raise ExportError(
