@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fastht.data.cases import Task
+from fastht.data.images import DataError
 from fastht.tasks.images.experiment import ExperimentArguments, build_model
 from fastht.tasks.images.run import BEST_NAME, read_description
 from fastht.tasks.images.supervised import load_trained
 from fastht.tasks.models.build import VisionModel
+from fastht.tasks.results.tables import read_run
 from fastht.tasks.training.state import ResumeError
 
 
@@ -46,6 +48,15 @@ class FinishedRun:
     def model_name(self) -> str:
         """Name of the base and of its weights."""
         return f"{self.arguments.model}/{self.arguments.pretrained}"
+
+    @property
+    def temperature(self) -> float | None:
+        """That of a classifier, fitted on its validation side; ``None``: the run holds none."""
+        try:
+            kept = read_run(self.folder).get("calibration", {}).get("after")
+        except DataError:  # the run has not come to its end
+            return None
+        return None if kept is None else kept["temperature"]
 
 
 def open_run(

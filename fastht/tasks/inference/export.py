@@ -89,6 +89,7 @@ def _export_images(arguments: ExportArguments, out: Path) -> Export:
             "method": run.description["method"],
             "seed": run.description["seed"],
             "trained_on": made.data,
+            "temperature": run.temperature,
         },
     )
 

@@ -76,7 +76,11 @@ def leave_image(out: Path, case: Case, picture: Image.Image, logits: Tensor, of:
     if of.task != "segment":
         p = logits.double().softmax(dim=0)
         row: Row = {"file": case.image, "predicted": of.classes[int(p.argmax())]}
-        return row | {f"p({n})": v for n, v in zip(of.classes, p.tolist(), strict=True)}
+        row |= {f"p({n})": v for n, v in zip(of.classes, p.tolist(), strict=True)}
+        if of.temperature is not None:
+            p = (logits.double() / of.temperature).softmax(dim=0)
+            row |= {f"calibrated p({n})": v for n, v in zip(of.classes, p.tolist(), strict=True)}
+        return row
     assert isinstance(of.prepare, SquarePreprocess)
     shape = (picture.height, picture.width)
     mask = native_mask(lesion_margins(logits[None])[0], of.prepare.placement(shape), shape)

@@ -46,6 +46,7 @@ class Predictor:
             CPU, where the softmax of the second is the probabilities.
         told: what predictions are of, as plain JSON types.
         trained: how many of some cases are of files that it was trained on; ``None``: not known.
+        temperature: by which logits are divided for calibrated probabilities; ``None``: not fitted.
     """
 
     task: PredictTask
@@ -54,6 +55,7 @@ class Predictor:
     logits: Callable[[Tensor], Tensor]
     told: Mapping[str, Any]
     trained: Callable[[Sequence[Case]], int | None]
+    temperature: float | None = None
 
     def notes(self) -> list[str]:
         """Return what the reader of predictions has to know of the model."""
@@ -147,7 +149,7 @@ def _of_images(folder: Path) -> Predictor:
     def trained(cases: Sequence[Case]) -> int | None:
         return count_trained(folder, cases)
 
-    return Predictor(run.task, run.classes, prepare, logits, told, trained)
+    return Predictor(run.task, run.classes, prepare, logits, told, trained, run.temperature)
 
 
 def _of_clip(folder: Path, prompts: str | None, classes: Sequence[str]) -> Predictor:
@@ -216,7 +218,15 @@ def _of_file(path: Path, prompts: str | None, classes: Sequence[str]) -> Predict
         def logits(images: Tensor) -> Tensor:
             return file(image=images.to(dtype))[about["outputs"][0]].float()
 
-        return Predictor(task, tuple(about["classes"]), prepare, logits, told, _not_known)
+        return Predictor(
+            task,
+            tuple(about["classes"]),
+            prepare,
+            logits,
+            told,
+            _not_known,
+            about.get("temperature"),
+        )
     names, embeddings, wanted = _classes_of_file(path, file, prompts, classes)
     scale = about["logit_scale"]
 
