@@ -131,14 +131,13 @@ def export(
     expected = _run_model(exported, tried, sizes)  # the last grid is that of a full filter
     prepare.settle(made)
     folded = prepare.fold_adapters(backbone, tokens)
-    exported = make_part(made, chosen, resized)
-    program = trace(exported, sizes, dtype, dynamic_grid)
-
     outputs = list(expected[0])
     told = about.describe_file(sizes, dtype, dynamic_grid, outputs, folded)
     if chosen != "text":
         told["preprocess"] = constants
     told = about.merge(told | _of_contrastive(root), metadata or {})
+
+    program = trace(make_part(made, chosen, resized), sizes, dtype, dynamic_grid)
     if format == "onnx":
         data = write_onnx(program, list(tried[0]), outputs, told)
         run, _ = read_onnx(data)
