@@ -64,12 +64,17 @@ def copy_model(root: nn.Module) -> nn.Module:
         ExportError: it cannot be copied.
     """
     try:
-        return copy.deepcopy(root).to("cpu")
+        made = copy.deepcopy(root).to("cpu")
     except (RuntimeError, TypeError) as error:
         raise ExportError(
             f"{type(root).__name__} cannot be copied ({error}); export it before hooks or tensors "
             "of a training step are put into it"
         ) from error
+    for tensor in (*made.parameters(), *made.buffers()):
+        # A part of a larger tensor would be written with all of it.
+        if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
+            tensor.data = tensor.data.clone()
+    return made
 
 
 def settle(made: nn.Module) -> None:

@@ -202,6 +202,7 @@ def test_lora_is_merged(name: str, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     model = VITS[name].build()
     add_lora(model, 4, zeros=False)
+    model.eval()
     image = VITS[name].image(batch=3, grid=VITS[name].built_grid)
     fastht.export(model, tmp_path / "m.pt2")
     with torch.no_grad():
