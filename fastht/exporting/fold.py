@@ -101,7 +101,7 @@ class FoldedAdapter(nn.Module):
             self.frequencies = _Frequencies(filter_, grid_size, dtype)
         self.gated = "gate" in made
         for name, value in made.items():
-            self.register_buffer(name, value.to(dtype))
+            self.register_buffer(name, value.to(dtype).contiguous())
 
     def forward(self, x: Tensor, grid_size: tuple[int, int], num_prefix_tokens: int) -> Tensor:
         """Add the adapter's update to ``x`` ``[B, N, D]``; see :class:`fastht.HTAdapter`."""
@@ -163,7 +163,7 @@ class _Frequencies(nn.Module):
             "back": torch.cat([cos_w.T, -sin_w.T]),
         }
         for name, value in made.items():
-            self.register_buffer(name, value.to(dtype))
+            self.register_buffer(name, value.to(dtype).contiguous())
 
     def forward(self, s: Tensor) -> Tensor:
         """Filter maps ``[B, C, H, W]``."""

@@ -72,8 +72,9 @@ def copy_model(root: nn.Module) -> nn.Module:
         ) from error
     for tensor in (*made.parameters(), *made.buffers()):
         # A part of a larger tensor would be written with all of it.
-        if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
-            tensor.data = tensor.data.clone()
+        own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        if not (own and tensor.is_contiguous()):
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     return made
 
 
@@ -85,11 +86,22 @@ def settle(made: nn.Module) -> None:
     _merge_lora(made)
     for module in list(made.modules()):
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _fix_parametrized(module)
         for switch in _CHECKPOINTING:
             if getattr(module, switch, False) is True:
                 setattr(module, switch, False)
+
+
+def _fix_parametrized(module: Any) -> None:
+    """Make parameters of what a module of a copy computes anew at each access.
+
+    Not by ``remove_parametrizations``, which changes the class, and that is the original's too.
+    """
+    values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def tower_of(made: nn.Module) -> Backbone | None:

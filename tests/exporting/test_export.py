@@ -127,16 +127,17 @@ def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
 # Towers
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_another_grid_of_blocks_that_take_the_tokens_first(form: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_another_grid_of_blocks_that_take_the_tokens_first(tmp_path: Path) -> None:
     model = patched("openai", spectral="full", variant="freq_enhanced")
-    path = tmp_path / f"m{SUFFIX[form]}"
-    fastht.export(model, path, form, image_size=(40, 24))
+    path = tmp_path / "m.onnx"
+    fastht.export(model, path, "onnx", image_size=(40, 24))
     image = VITS["openai"].image(batch=3, grid=(5, 3))
     with torch.no_grad():
         assert off(fastht.load_exported(path)(image=image)["output"], model(image)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_tower_of_dynamic_sizes_takes_any_grid(form: Any, tmp_path: Path) -> None:
     model = timm_vit("vit_small_patch14_reg4_dinov2", dynamic_img_size=True)
@@ -156,11 +157,11 @@ def test_a_tower_of_one_size_takes_no_other_grid(tmp_path: Path) -> None:
         fastht.export(patched("registers"), tmp_path / "m.pt2", dynamic_grid=True)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_both_towers_of_open_clip(form: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_both_towers_of_open_clip(tmp_path: Path) -> None:
     model = patched("clip")
-    path = tmp_path / f"m{SUFFIX[form]}"
-    told = fastht.export(model, path, form).metadata
+    path = tmp_path / "m.onnx"
+    told = fastht.export(model, path, "onnx").metadata
     assert told["inputs"]["text"] == {"context_length": 8, "vocabulary": 64}
     assert told["logit_scale"] == pytest.approx(float(model.logit_scale.exp()))  # type: ignore
     image, text = VITS["clip"].image(batch=4), torch.randint(1, 64, (2, 8))
@@ -170,22 +171,21 @@ def test_both_towers_of_open_clip(form: Any, tmp_path: Path) -> None:
         assert off(found["text_features"], model.encode_text(text)) < 1e-5  # type: ignore
 
 
+@pytest.mark.slow
 def test_a_tower_alone_leaves_the_other_one_out(tmp_path: Path) -> None:
     model = patched("clip")
-    sizes = {
-        part: fastht.export(model, tmp_path / f"{part}.pt2", part=part).size_bytes
-        for part in ("image", "text")
-    }
-    whole = sum(p.numel() * p.element_size() for p in model.parameters())
-    visual = sum(p.numel() * p.element_size() for p in model.visual.parameters())  # type: ignore
+    told = fastht.export(model, tmp_path / "text.pt2", part="text").metadata
+    assert (list(told["inputs"]), told["outputs"]) == (["text"], ["text_features"])
+    assert told["adapters_folded"] == 0
+    assert told["logit_scale"] == pytest.approx(float(model.logit_scale.exp()))  # type: ignore
+    whole = sum(p.numel() for p in model.parameters())
+    visual = sum(p.numel() for p in model.visual.parameters())  # type: ignore
     program = torch.export.load(tmp_path / "text.pt2")
-    assert sum(t.numel() for t in program.state_dict.values()) * 4 <= whole - visual
-    program = torch.export.load(tmp_path / "image.pt2")
-    assert sum(t.numel() for t in program.state_dict.values()) * 4 <= 1.1 * visual
-    assert sizes["image"] > 0
+    assert 0 < sum(p.numel() for p in program.parameters()) <= whole - visual
 
 
-@pytest.mark.parametrize("name", ["transformers-clip", "transformers-dinov2-registers", "vitamin"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transformers-clip", "transformers-dinov2-registers"])
 def test_other_libraries(name: str, tmp_path: Path) -> None:
     model, vit = patched(name), ALL_VITS[name]
     grid = vit.built_grid
@@ -197,11 +197,13 @@ def test_other_libraries(name: str, tmp_path: Path) -> None:
     assert min(off(t, expected) for t in found.values() if t.shape == expected.shape) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["registers", "openai"])  # peft's layers, and parametrized ones
 def test_lora_is_merged(name: str, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     model = VITS[name].build()
     add_lora(model, 4, zeros=False)
+    before = snapshot(model)
     model.eval()
     image = VITS[name].image(batch=3, grid=VITS[name].built_grid)
     fastht.export(model, tmp_path / "m.pt2")
@@ -209,10 +211,12 @@ def test_lora_is_merged(name: str, tmp_path: Path) -> None:
         found = fastht.load_exported(tmp_path / "m.pt2")(image=image)["output"]
         assert off(found, model(image)) < 1e-5
         assert off(found, VITS[name].build()(image)) > 1e-3
+    assert snapshot(model)["tensors"] == before["tensors"]
     program = torch.export.load(tmp_path / "m.pt2")
     assert not [key for key in program.state_dict if "lora" in key or "parametrizations" in key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_16_bits_the_rule_of_correctness_holds(dtype: torch.dtype, tmp_path: Path) -> None:
     exact, vit = patched("registers").double(), VITS["registers"]
@@ -235,7 +239,8 @@ def test_in_16_bits_the_rule_of_correctness_holds(dtype: torch.dtype, tmp_path: 
 # Negative controls: the check of a file sees what a wrong one would compute
 
 
-@pytest.mark.parametrize("broken", ["gamma", "spectral_filter", "conv7.weight"])
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["gamma", "spectral_filter"])
 def test_a_file_of_other_numbers_is_not_written(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

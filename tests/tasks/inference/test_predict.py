@@ -113,6 +113,7 @@ def test_probabilities_are_those_of_the_evaluation(runs, tmp_path):
     assert len({row[columns[0]] for row in rows.values()}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "form"), [("segment", "onnx"), ("classify", "torch")])
 def test_an_exported_run_predicts_the_same(runs, task, form, tmp_path):
     if form == "onnx":
@@ -136,6 +137,7 @@ def test_an_exported_run_predicts_the_same(runs, task, form, tmp_path):
                 assert float(by_file[name][column]) == pytest.approx(float(row[column]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_zero_shot_of_a_run_and_of_its_files(clip_run, pairs, tmp_path):
     (tmp_path / "prompts.yaml").write_text(PROMPTS)
     prompts = ["--prompts", str(tmp_path / "prompts.yaml")]
