@@ -1,5 +1,7 @@
 """fastht: fast HT (hybrid-tuning) adapters for vision transformers."""
 
+from typing import TYPE_CHECKING, Any
+
 from fastht.adapter import HTAdapter
 from fastht.backbones import UnsupportedModelError
 from fastht.checkpoint import CheckpointError, load_adapter, save_adapter
@@ -18,9 +20,15 @@ from fastht.patch import (
 )
 from fastht.version import __version__
 
+if TYPE_CHECKING:
+    from fastht.exporting.command import export
+    from fastht.exporting.errors import ExportError
+    from fastht.exporting.load import load_exported
+
 __all__ = [
     "BackendUnavailableError",
     "CheckpointError",
+    "ExportError",
     "HTAdapter",
     "HTConfig",
     "NotPatchedError",
@@ -31,10 +39,22 @@ __all__ = [
     "adapters",
     "backends",
     "disable_adapter",
+    "export",
     "import_nextgen_uia",
     "load_adapter",
+    "load_exported",
     "patch",
     "print_trainable_parameters",
     "save_adapter",
     "unpatch",
 ]
+
+_OF_EXPORTING = ("ExportError", "export", "load_exported")  # imported when they are asked for
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_EXPORTING:
+        from fastht import exporting
+
+        return getattr(exporting, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -142,7 +142,7 @@ class HTAdapter(nn.Module):
             if not self.tower.enabled:
                 return x
             grid_size, num_prefix_tokens = self.tower.grid_size, self.tower.num_prefix_tokens
-        params = {name: _tensor(self, name, parents, leaf) for name, parents, leaf in self._paths}
+        params = self.read_parameters()
         if self.filter_grid_size is not None:
             grid = grid_size
             if torch.jit.is_tracing():  # a trace holds the filter of one grid
@@ -160,6 +160,14 @@ class HTAdapter(nn.Module):
             backend=self.backend,
             keep=self.keep,
         )
+
+    def read_parameters(self) -> dict[str, Tensor]:
+        """Return the parameters by name as the operator takes them now, pruned and the like.
+
+        Raises:
+            TypeError: one was replaced by something that is no plain tensor.
+        """
+        return {name: _tensor(self, name, parents, leaf) for name, parents, leaf in self._paths}
 
     def __prepare_scriptable__(self) -> HTAdapter:
         """Say what TorchScript can be made of, when ``torch.jit.script`` comes here.

@@ -29,6 +29,8 @@ COMMANDS = {
     "zeroshot": "tell classes apart by prompts alone, before and after fine-tuning",
     "attributes": "tell shape, margins, echogenicity and others apart, before and after",
     "retrieve": "find images by captions and captions by images",
+    "predict": "show images of your own to a finished run or an exported file",
+    "export": "write a finished run's model to one file, for torch.export or ONNX",
     "align": "measure how near images and their captions lie, over all and within groups",
     "report": "compare runs: tables and pictures",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
@@ -158,6 +160,18 @@ def _attributes(arguments: Sequence[str]) -> int:
     return _told("attributes", lambda: module.attributes(parsed), _mendable())
 
 
+def _predict(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.inference.predict", "predict", "tasks")
+    parsed = _parse(module.PredictArguments, "predict", arguments)
+    return _told("predict", lambda: module.predict(parsed), _mendable(), "; go on with --resume")
+
+
+def _export(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.inference.export", "export", "tasks")
+    parsed = _parse(module.ExportArguments, "export", arguments)
+    return _told("export", lambda: module.export_run(parsed), _mendable())
+
+
 def _align(arguments: Sequence[str]) -> int:
     module = _import("fastht.tasks.image_text.align", "align", "tasks")
     parsed = _parse(module.AlignArguments, "align", arguments)
@@ -248,6 +262,8 @@ _RUN = {
     "zeroshot": _zeroshot,
     "attributes": _attributes,
     "retrieve": _retrieve,
+    "predict": _predict,
+    "export": _export,
     "align": _align,
     "report": _report,
     "bench": _bench,

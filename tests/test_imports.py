@@ -19,6 +19,7 @@ BELOW: dict[str, set[str]] = {
     "results": set(),
     "images": {"results", "models", "scores", "training"},
     "tags": {"models", "results"},
+    "inference": {"image_text", "images", "results", "models", "scores", "training"},
     "image_text": {"images", "results", "models", "scores", "training"},
 }
 

@@ -43,6 +43,8 @@ def test_every_option_named_in_a_page_exists():
         "fastht.tasks.image_text.zeroshot",
         "fastht.tasks.images.commands",
         "fastht.tasks.images.evaluate",
+        "fastht.tasks.inference.export",
+        "fastht.tasks.inference.predict",
         "fastht.tasks.images.paired",
         "fastht.tasks.models.methods",
         "fastht.tasks.tags.command",

@@ -39,7 +39,7 @@ def public_names(package: str) -> dict[str, str]:
     file = ROOT.joinpath(*package.split(".")) / "__init__.py"
     tree = ast.parse(file.read_text(encoding="utf-8"))
     origins, names = {}, []
-    for node in tree.body:
+    for node in ast.walk(tree):  # names that are imported late stand under TYPE_CHECKING
         if isinstance(node, ast.ImportFrom):
             origins |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":

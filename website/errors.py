@@ -39,6 +39,7 @@ _REMEDY = re.compile(
 _BUILT_IN = {
     "ValueError": "An argument or an option has a value that it cannot have.",
     "TypeError": "An argument is of another kind than it has to be.",
+    "AttributeError": "A name is asked for that does not exist.",
     "RuntimeError": "Something cannot be done in the state that the model or the machine is in.",
     "LookupError": "Something that is needed is not installed, or has no entry.",
     "ImportError": "A package is not installed.",

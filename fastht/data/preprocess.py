@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastht.data.pixels import DataError
+from fastht.data.resize import Placement, Resize, place
+
 Size = tuple[int, int]  # height, width
+_MIN_SIDE = 4  # pixels of a letterboxed image: what the augmentation can blur
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,49 @@ class Preprocess:
         longer = int(self.resize * long / short)
         height, width = shape
         return (longer, self.resize) if height > width else (self.resize, longer)
+
+
+@dataclass(frozen=True)
+class SquarePreprocess:
+    """How segmentation and classification make a square of an RGB picture.
+
+    size: side of the square in pixels.
+    mean, std: of the channels of values in [0, 1].
+    resize: squash fills the square, letterbox keeps the picture's shape and leaves a black border.
+    """
+
+    size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    resize: Resize = "squash"
+
+    def __call__(self, picture: Image.Image, name: str = "the image") -> Tensor:
+        """picture: mode "RGB". Returns [3, size, size], float32. Raises as resized."""
+        placement, image = self.resized(picture, name)
+        return self.normalise(placement.pad(image))
+
+    def placement(self, shape: Size) -> Placement:
+        """Where in the square a picture of `shape` comes to lie."""
+        return place(shape, self.size, self.resize)
+
+    def resized(self, picture: Image.Image, name: str) -> tuple[Placement, Tensor]:
+        """The picture, uint8 [3, height, width], as large as it is in the square, and its place.
+
+        Raises DataError, with the name, if it is too long and thin for a letterbox.
+        """
+        placement = self.placement((picture.height, picture.width))
+        if min(placement.height, placement.width) < _MIN_SIDE:
+            what = f"{picture.width} x {picture.height} pixels are too long and thin to letterbox"
+            raise DataError(f"{name}: {what}; crop the image, or use --resize squash")
+        small = picture.resize((placement.width, placement.height), Image.Resampling.BICUBIC)
+        return placement, torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """image: uint8 [3, H, W]. Returns float32."""
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std)
+        )
+        return (image / 255 - mean) / std
 
 
 def _cut_middle(picture: Image.Image, crop: Size) -> Image.Image:

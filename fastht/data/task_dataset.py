@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 from fastht.data.cases import Case, read_case_image
 from fastht.data.images import DataError
 from fastht.data.masks import read_mask
-from fastht.data.resize import Placement, Resize, place, shrink_mask
+from fastht.data.preprocess import SquarePreprocess
+from fastht.data.resize import Placement, Resize, shrink_mask
 
 Augmentation = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 _NO_LABEL = -1
-_MIN_SIDE = 4  # pixels of a letterboxed image: what the augmentation can blur
 
 
 class TaskDataset(Dataset[dict[str, Any]]):
@@ -66,8 +66,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
         self.augment = augment
         self.seed = seed
         self.resize: Resize = resize
-        self._mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
-        self._std = torch.tensor(std, dtype=torch.float32)[:, None, None]
+        self.preprocess = SquarePreprocess(size, tuple(mean), tuple(std), resize)
         self._labels = None if classes is None else [_position(case, classes) for case in cases]
         # Shared memory: persistent workers have copies of the dataset made in the first epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -83,14 +82,10 @@ class TaskDataset(Dataset[dict[str, Any]]):
         index = range(len(self))[i]  # negative positions count from the end
         case = self.cases[index]
         picture = read_case_image(case)
-        place = self.placement((picture.height, picture.width))
-        if min(place.height, place.width) < _MIN_SIDE:
-            what = f"{picture.width} x {picture.height} pixels are too long and thin to letterbox"
-            raise DataError(f"{case.image}: {what}; crop the image, or use --resize squash")
-        inner = (place.width, place.height)
-        image = _to_tensor(picture.resize(inner, Image.Resampling.BICUBIC)).permute(2, 0, 1)
+        place, image = self.preprocess.resized(picture, case.image)
         mask = None
         if self.with_masks:
+            inner = (place.width, place.height)
             mask = torch.from_numpy(shrink_mask(read_mask(case, picture.size), inner))
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
@@ -98,7 +93,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
                 torch.default_generator.manual_seed(self._item_seed(index))
                 image, mask = self.augment(image, mask)
         image = place.pad(image)
-        item = {"image": (image / 255 - self._mean) / self._std, "index": index}
+        item = {"image": self.preprocess.normalise(image), "index": index}
         if mask is not None:
             item["mask"] = place.pad(mask.long())
             item["shape"] = torch.tensor([picture.height, picture.width])
@@ -114,7 +109,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
 
     def placement(self, shape: tuple[int, int]) -> Placement:
         """Where in the square an image of `shape` (height, width) comes to lie."""
-        return place(shape, self.size, self.resize)
+        return self.preprocess.placement(shape)
 
     def file(self, i: int) -> str:
         """Name of the image at position i, for messages."""

@@ -21,28 +21,21 @@ from fastht.files import write_json
 from fastht.tasks.images.class_outcome import Fitted, fit_on_side, leave_classes, refit
 from fastht.tasks.images.experiment import (
     ExperimentArguments,
-    build_model,
     load_split,
     make_dataset,
     make_goal,
 )
+from fastht.tasks.images.finished import open_run
 from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome
-from fastht.tasks.images.run import (
-    BEST_NAME,
-    TOWER_DIGEST,
-    Run,
-    read_description,
-    stated_tower,
-)
-from fastht.tasks.images.supervised import SupervisedTask, load_trained
+from fastht.tasks.images.run import BEST_NAME
+from fastht.tasks.images.supervised import SupervisedTask
 from fastht.tasks.results.class_tables import class_report
 from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import shown_cases
 from fastht.tasks.results.tables import RESULTS_NAME, WIDTH, read_run, summarise, text_table
 from fastht.tasks.training.seen import SPLIT_NAME, check_data, count_trained
-from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
 
 
@@ -87,28 +80,9 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     """
     started = time.monotonic()
     folder = arguments.run
-    description = read_description(folder)
-    if description["task"] != task:
-        raise ResumeError(f"{folder} is a run of fastht {description['task']}, not of {task}")
-    options = description["options"]
-    options["trainer"]["seed"] = description["split_seed"]
-    for option in ("resize", "tolerance_px", "tolerance_mm"):
-        if (chosen := getattr(arguments, option)) is not None:
-            options[option] = chosen
-    made = ExperimentArguments.from_plain(
-        options
-        | {
-            "methods": [description["method"]],
-            "percents": [description["percent"]],
-            "repeats": 1,
-            "out": str(folder),
-            "resume": False,
-        }
-    )
-    started_from = _check_tower(folder, made, description)
-    classes = tuple(description["classes"])
-    vision = build_model(made, task, description["method"], len(classes))
-    load_trained(vision.module, folder / BEST_NAME)
+    changed = ("resize", "tolerance_px", "tolerance_mm")
+    run = open_run(folder, task, {name: getattr(arguments, name) for name in changed})
+    description, made, vision, classes = run.description, run.arguments, run.vision, run.classes
     cases, side = _cases_to_score(arguments, made, task)
     trained = 0 if arguments.data == "run" else count_trained(folder, side)
     if task == "segment":
@@ -131,7 +105,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
     )
     if accelerator.is_main_process:
         print(f"{cases.account()}\n{len(data)} of them are scored.{_known(trained)}", flush=True)
-    model_name = f"{made.model}/{made.pretrained}"
+    model_name = run.model_name
     title, shown = f"{description['method']} on {name}", shown_cases(side, model_name, cases.source)
     scores, judged = leave_outcome(scored, data, classes, out, title, shown)
     of_classes: dict[str, Any] = {}
@@ -155,7 +129,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         "trained_on": made.data,
         "scored_that_trained": trained,
         **made.resize_stated,
-        **started_from,
+        **run.started_from,
         "classes": list(classes),
         "test_images": len(data),
         KNOWN_NAME: known,
@@ -181,20 +155,6 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         print(f"\nresults and pictures: {out}")
     accelerator.end_training()
     return 0
-
-
-def _check_tower(
-    folder: Path, made: ExperimentArguments, description: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what results tell of the tower that a run started from, which has to be as it was."""
-    method = description["method"]
-    run = Run(made, description["task"], method, description["percent"], description["seed"])
-    if run.tower is not None and run.tower.sha256 != description[TOWER_DIGEST]:
-        raise ResumeError(
-            f"the weights in {made.from_run} are no longer those that {folder} started from; put "
-            "them back, or train anew"
-        )
-    return stated_tower(run)
 
 
 def _known(trained: int | None) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastht.data.cases import Case
 from fastht.data.images import DataError
 from fastht.data.masks import read_mask
+from fastht.data.resize import Placement
 from fastht.data.spacing import read_spacing
 from fastht.data.task_dataset import TaskDataset
 from fastht.tasks.images.goals import SegmentationGoal
@@ -38,12 +39,11 @@ class NativeSegmentation(SegmentationGoal):
     def judge(self, logits: Tensor, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Return the scores of each image at the model's size and its own, and leave its mask."""
         judged = super().judge(logits, batch)
-        margins = logits[:, 1:2] - logits[:, 0:1]  # above 0 where a lesion is likelier than none
+        margins = lesion_margins(logits)
         found = []
         for margin, shape, index in zip(margins, batch["shape"], batch["index"], strict=True):
             case, (height, width) = self.data.cases[int(index)], shape.tolist()
-            place = self.data.placement((height, width))
-            mask = place.restore(margin[None], (height, width))[0, 0] > 0
+            mask = native_mask(margin, self.data.placement((height, width)), (height, width))
             picture = Image.fromarray(mask.to(torch.uint8).numpy() * 255)
             picture.save(self.folder / f"{case.name}.png")
             found.append(self._native(case, mask))
@@ -68,6 +68,22 @@ class NativeSegmentation(SegmentationGoal):
             "column_spacing_mm": column,
             "spacing": source,
         }
+
+
+def lesion_margins(logits: Tensor) -> Tensor:
+    """Return how far a lesion is likelier than none, ``[B, 1, H, W]``, of ``[B, 2, H, W]``."""
+    return logits[:, 1:2] - logits[:, 0:1]
+
+
+def native_mask(margin: Tensor, place: Placement, shape: tuple[int, int]) -> Tensor:
+    """Return the mask of an image at its own size, bool ``[*shape]``.
+
+    Args:
+        margin: ``[1, size, size]``, of :func:`lesion_margins`.
+        place: of the image in the model's square.
+        shape: of the image, height and width.
+    """
+    return place.restore(margin[None], shape)[0, 0] > 0
 
 
 def spacing_sentence(judged: dict[str, list[Any]]) -> str:

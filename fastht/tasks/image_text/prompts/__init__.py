@@ -37,15 +37,7 @@ def load_prompts(source: str, labels: Sequence[str]) -> Prompts:
             there twice, or a label has none.
         ValueError: there is no such file.
     """
-    if source in SHIPPED:
-        path = Path(str(resources.files(__name__) / f"{source}.yaml"))
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise ValueError(
-                f"there are no prompts {source!r}: give {', '.join(SHIPPED)} or the path of a "
-                "YAML file"
-            )
+    path = _file(source)
     written = _read(path)
     found = {_key(name): prompts for name, prompts in written.items()}
     if len(found) < len(written):
@@ -59,6 +51,15 @@ def load_prompts(source: str, labels: Sequence[str]) -> Prompts:
     return {label: found[_key(label)] for label in labels}
 
 
+def prompt_labels(source: str) -> tuple[str, ...]:
+    """Return the labels that prompts are written for, in their own spelling and order.
+
+    Raises:
+        DataError, ValueError: as :func:`load_prompts`.
+    """
+    return tuple(_read(_file(source)))
+
+
 def class_embeddings(embedder: Callable[[Sequence[str]], Tensor], prompts: Prompts) -> Tensor:
     """Return an embedding of each class, ``[classes, E]``, float32, on the CPU.
 
@@ -66,6 +67,16 @@ def class_embeddings(embedder: Callable[[Sequence[str]], Tensor], prompts: Promp
     image's product with it is the mean of its cosines to the prompts.
     """
     return torch.stack([embedder(sentences).mean(dim=0) for sentences in prompts.values()])
+
+
+def _file(source: str) -> Path:
+    if source in SHIPPED:
+        return Path(str(resources.files(__name__) / f"{source}.yaml"))
+    if not Path(source).is_file():
+        raise ValueError(
+            f"there are no prompts {source!r}: give {', '.join(SHIPPED)} or the path of a YAML file"
+        )
+    return Path(source)
 
 
 def _read(path: Path) -> dict[str, tuple[str, ...]]:
