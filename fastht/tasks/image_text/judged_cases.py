@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +55,17 @@ def labelled_data(data: str, trainer: Path | None, opened: Opened) -> str:
         f"{trainer} trained on {found}, whose captions are no labels: name labelled images to "
         "classify by --data"
     )
+
+
+def prediction_rows(
+    cases: Sequence[Case], classes: Sequence[str], probabilities: Mapping[str, Tensor]
+) -> list[dict[str, Any]]:
+    """Return a row for each image: what it is, and what each version of the model takes it for."""
+    rows: list[dict[str, Any]] = [
+        {"file": case.image, "patient": case.patient, "label": case.label} for case in cases
+    ]
+    for version, found in probabilities.items():
+        for row, values in zip(rows, found.tolist(), strict=True):
+            row[f"predicted {version}"] = classes[values.index(max(values))]
+            row |= {f"p({name}) {version}": p for name, p in zip(classes, values, strict=True)}
+    return rows

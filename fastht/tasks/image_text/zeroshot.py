@@ -18,7 +18,7 @@ from fastht.data.cases import SPLITS, Case, CaseSet
 from fastht.data.catalogue.sets import organ_of
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
-from fastht.tasks.image_text.judged_cases import encode_cases, labelled_data
+from fastht.tasks.image_text.judged_cases import encode_cases, labelled_data, prediction_rows
 from fastht.tasks.image_text.judged_records import (
     SIMULATED,
     JudgedModel,
@@ -173,7 +173,7 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         "fastht_version": fastht.__version__,
     }
     write_comparison(out, results)
-    write_table(out / PREDICTIONS_NAME, _predictions(kept, found.classes, probabilities))
+    write_table(out / PREDICTIONS_NAME, prediction_rows(kept, found.classes, probabilities))
     title = f"{clip.name}, zero-shot on {Path(found.source).name}"
     shown = shown_cases(kept, clip.name, found.source)
     draw_classes(
@@ -333,17 +333,3 @@ def _introduction(
     if data == "sample":
         lines.append(SIMULATED)
     return "\n".join(lines)
-
-
-def _predictions(
-    cases: Sequence[Case], classes: Sequence[str], probabilities: dict[str, Tensor]
-) -> list[dict[str, Any]]:
-    """Return a row for each image: what it is, and what each version of the model takes it for."""
-    rows: list[dict[str, Any]] = [
-        {"file": case.image, "patient": case.patient, "label": case.label} for case in cases
-    ]
-    for version, found in probabilities.items():
-        for row, values in zip(rows, found.tolist(), strict=True):
-            row[f"predicted {version}"] = classes[values.index(max(values))]
-            row |= {f"p({name}) {version}": p for name, p in zip(classes, values, strict=True)}
-    return rows
