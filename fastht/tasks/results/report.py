@@ -27,6 +27,7 @@ from fastht.tasks.results.differences import (
     difference_rows,
 )
 from fastht.tasks.results.pictures import draw_comparison, draw_few_shot
+from fastht.tasks.results.rank_stability import prompt_lines
 from fastht.tasks.results.shown import shown_runs
 from fastht.tasks.results.tables import (
     EXTRAS,
@@ -270,11 +271,12 @@ def _of_classes(section: _Section) -> dict[str, list[str]]:
 
 
 def _remarks(section: _Section) -> list[str]:
-    """Return what accuracy needs no image, where all runs agree on it, and the runs' warnings."""
+    """Return what accuracy needs no image, where all runs agree, ranks by prompts, and warnings."""
     chances = [run.get("chance") for run in section.runs]
     told = []
     if chances[0] and all(chance == chances[0] for chance in chances):
         told.append(chance_sentence(chances[0]))
+    told += prompt_lines(section.runs)
     return told + [
         f"{line} ({run['folder']})" for run in section.runs for line in warning_lines(run)
     ]

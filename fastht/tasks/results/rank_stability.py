@@ -69,3 +69,44 @@ def rank_stability(scores: Mapping[str, Sequence[float]]) -> RankStability:
         sum(taus) / len(taus) if taus else math.nan,
         min(taus, default=math.nan),
     )
+
+
+def prompt_lines(runs: Sequence[Mapping[str, Any]], score: str = "balanced_accuracy") -> list[str]:
+    """Say whether models keep their order whatever prompt they are scored by.
+
+    Args:
+        runs: of zero-shot on one data set, of which those count that were scored by each prompt
+            alone (``prompt_sensitivity``); by the same prompts and on the same number of images.
+        score: by which.
+    """
+    groups: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    for run in runs:
+        variants = (run.get("prompt_sensitivity") or {}).get("variants", ())
+        alone = [variant for variant in variants if variant["kind"] == "alone"]
+        if not alone:
+            continue
+        key = (run.get("prompts"), run.get("split"), run.get("test_images"), len(alone))
+        version = "after" if "after" in alone[0] else "before"
+        values = [variant[version]["scores"][score] for variant in alone]
+        name = f"{run['method']} of {run['model']}, seed {run['seed']}"
+        found = [math.nan if value is None else float(value) for value in values]
+        groups.setdefault(key, {}).setdefault(name, found)
+    lines = []
+    for (prompts, *_), scores in groups.items():
+        if len(scores) < 2:
+            continue
+        ranks = rank_stability(scores)
+        tau = (
+            ""
+            if math.isnan(ranks.tau)
+            else (
+                f"; Kendall's tau of two prompts {ranks.tau:.2f} on average, {ranks.tau_low:.2f} at "
+                "least"
+            )
+        )
+        lines.append(
+            f"By each prompt of {prompts} alone, {len(scores)} models by {score.replace('_', ' ')}: "
+            f"{ranks.kept} of {ranks.of} prompts rank them as their mean does, "
+            f"{ranks.best_kept} have {ranks.order[0]} best{tau}."
+        )
+    return lines
