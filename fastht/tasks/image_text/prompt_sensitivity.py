@@ -13,9 +13,9 @@ from torch import Tensor
 from fastht.tasks.image_text.prompts import class_embeddings
 from fastht.tasks.image_text.prompts.variants import Variant
 from fastht.tasks.results.prompt_pictures import DrawnVariant
+from fastht.tasks.results.rank_stability import rank_stability
 from fastht.tasks.scores.classification import resampled
 from fastht.tasks.scores.intervals import Resampling
-from fastht.tasks.results.rank_stability import rank_stability
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
 _SHOWN = "balanced_accuracy"  # the score that is printed and drawn

@@ -96,17 +96,13 @@ def prompt_lines(runs: Sequence[Mapping[str, Any]], score: str = "balanced_accur
         if len(scores) < 2:
             continue
         ranks = rank_stability(scores)
-        tau = (
-            ""
-            if math.isnan(ranks.tau)
-            else (
-                f"; Kendall's tau of two prompts {ranks.tau:.2f} on average, {ranks.tau_low:.2f} at "
-                "least"
-            )
-        )
-        lines.append(
-            f"By each prompt of {prompts} alone, {len(scores)} models by {score.replace('_', ' ')}: "
+        measure = score.replace("_", " ")
+        line = (
+            f"By each prompt of {prompts} alone, {len(scores)} models by {measure}: "
             f"{ranks.kept} of {ranks.of} prompts rank them as their mean does, "
-            f"{ranks.best_kept} have {ranks.order[0]} best{tau}."
+            f"{ranks.best_kept} have {ranks.order[0]} best"
         )
+        if not math.isnan(ranks.tau):
+            line += f"; Kendall's tau of two prompts: mean {ranks.tau:.2f}, low {ranks.tau_low:.2f}"
+        lines.append(f"{line}.")
     return lines
