@@ -324,7 +324,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         alike=task.captions.rows if spread else None,
     )
     multiplicity = spread_record(trainer.sampler, task.captions) if spread else None
-    if multiplicity is not None:
+    if multiplicity is not None and multiplicity["multiplicity_shuffled"] > 1:
         _say(accelerator, describe_spread(multiplicity))
     if arguments.resume:
         check_data(out, record_entries(sides))
