@@ -37,7 +37,7 @@ def probed(run, pairs, tiny_model, tmp_path_factory):
         run=run,
         data=str(pairs),
         baselines=(f"{tiny_model}:none", "timm:resnet10t:none"),
-        percents=(100, 30),
+        percents=(100.0, 30.0),
         shots=(1, 3),
         repeats=2,
         workers=0,
@@ -138,6 +138,7 @@ def test_copies_of_training_images_are_told_and_left_out(run, pairs, tiny_model,
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["filepath", "label", "split"])
+        written = []
         for i, source in enumerate([*others, *trained[:2]]):
             name = tmp_path / f"renamed-{i}.png"
             if i == 10:
@@ -145,8 +146,10 @@ def test_copies_of_training_images_are_told_and_left_out(run, pairs, tiny_model,
                     reencode(image.convert("RGB"), generator).save(name)
             else:
                 shutil.copy(source, name)
-            side = ("train", "train", "val")[i // 2 % 3] if i < 6 else "test"
-            writer.writerow([name.name, described[source]["label"], side])
+            label = described[source]["label"]
+            written.append(label)
+            side = ("train", "train", "val", *["test"] * 9)[written.count(label) - 1]
+            writer.writerow([name.name, label, "test" if i >= len(others) else side])
     shared = {"run": run, "data": str(table), "workers": 0}
     probe(ProbeArguments(**shared, out=tmp_path / "warned"))
     assert f"WARNING: {run} trained on copies of 2 of 6 images" in capsys.readouterr().out

@@ -128,7 +128,7 @@ def test_sensitivity_of_a_run_names_seen_wordings_and_ranges(run, pairs, tmp_pat
         assert (captions[file]["title"] in trained) == (side == "train")
     seen = next(r for f, r in captions.items() if split[f] == "train" and r["label"] == LABELS[0])
     number = seen["title"].split()[1]
-    text = PROMPTS.replace("Ultrasound 1 showing", f"ULTRASOUND {number}: showing")
+    text = PROMPTS.replace("Ultrasound 1 showing", f"ULTRASOUND {number}, showing")
     (tmp_path / "prompts.yaml").write_text(text)
     zeroshot(ZeroShotArguments(**arguments))
     assert "--prompt-sensitivity scores without them" in capsys.readouterr().out
@@ -201,13 +201,8 @@ def test_a_baseline_is_scored_on_the_images_of_a_run_and_compared(
 def test_the_published_protocol_on_miniatures(layout, write, tiny_model, tmp_path):
     """BUSI and AUL by the one published sentence, of the organ that the layout is of."""
     write(tmp_path / layout)
-    shared = {
-        "model": tiny_model,
-        "pretrained": "none",
-        "workers": 0,
-        "data": str(tmp_path / layout),
-    }
-    normal = {"include_normal": True} if layout == "busi" else {}
+    shared = {"model": tiny_model, "pretrained": "none", "workers": 0, "prompts": "published"}
+    shared |= {"data": str(tmp_path / layout), "include_normal": layout == "busi"}
     out = tmp_path / "out"
     zeroshot(ZeroShotArguments(**shared, out=out))
     results = results_of(out)

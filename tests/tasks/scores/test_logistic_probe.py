@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from fastht.tasks.scores.logistic_probe import (
     STRENGTHS,
     Strength,
+    _fit,
     choose_inside,
     choose_on,
     fit_probe,
@@ -63,16 +64,25 @@ def test_c_is_the_one_of_the_largest_weighted_f1_on_validation(signal):
     assert choose_on(train, val, (10.0,)) == Strength(10.0, "given")
 
 
-def test_c_within_the_shots_parts_no_patient_and_sees_nothing_else():
+def test_c_within_the_shots_is_chosen_by_folds_that_part_no_patient(monkeypatch):
     features, labels = simulated(60, signal=0.5)
     chosen = choose_inside(features, labels, list(range(60)))
     assert chosen.how == "of 5 folds within the shots"
     assert chosen == choose_inside(features, labels, list(range(60)))
-    # Copies of a patient would make the weakest regularisation look best, if folds parted them.
     copies, alike = features.repeat(4, 1), labels.repeat(4)
-    together = choose_inside(copies, alike, list(range(60)) * 4)
-    parted = choose_inside(copies, alike, list(range(240)))
-    assert parted.c == max(STRENGTHS) > together.c
+    learned = []
+
+    def fit(x, y, c):
+        learned.append(np.unique(x, axis=0, return_counts=True)[1])
+        return _fit(x, y, c)
+
+    monkeypatch.setattr("fastht.tasks.scores.logistic_probe._fit", fit)
+    choose_inside(copies, alike, list(range(60)) * 4)
+    assert len(learned) == 5 * len(STRENGTHS)
+    assert all((counts == 4).all() and 40 < len(counts) < 60 for counts in learned)
+    learned.clear()
+    choose_inside(copies, alike, list(range(240)))  # as if each was of another patient
+    assert not any((counts == 4).all() for counts in learned)
 
 
 def test_too_few_shots_to_choose_by_take_a_fixed_c():

@@ -128,7 +128,7 @@ def _fill(
         raise DataError(f"{path}: no prompts; {_FORM}")
     for template in templates:
         slots = _SLOT.findall(template) if isinstance(template, str) else []
-        if "label" not in slots or set(slots) > {"label", "organ"}:
+        if "label" not in slots or not set(slots) <= {"label", "organ"}:
             raise DataError(
                 f"{path}: the template {template!r} needs {{label}}, and may have {{organ}}; "
                 "correct it"
