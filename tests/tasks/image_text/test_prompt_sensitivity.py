@@ -213,9 +213,7 @@ def test_the_published_protocol_on_miniatures(layout, write, tiny_model, tmp_pat
     right = sum(row["label"] == row["predicted before"] for row in rows) / len(rows)
     assert results["after"]["accuracy"] == pytest.approx(right)
     # The sentence is of the organ: another word gives other probabilities.
-    zeroshot(
-        ZeroShotArguments(**shared, **normal, prompts="published", organ="lung", out=out / "2")
-    )
+    zeroshot(ZeroShotArguments(**shared, organ="lung", out=out / "2"))
     others = list(csv.DictReader((out / "2" / "predictions.csv").open()))
     name = "p(benign) before"
     assert [row[name] for row in others] != [row[name] for row in rows]
