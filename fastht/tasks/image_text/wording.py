@@ -31,8 +31,8 @@ class Wordings:
 
     hashes: np.ndarray
 
-    def __contains__(self, text: str) -> bool:
-        value = np.uint64(wording_hash(text))
+    def __contains__(self, text: object) -> bool:
+        value = np.uint64(wording_hash(str(text)))
         place = int(np.searchsorted(self.hashes, value))
         return place < len(self.hashes) and bool(self.hashes[place] == value)
 

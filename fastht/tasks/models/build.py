@@ -228,7 +228,7 @@ def _build_timm(name: str, pretrained: str, image_size: int | None) -> VisionMod
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            size = {} if image_size is None else {"img_size": image_size}
+            size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
             model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, **size)
     except (RuntimeError, OSError, TypeError, ValueError) as error:
         raise ValueError(
