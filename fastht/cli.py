@@ -28,6 +28,7 @@ COMMANDS = {
     "fewshot": "segment or classify with small shares of the training data",
     "zeroshot": "tell classes apart by prompts alone, before and after fine-tuning",
     "attributes": "tell shape, margins, echogenicity and others apart, before and after",
+    "probe": "tell classes apart by logistic regression on frozen features, of few images too",
     "retrieve": "find images by captions and captions by images",
     "predict": "show images of your own to a finished run or an exported file",
     "export": "write a finished run's model to one file, for torch.export or ONNX",
@@ -148,6 +149,12 @@ def _zeroshot(arguments: Sequence[str]) -> int:
     return _told("zeroshot", lambda: module.zeroshot(parsed), _mendable())
 
 
+def _probe(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.image_text.probe", "probe", "tasks")
+    parsed = _parse(module.ProbeArguments, "probe", arguments)
+    return _told("probe", lambda: module.probe(parsed), _mendable())
+
+
 def _retrieve(arguments: Sequence[str]) -> int:
     module = _import("fastht.tasks.image_text.retrieve", "retrieve", "tasks")
     parsed = _parse(module.RetrieveArguments, "retrieve", arguments)
@@ -260,6 +267,7 @@ _RUN = {
     "classify": _classify,
     "fewshot": _fewshot,
     "zeroshot": _zeroshot,
+    "probe": _probe,
     "attributes": _attributes,
     "retrieve": _retrieve,
     "predict": _predict,

@@ -77,6 +77,7 @@ EXTRAS = {
     "classify eval": "tasks",
     "fewshot": "tasks",
     "zeroshot": "tasks",
+    "probe": "tasks",
     "retrieve": "tasks",
     "report": "tasks",
 }

@@ -38,6 +38,8 @@ def test_every_option_named_in_a_page_exists():
         "fastht.taxonomy.command",
         "fastht.tasks.image_text.align",
         "fastht.tasks.image_text.attributes",
+        "fastht.tasks.image_text.judged_records",
+        "fastht.tasks.image_text.probe",
         "fastht.tasks.image_text.retrieve",
         "fastht.tasks.image_text.train",
         "fastht.tasks.image_text.zeroshot",

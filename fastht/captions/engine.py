@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -13,6 +12,7 @@ from pathlib import Path
 from fastht.captions.checks import Limits, Reason, check_captions
 from fastht.captions.schema import Templates, TemplatesError, Tier
 from fastht.data.captions import clean_caption
+from fastht.data.draws import draw
 
 
 @dataclass(frozen=True)
@@ -127,18 +127,6 @@ def relative_path(cell: str, root: Path) -> str:
     if os.path.isabs(path) and Path(path).is_relative_to(os.path.abspath(root)):
         path = os.path.relpath(path, os.path.abspath(root))
     return unicodedata.normalize("NFC", path.replace(os.sep, "/"))
-
-
-def draw(seed: int, path: str, tier: str, count: int, choices: int) -> list[int]:
-    """Draw ``count`` of so many choices without replacement, by BLAKE2b keyed with the seed."""
-    left = list(range(choices))
-    drawn = []
-    for turn in range(min(count, choices)):
-        text = "\0".join((path, tier, str(turn)))
-        key = seed.to_bytes(8, "big", signed=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()
-        drawn.append(left.pop(int.from_bytes(digest, "big") % len(left)))
-    return drawn
 
 
 def _caption(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from itertools import count, takewhile
 from pathlib import Path
 
 from fastht.data.captions import Cleaning
@@ -42,7 +43,7 @@ def load_records(
         webdataset shards, as fastht.data.shards.load_shards takes them; or a folder, .json, .jsonl
         or .parquet file of a layout with captions, see fastht.data.layouts.
     image_key, caption_key: column names. Default: filepath and title (open_clip), else filename
-        and Caption (NextGen-UIA).
+        and Caption (NextGen-UIA). Columns title_2, title_3, ... are more captions of the image.
     separator: default: found out, see read_table.
     image_dirs: where relative paths are looked up, then by base name alone, then beside the table.
     label_key, patient_key, frame_key: column names. Default: label, patient and frame if the table
@@ -90,6 +91,7 @@ def load_records(
     cells = Cells(read)
     split_column = find_split(columns, split_key, path)
     attributes = [name for name in attribute_keys if name in columns]
+    more = list(takewhile(columns.__contains__, (f"{caption_column}_{i}" for i in count(2))))
     for folder in image_dirs:
         if not os.path.isdir(folder):
             raise DataError(f"{path}: no image directory {folder}; correct the path")
@@ -113,12 +115,15 @@ def load_records(
         name = named.replace("\\", "/")
         index = parse_frame(frame or "", where)
         kept = {column: row[column] for column in attributes}
-        pairs.append(Record(image, row[caption_column], label, patient, index, split, name, kept))
+        others = tuple(row[column] for column in more)
+        pairs.append(
+            Record(image, row[caption_column], label, patient, index, split, name, kept, others)
+        )
 
     def notes() -> Iterator[Note]:
         if str(data) != "sample":  # whose other columns say how it was made
             yield from note_columns(
-                columns, read, also=(image_column, caption_column, split_column, *attributes)
+                columns, read, also=(image_column, caption_column, *more, split_column, *attributes)
             )
         yield from cells.notes()
         patients = [pair.patient for pair in pairs if isinstance(pair, Record)]

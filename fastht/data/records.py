@@ -40,6 +40,8 @@ class Record:
     name: str = field(default="", compare=False)
     # Cells of columns that a reader was asked for beside these, by column.
     attributes: Mapping[str, str] = field(default_factory=dict, compare=False)
+    # More captions of the same image; what judges a model reads the first alone.
+    others: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -106,25 +108,30 @@ def collect(
     missing: list[str] = []
     torn: list[str] = []
     wrong: list[str] = []
+    short = 0
     for pair in pairs:
         if isinstance(pair, Dropped):
             dropped[pair.reason] += 1
             if pair.missing is not None and len(missing) < _EXAMPLES:
                 missing.append(pair.missing)
             continue
-        caption = clean_caption(pair.caption, cleaning)
-        lost = lost_letters(pair.caption, caption)
-        if caption_length(caption) < MIN_CAPTION_LENGTH:
+        written = (pair.caption, *pair.others)
+        cleaned = [clean_caption(text, cleaning) for text in written]
+        usable = [text for text in cleaned if caption_length(text) >= MIN_CAPTION_LENGTH]
+        lost = any(map(lost_letters, written, cleaned))
+        if not usable:
             without = " once letters outside ASCII are removed" if lost else ""
             dropped[f"{_TOO_SHORT}{without}"] += 1
             continue
         if lost:
             torn.append(pair.name or pair.image)
-        if _DECODED_WRONG in pair.caption:
+        if any(_DECODED_WRONG in text for text in written):
             wrong.append(pair.name or pair.image)
-        records.append(replace(pair, caption=caption))
+        short += sum(bool(text) for text in cleaned) - len(usable)
+        caption, *others = dict.fromkeys(usable)
+        records.append(replace(pair, caption=caption, others=tuple(others)))
     _check_patients(source, records)
-    found = [*notes(), *_note_captions(records, torn, wrong)]
+    found = [*notes(), *_note_captions(records, torn, wrong), *_note_several(records, short)]
     result = RecordSet(tuple(records), source, dict(dropped), tuple(missing), tuple(found))
     if not records:
         said = " ".join(f"{note.text}." for note in found)
@@ -185,6 +192,16 @@ def _note_refusals(records: Sequence[Record]) -> Iterator[Note]:
             "--data TABLE --refusals drop` writes a table without them"
         )
         yield Note("captions_like_refusals", len(found), f"{text}; {remedy}")
+
+
+def _note_several(records: Sequence[Record], short: int) -> Iterator[Note]:
+    """What is to be said of images with several captions."""
+    if count := sum(bool(record.others) for record in records):
+        text = f"{plural(count, 'image')} with several captions: fastht train takes one an epoch"
+        yield Note("images_of_several_captions", count, f"{text}, what judges a model the first")
+    if short:
+        text = f"{plural(short, 'caption')} of those with several left out: {_TOO_SHORT}"
+        yield Note("captions_too_short", short, text)
 
 
 def split_records(

@@ -50,7 +50,7 @@ def record_entries(sides: Mapping[str, Sequence[Record]]) -> list[Entry]:
             split=side,
             name=_with_part(record.name or record.image, record.frame),
             content=digests[_file(record.image)],
-            caption=_digest(record.caption.encode()),
+            caption=_digest("\0".join((record.caption, *record.others)).encode()),
             label=record.label or "",
             patient=record.patient or "",
         )

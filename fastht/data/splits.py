@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -77,17 +77,43 @@ def sample_sides(cases: Iterable[Case]) -> dict[str, Split]:
     return {name: side for name, side in found if side is not None}
 
 
-def few_shot(cases: Sequence[Case], percent: float, *, seed: int = 0) -> tuple[Case, ...]:
+def few_shot(
+    cases: Sequence[Case], percent: float, *, seed: int = 0, at_least: int = 1
+) -> tuple[Case, ...]:
     """A share of training cases: that percentage of every class, rounded down, at least one case.
 
     Cases without label count as one class. Single cases are chosen, not whole patients, as in the
     paper; nothing leaks by it, since all of them are training cases. With the same seed, a smaller
     percentage gives a part of what a larger one gives.
 
+    at_least: cases of a class that has as many.
+
     Raises DataError if percent is not above 0 and at most 100, or there is no case.
     """
     if not 0 < percent <= 100:
         raise DataError(f"few-shot percentage is {percent}; choose one above 0 and at most 100")
+    # The margin is for shares such as 0.29 %, which binary fractions miss by a hair.
+    return _of_each_class(
+        cases, seed, lambda count: max(at_least, int(percent * count / 100 + 1e-9))
+    )
+
+
+def k_shot(cases: Sequence[Case], shots: int, *, seed: int = 0) -> tuple[Case, ...]:
+    """That many training cases of every class, all of a class that has fewer.
+
+    Chosen as by :func:`few_shot`: with the same seed, fewer shots are a part of more.
+
+    Raises DataError if there is no shot or no case.
+    """
+    if shots < 1:
+        raise DataError(f"{shots} shots; choose at least 1")
+    return _of_each_class(cases, seed, lambda count: shots)
+
+
+def _of_each_class(
+    cases: Sequence[Case], seed: int, wanted: Callable[[int], int]
+) -> tuple[Case, ...]:
+    """As many cases of every class as is wanted of its number, in the order of the cases."""
     if not cases:
         raise DataError("no training cases to take a share of; check the splits")
     classes: dict[str | None, list[Case]] = defaultdict(list)
@@ -95,9 +121,7 @@ def few_shot(cases: Sequence[Case], percent: float, *, seed: int = 0) -> tuple[C
         classes[case.label].append(case)
     kept: set[Case] = set()
     for members in classes.values():
-        # The margin is for shares such as 0.29 %, which binary fractions miss by a hair.
-        count = int(percent * len(members) / 100 + 1e-9)
-        kept.update(members[: max(1, count)])
+        kept.update(members[: wanted(len(members))])
     return tuple(case for case in cases if case in kept)
 
 

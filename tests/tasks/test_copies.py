@@ -11,6 +11,7 @@ from PIL import Image
 
 from fastht.data import DataError
 from fastht.data.overlap.remembered import REMEMBERED_NAME
+from fastht.tasks.image_text.align import AlignArguments, align
 from fastht.tasks.image_text.retrieve import RetrieveArguments, retrieve
 from fastht.tasks.image_text.zeroshot import ZeroShotArguments, zeroshot
 from fastht.tasks.images.commands import train
@@ -64,14 +65,16 @@ def prompts(tmp_path):
 
 
 @pytest.mark.parametrize("copies", ["warn", "leave-out"])
-@pytest.mark.parametrize("command", ["zeroshot", "retrieve"])
+@pytest.mark.parametrize("command", ["zeroshot", "retrieve", "align"])
 def test_copies_of_training_images(command, copies, run, copied, tmp_path, capsys):
     shared = {"run": run, "data": str(copied), "workers": 0, "copies": copies}
     if command == "zeroshot":
         chosen = ZeroShotArguments(**shared, prompts=prompts(tmp_path), out=tmp_path / "out")
         assert zeroshot(chosen) == 0
-    else:
+    elif command == "retrieve":
         assert retrieve(RetrieveArguments(**shared, out=tmp_path / "out")) == 0
+    else:
+        assert align(AlignArguments(**shared, out=tmp_path / "out")) == 0
     results = results_of(tmp_path / "out")
     leaves_out = copies == "leave-out"
     counts = {"bytes": 1, "pixels": 0, "near": 1, "perhaps": 0}

@@ -306,3 +306,14 @@ SETS = (
         use="--data PATH --name BUSI",
     ),
 )
+
+
+def organ_of(layout: str, name: str | None = None) -> str | None:
+    """What a set images, by its layout or, of layouts that hold several sets, by its name.
+
+    None where they do not say it in one word, as tables do not.
+    """
+    of_name = {s.organ for s in SETS if name is not None and s.name.casefold() == name.casefold()}
+    of_layout = {s.organ for s in SETS if s.layout == layout != "table"}
+    organs = of_name or of_layout
+    return organ if len(organs) == 1 and (organ := organs.pop()).isalpha() else None

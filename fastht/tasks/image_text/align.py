@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-import fastht
 from fastht.data import DataError, ImageTextDataset, Record
-from fastht.data.captions import Cleaning
-from fastht.tasks.image_text.judged_records import keep_unseen, load_judged
+from fastht.tasks.image_text.judged_records import PairsArguments, open_pairs
 from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
-from fastht.tasks.image_text.run import (
-    UNKNOWN_FILES,
-    check_folder,
-    load_clip,
-    results_folder,
-)
 from fastht.tasks.results.alignment_pictures import draw_alignment
 from fastht.tasks.results.comparison import comparison_table, write_comparison
-from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
-from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import Shown, count_patients
 from fastht.tasks.scores.grouping import numbered
 
@@ -56,58 +44,18 @@ _PRINTED_GROUPS = 12
 
 
 @dataclass(frozen=True)
-class AlignArguments:
+class AlignArguments(PairsArguments):
     """Measure how near images and their captions lie, with a base and with what a run made of it.
 
     All pairs are judged together, and those within each source and each organ by themselves, as
     telling organs apart is easy. Images that the run trained on are left out.
 
     Attributes:
-        data: "run" (what the run held out, or the sample if there is no run), "sample", a CSV or
-            TSV table, webdataset shards, or a folder, JSON or Parquet file of a set with captions.
         within: columns of the table whose values are judged by themselves; default: those of
             source and organ that it has. "label" is the column of the classes.
-        image_key: column of the image files; default: filepath, or filename.
-        caption_key: column of the captions; default: title, or Caption.
-        label_key: column of the classes; default: label.
-        patient_key: column of the patients; default: patient, or a name that means the same.
-        split_key: column of the sides; default: split, if there.
-        frame_key: column of the frames of multi-frame files; default: frame.
-        separator: column separator of the table; default: found out.
-        image_dirs: folders in which relative image paths are looked up, before the table's own.
-        cleaning: what captions keep; default: as the run did, else letters.
-        run: folder of a run of fastht train, which names the model.
-        model: without a run: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or
-            "fastht-tiny".
-        pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
-            ones.
-        adapter: without a run: folder of a saved HT adapter; default: the base alone.
-        copies: images that are copies of those that the run trained on: warn or leave-out.
-        batch_size: images at a time.
-        workers: processes that load images.
-        out: folder of the results; default: align-DATA in the folder of the run, else
-            runs/align-DATA-MODEL.
     """
 
-    data: str = "run"
     within: tuple[str, ...] = ()
-    image_key: str | None = None
-    caption_key: str | None = None
-    label_key: str | None = None
-    patient_key: str | None = None
-    split_key: str | None = None
-    frame_key: str | None = None
-    separator: str | None = None
-    image_dirs: tuple[Path, ...] = ()
-    cleaning: Cleaning | None = None
-    run: Path | None = None
-    model: str = "ViT-B-16"
-    pretrained: str = "openai"
-    adapter: Path | None = None
-    copies: Copies = "warn"
-    batch_size: int = 32
-    workers: int = 2
-    out: Path | None = None
 
 
 def align(arguments: AlignArguments) -> int:
@@ -118,29 +66,9 @@ def align(arguments: AlignArguments) -> int:
         ResumeError: the run's weights cannot be read.
         ValueError: the run or the model cannot be had.
     """
-    started = time.monotonic()
-    check_folder(arguments.out)
-    clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
-    own = arguments.data == "run"
-    data = str(clip.arguments.get("data", "sample")) if own else arguments.data
-    out = arguments.out or results_folder("align", data, arguments.run, arguments.model)
-    check_folder(out)
-    options = clip.arguments if own and clip.arguments else vars(arguments)
-    columns = arguments.within or _GROUPS
-    found = load_judged(data, options, arguments.cleaning or clip.cleaning, columns)
-    records = keep_unseen(found, own and arguments.run is not None, clip)
-    cut = clip.fit_captions([record.caption for record in found])
-    found = replace(found, notes=(*found.notes, *cut.notes(clip.caption_part)))
-    print(found.account())
-    left_out = len(found) - len(records)
-    if arguments.run is not None:
-        print(f"{left_out} of them left out, as {arguments.run} trained on them.")
-    records, known = judge_copies(arguments.run, records, arguments.copies)
-    if arguments.run and known is None and not clip.knows(record.image for record in found):
-        print(UNKNOWN_FILES.format(run=arguments.run))
-    if data == "sample":
-        print("These images are SIMULATED: they show that things work, nothing clinical.")
-    groups = _groups(records, arguments.within, found.source)
+    judged = open_pairs("align", arguments, columns=arguments.within or _GROUPS)
+    clip, records, out = judged.clip, judged.records, judged.out
+    groups = _groups(records, arguments.within, judged.found.source)
 
     embedded: dict[str, tuple[Tensor, Tensor]] = {}
     plain: dict[str, tuple[Tensor, Tensor]] = {}
@@ -165,24 +93,12 @@ def align(arguments: AlignArguments) -> int:
     write_comparison(
         out,
         {
-            "task": "align",
-            "data": data,
-            **clip.describe(),
+            **judged.describe("align"),
             "test_images": len({(r.image, r.frame) for r in records}),
-            "captions": len(set(captions)),
-            "left_out": left_out,
-            KNOWN_NAME: known,
             **whole,
             "within": parts,
             "without_group": lacking,
-            "provenance": provenance(
-                {"scored": records},
-                found.dropped | {"the run trained on": left_out},
-                device=next(clip.model.parameters()).device,
-                seconds=time.monotonic() - started,
-                notes=found.notes,
-            ),
-            "fastht_version": fastht.__version__,
+            **judged.close(),
         },
     )
     path = out / ALIGNMENT_NAME
@@ -193,7 +109,7 @@ def align(arguments: AlignArguments) -> int:
         embedded,
         numbered(captions),
         f"{clip.name}: images and their captions",
-        Shown(len(files), patients, clip.name, data),
+        Shown(len(files), patients, clip.name, judged.data),
     )
     print(comparison_table("all pairs", _columns(whole, embedded), whole["intervals"]))
     for column, values in parts.items():

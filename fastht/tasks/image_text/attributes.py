@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import fastht
 from fastht.data import DataError, ImageTextDataset, Record, RecordSet
-from fastht.data.captions import Cleaning
 from fastht.tasks.image_text.held_out import resample_records
-from fastht.tasks.image_text.judged_records import keep_unseen, load_judged
-from fastht.tasks.image_text.prompts import class_embeddings
-from fastht.tasks.image_text.run import (
-    UNKNOWN_FILES,
-    ClipRun,
-    check_folder,
-    load_clip,
-    results_folder,
+from fastht.tasks.image_text.judged_records import (
+    Opened,
+    PairsArguments,
+    open_model,
+    open_pairs,
 )
+from fastht.tasks.image_text.prompts import class_embeddings
+from fastht.tasks.image_text.run import ClipRun
 from fastht.tasks.image_text.tags import RecordTags, TagSource, fields_of, tags_of
 from fastht.tasks.results.comparison import comparison_table, write_comparison
-from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.attributes import (
     AttributeScores,
@@ -53,7 +48,7 @@ TIES = "ties count against the right answer"
 
 
 @dataclass(frozen=True)
-class AttributesArguments:
+class AttributesArguments(PairsArguments):
     """Tell the values of each dimension of findings apart by prompts, and by linear probes.
 
     With a base and with what a run made of it. Images that the run trained on are left out of the
@@ -61,46 +56,14 @@ class AttributesArguments:
     taxonomy has.
 
     Attributes:
-        data: "run" (what the run held out, or the sample if there is no run), "sample", or a CSV or
-            TSV table with a column of tags for each dimension.
-        image_key: column of the image files; default: filepath, or filename.
-        caption_key: column of the captions; default: title, or Caption.
-        patient_key: column of the patients; default: patient, or a name that means the same.
-        separator: column separator of the table; default: found out.
-        image_dirs: folders in which relative image paths are looked up, before the table's own.
-        cleaning: what captions keep; default: as the run did, else letters.
         tags: where the right answers are from: columns of the table, or captions.
         taxonomy: of the tags: name of a shipped one, or a YAML file.
-        run: folder of a run of fastht train, which names the model.
-        model: without a run: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or
-            "fastht-tiny".
-        pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
-            ones.
-        adapter: without a run: folder of a saved HT adapter; default: the base alone.
         probe: let linear probes learn from what the run trained on, beside prompts.
-        batch_size: images at a time.
-        workers: processes that load images.
-        out: folder of the results; default: attributes-DATA in the folder of the run, else
-            runs/attributes-DATA-MODEL.
     """
 
-    data: str = "run"
-    image_key: str | None = None
-    caption_key: str | None = None
-    patient_key: str | None = None
-    separator: str | None = None
-    image_dirs: tuple[Path, ...] = ()
-    cleaning: Cleaning | None = None
     tags: TagSource = "columns"
     taxonomy: str = "us365k"
-    run: Path | None = None
-    model: str = "ViT-B-16"
-    pretrained: str = "openai"
-    adapter: Path | None = None
     probe: bool = True
-    batch_size: int = 32
-    workers: int = 2
-    out: Path | None = None
 
 
 def attributes(arguments: AttributesArguments) -> int:
@@ -112,24 +75,14 @@ def attributes(arguments: AttributesArguments) -> int:
         TaxonomyError: the taxonomy cannot be read.
         ValueError: the run or the model cannot be had.
     """
-    check_folder(arguments.out)
-    clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
-    results = judge_attributes(arguments, clip)
-    write_attributes(results, arguments, clip)
-    return 0
-
-
-def write_attributes(
-    judged: AttributeResults, arguments: AttributesArguments, clip: ClipRun
-) -> None:
-    """Print what was found and leave it in the folder of the results."""
-    data = judged.data
-    out = arguments.out or results_folder("attributes", data, arguments.run, arguments.model)
+    found = judge_attributes(arguments, open_model(arguments))
+    out = found.out
     out.mkdir(parents=True, exist_ok=True)
-    write_comparison(out, judged.results | clip.describe())
-    write_table(out / PREDICTIONS_NAME, judged.predictions)
-    print(comparison_table("attributes", judged.versions, judged.results["intervals"]))
-    print(f"{judged.results['candidates']}; {TIES}\n\nresults and predictions: {out}")
+    write_comparison(out, found.results)
+    write_table(out / PREDICTIONS_NAME, found.predictions)
+    print(comparison_table("attributes", found.versions, found.results["intervals"]))
+    print(f"{found.results['candidates']}; {TIES}\n\nresults and predictions: {out}")
+    return 0
 
 
 @dataclass(frozen=True)
@@ -137,31 +90,29 @@ class AttributeResults:
     """What :func:`judge_attributes` found.
 
     Attributes:
-        data: as it is called.
+        out: folder of the results, which nothing is written to yet.
         results: for a ``results.json``.
         versions: scores before and, where something adapts the model, after.
         predictions: a row for each image.
     """
 
-    data: str
+    out: Path
     results: dict[str, Any]
     versions: dict[str, dict[str, float]]
     predictions: list[dict[str, Any]]
 
 
-def judge_attributes(arguments: AttributesArguments, clip: ClipRun) -> AttributeResults:
+def judge_attributes(arguments: AttributesArguments, opened: Opened) -> AttributeResults:
     """Score the attributes of images by the base and the adapted model; errors as the command's."""
-    started = time.monotonic()
     taxonomy = load_taxonomy(arguments.taxonomy)
-    own = arguments.data == "run"
-    data = str(clip.arguments.get("data", "sample")) if own else arguments.data
-    options = clip.arguments if own and clip.arguments else vars(arguments)
-    cleaning = arguments.cleaning or clip.cleaning
-    found = load_judged(data, options, cleaning, fields_of(taxonomy))
-    records = keep_unseen(found, own and arguments.run is not None, clip)
-    learned = tuple(r for r in found if arguments.probe and clip.trained_on(r.image))
+    judged = open_pairs(
+        "attributes", arguments, opened=opened, columns=fields_of(taxonomy), texts=False
+    )
+    clip, found, records = judged.clip, judged.found, judged.records
+    learn = arguments.probe and arguments.run is not None
+    learned = tuple(r for r in found if learn and clip.trained_on(r.image))
     tags = tags_of(records, taxonomy, arguments.tags)
-    print(_introduction(found, records, learned, tags, arguments, clip, data))
+    print(_introduction(found, records, learned, tags, arguments))
     truth, learned_truth = owned_values(tags), None
     if learned:
         learned_truth = owned_values(tags_of(learned, taxonomy, arguments.tags))
@@ -192,9 +143,7 @@ def judge_attributes(arguments: AttributesArguments, clip: ClipRun) -> Attribute
         for version, kinds in scored.items()
     }
     results = {
-        "task": "attributes",
-        "data": data,
-        "test_images": len(records),
+        **judged.describe("attributes"),
         "probe_images": len(learned),
         "tags": tags.record(),
         "candidates": _candidates(taxonomy, tags),
@@ -202,16 +151,10 @@ def judge_attributes(arguments: AttributesArguments, clip: ClipRun) -> Attribute
         # Where nothing adapts the model, it is the same before and after.
         "after": versions.get("after", versions["before"]),
         "intervals": intervals,
-        "provenance": provenance(
-            {"scored": records, "probes": learned},
-            found.dropped,
-            device=next(clip.model.parameters()).device,
-            seconds=time.monotonic() - started,
-            notes=found.notes,
-        ),
-        "fastht_version": fastht.__version__,
+        **judged.close(probes=learned),
     }
-    return AttributeResults(data, results, versions, _predictions(records, tags, scored))
+    predictions = _predictions(records, tags, scored)
+    return AttributeResults(judged.out, results, versions, predictions)
 
 
 def value_prompts(taxonomy: Taxonomy, dimension: str) -> dict[str, tuple[str, ...]]:
@@ -284,10 +227,8 @@ def _introduction(
     learned: Sequence[Record],
     tags: RecordTags,
     arguments: AttributesArguments,
-    clip: ClipRun,
-    data: str,
 ) -> str:
-    lines = [found.account(), f"{len(records)} images to tell apart; {tags.without} without tags."]
+    lines = [f"{len(records)} images to tell apart; {tags.without} without tags."]
     if tags.unknown:
         named = ", ".join(f"{value!r} ({n})" for value, n in list(tags.unknown.items())[:5])
         lines.append(f"{sum(tags.unknown.values())} tags that the taxonomy has not: {named}")
@@ -295,10 +236,6 @@ def _introduction(
         lines.append(f"Linear probes learn from the {len(learned)} images that the run trained on.")
     elif arguments.probe:
         lines.append("No linear probes: they learn from what a run trained on; give one by --run.")
-    if arguments.run is not None and not clip.knows(record.image for record in found):
-        lines.append(UNKNOWN_FILES.format(run=arguments.run))
-    if data == "sample":
-        lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
     if not any(tags.values):
         raise DataError(f"{found.source}: no image to score has a tag of {tags.taxonomy.label}")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from fastht.tasks.image_text.semantic import TagOptions, TagTargets
 from fastht.tasks.image_text.tagged_texts import TaggedTexts, apply_graph, save_graph
 from fastht.tasks.image_text.tags import RecordTags
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
+from fastht.tasks.image_text.titles import EpochCaptions
 from fastht.tasks.image_text.towers import OwnWeights, text_trains
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
@@ -45,8 +46,8 @@ class ContrastiveModule(nn.Module):
 
     Args:
         model: an open_clip model.
-        texts: captions by sample index: ``[n, E]`` their normalised embeddings, or, for a text
-            tower that trains, ``[n, L]`` their token numbers.
+        texts: captions: ``[m, E]`` their normalised embeddings, or, for a text tower that trains,
+            ``[m, L]`` their token numbers.
         accelerator: tells the processes apart.
         flip: mirror each training image left to right with probability 1/2.
         loss: symmetric InfoNCE, or the sigmoid loss, for models with a logit bias.
@@ -55,6 +56,7 @@ class ContrastiveModule(nn.Module):
         targets: semantic soft labels of the samples, whose loss is added; default: none.
         graph: changes the embeddings of captions by tags; default: none.
         tags: by sample index ``[n, L]``, what the graph is given.
+        rows: by sample index ``[n]``, its row of ``texts``; default: the index.
 
     Raises:
         ValueError: the model has no logit bias, and the loss is the sigmoid loss.
@@ -72,6 +74,7 @@ class ContrastiveModule(nn.Module):
         targets: TagTargets | None = None,
         graph: TagGraph | None = None,
         tags: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -81,6 +84,7 @@ class ContrastiveModule(nn.Module):
         self.flip = flip
         # No buffer: DDP would send it round at every step.
         self.texts = texts.to(accelerator.device)
+        self.rows = None if rows is None else rows.to(accelerator.device)
         self.keys = None if keys is None else keys.to(accelerator.device)
         processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         soft_labels = None if targets is None else targets.soft_labels
@@ -99,7 +103,7 @@ class ContrastiveModule(nn.Module):
             chosen = torch.rand(len(pixels)).lt(0.5).to(pixels.device)
             pixels = torch.where(chosen[:, None, None, None], pixels.flip(3), pixels)
         images: Tensor = self.model.encode_image(pixels, normalize=True)  # type: ignore[operator]
-        texts = self.texts[batch["index"]]
+        texts = self.texts[batch["index"] if self.rows is None else self.rows[batch["index"]]]
         if not texts.is_floating_point():
             texts = self.model.encode_text(texts, normalize=True).float()  # type: ignore[operator]
         if self.graph is not None and self.tags is not None:
@@ -153,6 +157,7 @@ class ContrastiveTask:
         options: what tags do.
         tags: those of the samples to learn from and of those held out, where they do anything.
         own: weights of the model itself that train.
+        seed: of the captions that samples with several have in an epoch.
     """
 
     larger_is_better = False
@@ -177,6 +182,7 @@ class ContrastiveTask:
         options: TagOptions | None = None,
         tags: tuple[RecordTags, RecordTags] | None = None,
         own: OwnWeights | None = None,
+        seed: int = 0,
     ) -> None:
         self.model = model
         self.method = method
@@ -192,7 +198,8 @@ class ContrastiveTask:
         self.val_data: Dataset[Any] = ImageTextDataset(val_records, transform)
         labels = {record.label for record in [*train_records, *val_records]} - {None}
         self.classes = sorted(map(str, labels)) if len(labels) > 1 else []
-        captions = [record.caption for record in train_records]
+        self.captions = EpochCaptions(train_records, seed)
+        captions = list(self.captions.texts)
         self._loader: DataLoader[Any] | None = None
         self._held_out_texts: tuple[Tensor, Tensor | None] | None = None
         if text_trains(method, "none" if own is None else own.towers):
@@ -202,6 +209,7 @@ class ContrastiveTask:
             with accelerator.main_process_first():
                 texts = embedder.plain(captions)
                 self._held_out_texts = self._embed_held_out()
+        self.positives = positives
         self.keys = positive_keys(train_records, positives)
         self.val_keys = positive_keys(val_records, positives)
         self.loss = loss
@@ -228,9 +236,18 @@ class ContrastiveTask:
             targets=None if self.targets is None else self.targets[0],
             graph=embedder.graph,
             tags=None if tags is None else tags[0].numbers,
+            rows=self.captions.rows(0),
         )
         # With soft labels the best epoch is that of all that is minimised.
         self.monitor = "val_loss" if self.targets is None else "val_total_loss"
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give samples that have several captions those of an epoch."""
+        if self.captions.several:
+            rows = self.captions.rows(epoch).to(self.accelerator.device)
+            self.module.rows = rows
+            if self.positives == "caption":
+                self.module.keys = rows
 
     def evaluate(self) -> dict[str, float]:
         """Return losses, recalls, zero-shot accuracy if there are labels, and spread, held out."""
@@ -292,7 +309,7 @@ class ContrastiveTask:
 
     def held_beside(self) -> list[Tensor]:
         """Return what stays on the device beside parameters and buffers."""
-        held = (self.module.texts, self.module.keys, self.module.tags)
+        held = (self.module.texts, self.module.rows, self.module.keys, self.module.tags)
         return [tensor for tensor in held if tensor is not None]
 
     def files(self, batch: Any) -> list[str]:

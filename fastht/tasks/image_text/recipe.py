@@ -12,7 +12,7 @@ from typing import Any
 import fastht
 from fastht.files import make_directory, write_atomically, write_json
 from fastht.tasks.image_text.attributes import AttributesArguments, judge_attributes
-from fastht.tasks.image_text.run import load_clip
+from fastht.tasks.image_text.judged_records import open_model
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.train import TrainArguments, train
 from fastht.tasks.results.tables import RESULTS_NAME
@@ -120,7 +120,6 @@ def _train_and_judge(arguments: TrainArguments, probe: bool) -> dict[str, dict[s
         train(arguments)
     trained = json.loads((out / RESULTS_NAME).read_text(encoding="utf-8"))
     if not (out / ATTRIBUTES_NAME).exists():
-        clip = load_clip(out, arguments.model, arguments.pretrained, None)
         options = AttributesArguments(
             tags=arguments.tagging.tags,
             taxonomy=arguments.tagging.taxonomy,
@@ -129,7 +128,7 @@ def _train_and_judge(arguments: TrainArguments, probe: bool) -> dict[str, dict[s
             batch_size=arguments.trainer.batch_size,
             workers=arguments.trainer.workers,
         )
-        write_json(out / ATTRIBUTES_NAME, judge_attributes(options, clip).results)
+        write_json(out / ATTRIBUTES_NAME, judge_attributes(options, open_model(options)).results)
     judged = json.loads((out / ATTRIBUTES_NAME).read_text(encoding="utf-8"))
     return {version: trained[version] | judged[version] for version in ("before", "after")}
 

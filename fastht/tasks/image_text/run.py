@@ -231,6 +231,12 @@ class ClipRun:
         part: CaptionPart = self.arguments.get("caption_part", "start")
         return part
 
+    @property
+    def scale(self) -> float:
+        """The model's factor of similarities, as it is now."""
+        value: float = self.model.logit_scale.detach().exp().item()  # type: ignore[operator, union-attr]
+        return value
+
     def clean(self, text: str) -> str:
         """Return a text as the run's captions were cleaned."""
         return clean_caption(text, self.cleaning)
@@ -304,7 +310,7 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
         return _load_model(model, pretrained, adapter)
     if adapter is not None:
         raise ValueError("--run and --adapter are both given: a run has its own; leave out one")
-    arguments = _read_arguments(run)
+    arguments = read_arguments(run)
     method: Method = arguments["method"]
     if not weights_path(run, method).exists():
         raise ValueError(
@@ -378,7 +384,12 @@ def _finish(
     return ClipRun(model, transform, embedder, name, method, arguments, sides, own)
 
 
-def _read_arguments(run: Path) -> dict[str, Any]:
+def read_arguments(run: Path) -> dict[str, Any]:
+    """Return the arguments that a run of ``fastht train`` was started with.
+
+    Raises:
+        ValueError: the folder holds no run, or one of another version.
+    """
     try:
         arguments = json.loads((run / ARGUMENTS_NAME).read_text(encoding="utf-8"))
         missing = [name for name in _NEEDED if name not in arguments]

@@ -49,7 +49,9 @@ from fastht.tasks.image_text.tagged_texts import (
 )
 from fastht.tasks.image_text.tags import RecordTags, fields_of, tags_of
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
+from fastht.tasks.image_text.titles import describe_spread, repeats, spread_record
 from fastht.tasks.image_text.towers import Towers, text_trains
+from fastht.tasks.image_text.wording import remember_wordings
 from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
@@ -105,6 +107,10 @@ class TrainArguments:
             start, their end, or the sentences that fewest captions share.
         val_fraction: share of the patients that is held out, on average, where the data does not
             say which by a column split.
+        titles: of images with several captions (columns title, title_2, ...) take one an epoch, or
+            the first.
+        spread_captions: spread samples of equal captions over the batches of an epoch, so that few
+            of them are taken for negatives of each other.
         flip: mirror each training image left to right with probability 1/2; the paper does not.
         model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, "biomedclip", or
             "fastht-tiny".
@@ -142,6 +148,8 @@ class TrainArguments:
     cleaning: Cleaning = "letters"
     caption_part: CaptionPart = "start"
     val_fraction: float = 0.1
+    titles: Literal["epoch", "first"] = "epoch"
+    spread_captions: bool = True
     flip: bool = False
     model: str = "ViT-B-16"
     pretrained: str = "openai"
@@ -208,12 +216,21 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         attribute_keys=() if taxonomy is None else fields_of(taxonomy),
         **{name: getattr(arguments, name) for name in READING_OPTIONS},
     )
+    if arguments.titles == "first":
+        firsts = tuple(replace(record, others=()) for record in records)
+        records = replace(records, records=firsts)
     train_records, val_records = split_records(
         records.records, val_fraction=arguments.val_fraction, seed=config.seed
     )
     sides = {"train": train_records, "val": val_records}
     tags: tuple[RecordTags, RecordTags] | None = None
+    several = any(record.others for record in records)
     if taxonomy is not None:
+        if several and tagging.tags == "captions":
+            raise DataError(
+                f"{records.source}: images have several captions, whose tags would differ; add "
+                "--titles first, or --tags columns"
+            )
         train_tags = tags_of(train_records, taxonomy, tagging.tags)
         tags = (train_tags, tags_of(val_records, taxonomy, tagging.tags))
         if train_tags.without == len(train_records):
@@ -223,7 +240,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
                 "another --taxonomy"
             )
     model, transform = build_model(arguments, accelerator)
-    captions = [record.caption for record in records]
+    captions = [text for record in records for text in (record.caption, *record.others)]
     tokenizer = CaptionFit(
         open_clip.get_tokenizer(model_source(arguments.model)), arguments.caption_part, captions
     )
@@ -262,6 +279,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         options=tagging,
         tags=tags,
         own=own,
+        seed=config.seed,
     )
     config, choice = fit_memory(
         accelerator,
@@ -285,7 +303,8 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     if task.targets is not None and taxonomy is not None:
         sharpness = target_sharpness_of(task)
         _say(accelerator, describe_targets(tagging, taxonomy, sharpness))
-    signature = _signature(arguments, tokenizer)
+    spread = arguments.spread_captions and repeats(task.captions)
+    signature = _signature(arguments, tokenizer, several, spread)
     if tags is not None:
         signature["tags"] = [side.digest() for side in tags]
     # Soft labels' loss is added to the training loss, whose value by guessing is then another.
@@ -302,7 +321,11 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         alarm.watch,
         groups=() if own is None else own.groups(arguments.tower_lr_scale),
         warmup_share=0.0 if arguments.train_towers == "none" else TOWER_WARMUP,
+        alike=task.captions.rows if spread else None,
     )
+    multiplicity = spread_record(trainer.sampler, task.captions) if spread else None
+    if multiplicity is not None and multiplicity["multiplicity_shuffled"] > 1:
+        _say(accelerator, describe_spread(multiplicity))
     if arguments.resume:
         check_data(out, record_entries(sides))
     if accelerator.is_main_process:
@@ -346,6 +369,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "data": arguments.data,
         "loss": arguments.loss,
         "positives": arguments.positives,
+        "caption_multiplicity": multiplicity,
         "held_out_loss_floor": floor,
         "tagging": tagging_record(tagging, tags, sharpness),
         "collapse": alarm.record(),
@@ -363,6 +387,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     )
     if accelerator.is_main_process:
         remember(out, train_records)
+        remember_wordings(out, task.captions.texts)
         write_json(out / RESULTS_NAME, results)
         write_table(out / BEFORE_NAME, held_before.rows())
         write_table(out / PREDICTIONS_NAME, held_after.rows())
@@ -416,7 +441,9 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise ResumeError(f"{out} holds no state to resume from; start it without --resume")
 
 
-def _signature(arguments: TrainArguments, tokenizer: CaptionFit) -> dict[str, Any]:
+def _signature(
+    arguments: TrainArguments, tokenizer: CaptionFit, several: bool, spread: bool
+) -> dict[str, Any]:
     """Return the settings that decide a run's numbers: a resumed run must have the same.
 
     What the data holds is compared by :func:`run.check_data`, which tells what has changed.
@@ -424,6 +451,9 @@ def _signature(arguments: TrainArguments, tokenizer: CaptionFit) -> dict[str, An
     plain = _plain(arguments)
     for name in ("out", "resume", "image_dirs", "recipe"):
         del plain[name]
+    for name, counts in (("titles", several), ("spread_captions", spread)):
+        if not counts:
+            del plain[name]
     if not arguments.tagging.needed:  # so that runs from before there were tags go on
         del plain["tagging"]
     if arguments.train_towers == "none":

@@ -3,47 +3,67 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 import fastht
 from fastht.data.account import one_class
-from fastht.data.cases import SPLITS, Case, CaseSet, read_case_image
+from fastht.data.cases import SPLITS, Case, CaseSet
+from fastht.data.catalogue.sets import organ_of
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
-from fastht.tasks.image_text.prompts import SHIPPED, Prompts, class_embeddings, load_prompts
-from fastht.tasks.image_text.run import (
-    UNKNOWN_FILES,
-    ClipRun,
-    check_folder,
-    load_clip,
-    results_folder,
+from fastht.tasks.image_text.judged_cases import encode_cases, labelled_data, prediction_rows
+from fastht.tasks.image_text.judged_records import (
+    SIMULATED,
+    JudgedModel,
+    choose_folder,
+    leave_copies,
+    open_model,
 )
+from fastht.tasks.image_text.prompt_sensitivity import (
+    Sensitivity,
+    drawn_variants,
+    embed_variants,
+    sensitivity_rows,
+    sensitivity_text,
+)
+from fastht.tasks.image_text.prompts import (
+    SHIPPED,
+    Prompts,
+    PromptSet,
+    class_embeddings,
+    load_prompts,
+)
+from fastht.tasks.image_text.prompts.variants import naming, prompt_variants
+from fastht.tasks.image_text.run import ClipRun
+from fastht.tasks.image_text.wording import known_wordings
 from fastht.tasks.images.class_outcome import Fitted, describe_classes, draw_classes, fit_on
 from fastht.tasks.images.intervals import resample_cases
 from fastht.tasks.results.class_tables import class_report
 from fastht.tasks.results.comparison import comparison_table, write_comparison
-from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
+from fastht.tasks.results.known_images import KNOWN_NAME
+from fastht.tasks.results.prompt_pictures import draw_prompts
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import shown_cases
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.classification import classification_scores, resampled
+from fastht.tasks.scores.intervals import Resampling
 
 _Score = TypeVar("_Score", float, Tensor)
+PROMPTS_NAME = "prompts.csv"
+PROMPTS_PICTURE = "prompts.png"
 _EXAMPLES = 5  # of images that cannot be used
 _VERSIONS = {"before": "base", "after": "adapted"}
 
 
 @dataclass(frozen=True)
-class ZeroShotArguments(DataSource):
+class ZeroShotArguments(JudgedModel, DataSource):
     """Classify images by prompts, with a model's base and with what a run made of it.
 
     Images that the run trained on are left out. One process does it all.
@@ -51,51 +71,20 @@ class ZeroShotArguments(DataSource):
     Attributes:
         data: "run" (the sample, if the run trained on it or there is no run), "sample", a folder,
             or a CSV or TSV table.
-        run: folder of a run of fastht train, which names the model.
-        model: without a run: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, or
-            "fastht-tiny".
-        pretrained: without a run: open_clip's tag, the file of the weights, or "none" for random
-            ones.
-        adapter: without a run: folder of a saved HT adapter; default: the base alone.
-        prompts: breast, liver, lung, lymph_node, thyroid, sample or a YAML file; default: sample,
-            for that.
+        prompts: breast, liver, lung, lymph_node, thyroid, sample, published (the one sentence of
+            EchoCare-CLIP's evaluation, for any classes) or a YAML file; default: sample, for that.
         split: side to classify; default: test where the data comes with one, else val where it
             comes with that, else all of it.
-        copies: images that are copies of those that the run trained on: warn or leave-out.
-        batch_size: images at a time.
-        workers: processes that load images.
-        out: folder of the results; default: zeroshot-DATA in the folder of the run, else
-            runs/zeroshot-DATA-MODEL.
+        organ: fills prompts that leave it open, as published does; default: what the layout of the
+            data images, if that is one organ.
+        prompt_sensitivity: score each prompt alone, each left out and other organs' words too.
     """
 
     data: str = "run"
-    run: Path | None = None
-    model: str = "ViT-B-16"
-    pretrained: str = "openai"
-    adapter: Path | None = None
     prompts: str | None = None
     split: Literal["train", "val", "test", "all"] | None = None
-    copies: Copies = "warn"
-    batch_size: int = 32
-    workers: int = 2
-    out: Path | None = None
-
-
-class CaseImages(Dataset[dict[str, Any]]):
-    """The images of cases, each read when asked for: ``{"image": transform(image)}``.
-
-    Indexing raises DataError, with the name of the file, for an image that cannot be read.
-    """
-
-    def __init__(self, cases: Sequence[Case], transform: Callable[[Image.Image], Tensor]) -> None:
-        self.cases = cases
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"image": self.transform(read_case_image(self.cases[i]))}
+    organ: str | None = None
+    prompt_sensitivity: bool = False
 
 
 def zeroshot(arguments: ZeroShotArguments) -> int:
@@ -107,48 +96,52 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         ValueError: the run, the model or the prompts cannot be had.
     """
     started = time.monotonic()
-    check_folder(arguments.out)
-    clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
-    data = _choose_data(arguments, clip)
-    out = arguments.out or results_folder("zeroshot", data, arguments.run, arguments.model)
-    check_folder(out)
+    opened = open_model(arguments)
+    clip = opened.clip
+    data = labelled_data(arguments.data, arguments.trainer, opened)
+    out = choose_folder("zeroshot", arguments, data)
     found = replace(arguments, data=data).load("classify", leave_out=True)
     if len(found.classes) < 2:
         raise DataError(one_class(found))
-    prompts = {
-        label: tuple(map(clip.clean, sentences))
-        for label, sentences in load_prompts(
-            _choose_prompts(arguments, data), found.classes
-        ).items()
-    }
+    prompts = _read_prompts(arguments, found, data, clip)
     split, cases = choose_side(found, arguments.split)
     kept = tuple(case for case in cases if not clip.trained_on(case.image))
     if not kept:
         raise DataError(
-            f"{found.source}: all {len(cases)} images of split {split} trained {arguments.run}; "
-            "give others by --data or --split"
+            f"{found.source}: all {len(cases)} images of split {split} trained "
+            f"{arguments.trainer}; give others by --data or --split"
         )
     print(_introduction(found, split, len(kept), len(cases) - len(kept), arguments, data))
-    kept, known = judge_copies(arguments.run, kept, arguments.copies)
-    if arguments.run and known is None and not clip.knows(case.image for case in found):
-        print(UNKNOWN_FILES.format(run=arguments.run))
+    kept, known = leave_copies(arguments, clip, kept, (case.image for case in found))
 
     labels = _labels(kept, found.classes)
     validation, why = _validation(found, split, kept, clip)
-    probabilities, plain, fitted = {}, {}, {}
+    trained = None if arguments.trainer is None else known_wordings(arguments.trainer)
+    variants = list(prompt_variants(prompts, trained or ()))
+    probabilities, plain, fitted, varied = {}, {}, {}, {}
     for version in clip.versions():
-        probabilities[version], beside = _classify(kept, clip, prompts, arguments)
+        images = encode_cases(kept, clip, arguments)
+        probabilities[version], beside = _classify(images, clip, prompts)
         if beside is not None:
             plain[version] = beside
+        if arguments.prompt_sensitivity:
+            embedded = embed_variants(clip.embedder, variants)
+            varied[version] = [class_probabilities(images, e, clip.scale) for e in embedded]
         fitted[version] = Fitted(None, why)
         if validation:
-            p, _ = _classify(validation, clip, prompts, arguments)
+            p, _ = _classify(encode_cases(validation, clip, arguments), clip, prompts)
             fitted[version] = fit_on(p, _labels(validation, found.classes), "val")
     scores = {v: classification_scores(p, labels, found.classes) for v, p in probabilities.items()}
     for version, p in plain.items():
         scores[version] |= _as_plain(classification_scores(p, labels))
     of_classes = describe_classes(probabilities, labels, found.classes, fitted)
-    intervals = _intervals(kept, probabilities, plain, labels, found.classes)
+    made = resample_cases(kept)
+    intervals = _intervals(made, probabilities, plain, labels, found.classes)
+    sensitivity = None
+    if varied:
+        sensitivity = Sensitivity(
+            variants, varied, labels, made, trained is not None, naming(prompts)
+        ).record()
     out.mkdir(parents=True, exist_ok=True)
     results = {
         "task": "zeroshot",
@@ -161,6 +154,10 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         "left_out": len(cases) - len(kept),
         "unusable": len(found.unusable),
         KNOWN_NAME: known,
+        **arguments.unseen(),
+        "organ": prompts.organ,
+        "seen_wordings": None if trained is None else list(variants[0].seen),
+        **({} if sensitivity is None else {"prompt_sensitivity": sensitivity}),
         "before": scores["before"],
         # Where nothing adapts the model, it is the same before and after.
         "after": scores.get("after", scores["before"]),
@@ -176,8 +173,9 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         "fastht_version": fastht.__version__,
     }
     write_comparison(out, results)
-    write_table(out / PREDICTIONS_NAME, _predictions(kept, found.classes, probabilities))
+    write_table(out / PREDICTIONS_NAME, prediction_rows(kept, found.classes, probabilities))
     title = f"{clip.name}, zero-shot on {Path(found.source).name}"
+    shown = shown_cases(kept, clip.name, found.source)
     draw_classes(
         {_VERSIONS[version]: p for version, p in probabilities.items()},
         labels,
@@ -185,22 +183,34 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
         {_VERSIONS[version]: temperature for version, temperature in fitted.items()},
         out,
         title,
-        shown_cases(kept, clip.name, found.source),
+        shown,
     )
     print(f"{comparison_table('zero-shot', scores, intervals)}\n\n{class_report(results)}")
+    if sensitivity is not None:
+        write_table(out / PROMPTS_NAME, sensitivity_rows(sensitivity, list(varied)))
+        drawn = drawn_variants(sensitivity, {version: _VERSIONS[version] for version in varied})
+        draw_prompts(
+            out / PROMPTS_PICTURE, drawn, "balanced accuracy (%)", f"{title}, by prompts", shown
+        )
+        print(f"\n{sensitivity_text(sensitivity, list(varied))}")
+    elif variants[0].seen:
+        labels_seen = ", ".join(variants[0].seen)
+        print(
+            f"WARNING: prompts of {labels_seen} are worded as captions that trained "
+            f"{arguments.trainer}; --prompt-sensitivity scores without them."
+        )
     print(f"\nresults, predictions, pictures: {out}")
     return 0
 
 
 def _intervals(
-    cases: Sequence[Case],
+    made: Resampling,
     versions: dict[str, Tensor],
     plain: dict[str, Tensor],
     labels: Tensor,
     classes: Sequence[str],
 ) -> dict[str, Any]:
     """Return the intervals of all scores of the model's versions, and of those by plain text."""
-    made = resample_cases(cases)
 
     def scored(weights: Tensor, version: str) -> dict[str, Tensor]:
         found = resampled(versions[version], labels, weights, classes)
@@ -249,21 +259,12 @@ def choose_side(found: CaseSet, split: str | None) -> tuple[str, tuple[Case, ...
     return split, cases
 
 
-def _classify(
-    cases: Sequence[Case],
-    clip: ClipRun,
-    prompts: Prompts,
-    arguments: ZeroShotArguments,
-) -> tuple[Tensor, Tensor | None]:
+def _classify(images: Tensor, clip: ClipRun, prompts: Prompts) -> tuple[Tensor, Tensor | None]:
     """Return the probability of each class for each image, by the model as it is now.
 
     Of a run with a tag graph those by the plain text tower come beside them.
     """
-    images = clip.encode_images(
-        CaseImages(cases, clip.transform), arguments.batch_size, arguments.workers
-    )
-    scale = clip.model.logit_scale.detach().exp().item()  # type: ignore[operator, union-attr]
-    embedder = clip.embedder
+    embedder, scale = clip.embedder, clip.scale
     p = class_probabilities(images, class_embeddings(embedder, prompts), scale)
     if embedder.graph is None:
         return p, None
@@ -299,27 +300,18 @@ def _validation(
     return side, "no temperature fitted: no val side apart from what is scored or trained on"
 
 
-def _choose_data(arguments: ZeroShotArguments, clip: ClipRun) -> str:
-    if arguments.data != "run":
-        return arguments.data
-    trained_on = clip.arguments.get("data", "sample")
-    if trained_on != "sample":
-        raise ValueError(
-            f"{arguments.run} trained on {trained_on}, whose captions are no labels: name labelled "
-            "images to classify by --data"
-        )
-    return "sample"
-
-
-def _choose_prompts(arguments: ZeroShotArguments, data: str) -> str:
-    if arguments.prompts is not None:
-        return arguments.prompts
-    if data != "sample":
+def _read_prompts(
+    arguments: ZeroShotArguments, found: CaseSet, data: str, clip: ClipRun
+) -> PromptSet:
+    source = arguments.prompts
+    if source is None and data != "sample":
         raise ValueError(
             f"which prompts describe the classes of {data}? Give --prompts {', '.join(SHIPPED)} "
             "or a YAML file"
         )
-    return "sample"
+    organ = arguments.organ or organ_of(found.layout, arguments.name)
+    read = load_prompts(source or "sample", found.classes, organ)
+    return PromptSet({k: tuple(map(clip.clean, own)) for k, own in read.items()}, read.organ)
 
 
 def _introduction(
@@ -331,27 +323,13 @@ def _introduction(
     data: str,
 ) -> str:
     lines = [found.account(), *(f"  {what}" for what in found.unusable[:_EXAMPLES])]
-    if arguments.run is not None:
+    if arguments.trainer is not None:
         lines.append(
-            f"{left_out} images of split {split} left out, as {arguments.run} trained on them."
+            f"{left_out} images of split {split} left out, as {arguments.trainer} trained on them."
         )
     elif arguments.adapter is not None:
         lines.append("What the adapter trained on is not known; with --run it is left out.")
     lines.append(f"{kept} images of split {split} to classify.")
     if data == "sample":
-        lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
+        lines.append(SIMULATED)
     return "\n".join(lines)
-
-
-def _predictions(
-    cases: Sequence[Case], classes: Sequence[str], probabilities: dict[str, Tensor]
-) -> list[dict[str, Any]]:
-    """Return a row for each image: what it is, and what each version of the model takes it for."""
-    rows: list[dict[str, Any]] = [
-        {"file": case.image, "patient": case.patient, "label": case.label} for case in cases
-    ]
-    for version, found in probabilities.items():
-        for row, values in zip(rows, found.tolist(), strict=True):
-            row[f"predicted {version}"] = classes[values.index(max(values))]
-            row |= {f"p({name}) {version}": p for name, p in zip(classes, values, strict=True)}
-    return rows

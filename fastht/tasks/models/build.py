@@ -84,6 +84,24 @@ def build_vision(name: str, pretrained: str, image_size: int) -> VisionModel:
     return VisionModel(vision, vision.image_mean, vision.image_std)
 
 
+def build_features(name: str, pretrained: str) -> tuple[nn.Module, Any]:
+    """Return a frozen model of timm, images to pooled features, and its own image transform.
+
+    Args:
+        name: of timm, any architecture.
+        pretrained: ``"timm"``, the file of the weights, or ``"none"``.
+
+    Raises:
+        ValueError: there is no such model, its weights cannot be had, or the file does not fit it.
+    """
+    import timm
+
+    model = _build_timm(name, pretrained, None).module
+    data = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**data, is_training=False)
+    return model.requires_grad_(False).eval(), _light(transform)
+
+
 def tower_depth(name: str, image_size: int) -> int:
     """Return how many blocks the vision tower of a model has, from its config where that says it.
 
@@ -198,7 +216,7 @@ def model_source(name: str) -> str:
     return f"local-dir:{importlib.resources.files('fastht.data') / 'tiny_clip'}"
 
 
-def _build_timm(name: str, pretrained: str, image_size: int) -> VisionModel:
+def _build_timm(name: str, pretrained: str, image_size: int | None) -> VisionModel:
     import timm
 
     from_file = Path(pretrained).is_file()
@@ -210,9 +228,8 @@ def _build_timm(name: str, pretrained: str, image_size: int) -> VisionModel:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = timm.create_model(
-                name, pretrained=pretrained == "timm", num_classes=0, img_size=image_size
-            )
+            size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+            model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, **size)
     except (RuntimeError, OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"timm cannot build {name} with pretrained={pretrained!r}: {error}\n"

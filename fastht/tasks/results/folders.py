@@ -16,15 +16,15 @@ def run_folder(command: str, *parts: str) -> Path:
         command: what is run.
         parts: what tells its runs apart: data sets, models, methods.
     """
-    return Path("runs") / "-".join([command, *map(_word, parts)])
+    return Path("runs") / "-".join([command, *map(folder_word, parts)])
 
 
 def inner_folder(run: Path, command: str, data: str) -> Path:
     """Return where in a run's folder what comes of it on some data belongs."""
-    return run / f"{command}-{_word(data)}"
+    return run / f"{command}-{folder_word(data)}"
 
 
-def _word(name: str) -> str:
+def folder_word(name: str) -> str:
     """Return what people call a data set or a model, of letters that every file system takes."""
     source, mark, inside = name.partition(":")
     if mark and len(source) > 1:  # hf-hub:ORG/REPO and such, but no drive of Windows

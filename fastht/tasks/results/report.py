@@ -27,6 +27,7 @@ from fastht.tasks.results.differences import (
     difference_rows,
 )
 from fastht.tasks.results.pictures import draw_comparison, draw_few_shot
+from fastht.tasks.results.rank_stability import prompt_lines
 from fastht.tasks.results.shown import shown_runs
 from fastht.tasks.results.tables import (
     EXTRAS,
@@ -40,6 +41,7 @@ from fastht.tasks.results.tables import (
     score_text,
     score_unit,
     scores_of,
+    share_text,
     summarise,
     table_columns,
     text_columns,
@@ -252,7 +254,7 @@ def _write_section(section: _Section, out: Path, stem: str) -> list[str]:
 def _of_classes(section: _Section) -> dict[str, list[str]]:
     """Return the scores of single classes, means over the seeds, as columns."""
     names = [
-        name if row["percent"] == 100 else f"{name}, {row['percent']:g} %"
+        name if row["percent"] == 100 else f"{name}, {share_text(row)}"
         for name, row in zip(_names(section.rows), section.rows, strict=True)
     ]
     classes = list(dict.fromkeys(c for run in section.runs for c in run.get("classes", ())))
@@ -269,11 +271,12 @@ def _of_classes(section: _Section) -> dict[str, list[str]]:
 
 
 def _remarks(section: _Section) -> list[str]:
-    """Return what accuracy needs no image, where all runs agree on it, and the runs' warnings."""
+    """Return what accuracy needs no image, where all runs agree, ranks by prompts, and warnings."""
     chances = [run.get("chance") for run in section.runs]
     told = []
     if chances[0] and all(chance == chances[0] for chance in chances):
         told.append(chance_sentence(chances[0]))
+    told += prompt_lines(section.runs)
     return told + [
         f"{line} ({run['folder']})" for run in section.runs for line in warning_lines(run)
     ]
@@ -324,7 +327,7 @@ def _shares(rows: Sequence[Row]) -> list[str]:
     """Return names that tell all rows apart."""
     shares = len({row["percent"] for row in rows}) > 1
     return [
-        f"{name}, {row['percent']:g} %" if shares else name
+        f"{name}, {share_text(row)}" if shares else name
         for name, row in zip(_names(rows), rows, strict=True)
     ]
 
@@ -341,7 +344,7 @@ def _run_columns(section: _Section) -> dict[str, list[str]]:
     return {
         "method": [run["method"] for run in runs],
         "model": [run["model"] for run in runs],
-        "share": [f"{run['percent']:g} %" for run in runs],
+        "share": [share_text(run) for run in runs],
         "seed": [str(run["seed"]) for run in runs],
         "best epoch": [str(run.get("best_epoch") or "-") for run in runs],
         score_label(section.score): [score_text(run["after"], section.score) for run in runs],

@@ -36,7 +36,7 @@ COUNTS = (
 # What some runs have and others do not.
 EXTRAS = ("trained_on", "prompts", "split", "resize", "from_run")
 # Runs that differ in one of these are not of one row.
-KEYS = ("task", "data", "model", "method", "percent", *EXTRAS)
+KEYS = ("task", "data", "model", "method", "percent", "shots", *EXTRAS)
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "task": str,
     "method": str,
@@ -58,6 +58,7 @@ _NAMES = {
     "ece": "ECE",
     "brier": "Brier",
     "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
 }
 _PERCENT = ("dice", "iou", "nsd", "accuracy", "recall", "precision", "f1", "auc", "rsum")
 _OF_CLASSES = ("sensitivity", "specificity", "ppv", "auc")  # "{score}/{class}"
@@ -334,7 +335,7 @@ def table_columns(rows: Sequence[Row], scores: Sequence[str] | None = None) -> d
         if len(set(found)) > 1:
             columns[name.replace("_", " ")] = found
     if any(row["percent"] != 100 for row in rows):
-        columns["share"] = [f"{row['percent']:g} %" for row in rows]
+        columns["share"] = [share_text(row) for row in rows]
     columns["seeds"] = [str(row["seeds"]) for row in rows]
     if any(row["trainable_parameters"] is not None for row in rows):
         counts = [row["trainable_parameters"] for row in rows]
@@ -350,6 +351,13 @@ def table_columns(rows: Sequence[Row], scores: Sequence[str] | None = None) -> d
                 f"{row[name]:,} of {row['images']:,}" if name in row else "-" for row in rows
             ]
     return columns
+
+
+def share_text(row: Row) -> str:
+    """Return how much of the training data a row is of: a share, or images of each class."""
+    if (shots := row.get("shots")) is not None:
+        return f"{shots} shot{'' if shots == 1 else 's'}"
+    return f"{row['percent']:g} %"
 
 
 def score_label(score: str) -> str:

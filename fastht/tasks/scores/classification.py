@@ -35,7 +35,8 @@ def classification_scores(
         ``auc``: with two classes those of the second one, with more their unweighted means over the
         classes that occur or are predicted; AUC is of one class against the rest, and NaN where a
         class does not occur. ``balanced_accuracy``, the mean sensitivity of the classes that occur,
-        and ``macro_f1``, the mean F1 of those that occur or are predicted, whatever their number.
+        ``macro_f1``, the mean F1 of those that occur or are predicted, whatever their number, and
+        ``weighted_f1``, its mean over the images by their true class.
         ``ece`` and ``brier``: see :func:`calibration.calibration_scores`.
 
         For each class against the rest, as ``{score}/{class}``: ``sensitivity``, ``specificity``,
@@ -101,6 +102,7 @@ def _scores(
     scores["auc"] = areas[1] if count == 2 else areas.mean(0)
     scores["balanced_accuracy"] = _mean(sensitivity, true > 0)
     scores["macro_f1"] = _mean(f1, true + predicted > 0)
+    scores["weighted_f1"] = (f1.where(true > 0, 0) * true).sum(0) / total
     for place, name in enumerate(classes or ()):
         scores[f"sensitivity/{name}"] = sensitivity[place]
         scores[f"specificity/{name}"] = specificity[place]

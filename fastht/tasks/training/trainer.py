@@ -33,7 +33,7 @@ from fastht.tasks.training.optimization import (
     warmup_steps,
 )
 from fastht.tasks.training.progress import ProgressBar
-from fastht.tasks.training.sampler import GlobalBatchSampler
+from fastht.tasks.training.sampler import Alike, GlobalBatchSampler
 from fastht.tasks.training.state import (
     Progress,
     ResumeError,
@@ -178,6 +178,7 @@ class Trainer:
         groups: how the trainable parameters of the module are optimised; those that no group has
             are optimised as the run says. Default: all are.
         warmup_share: of the run's steps, where the configuration says nothing of a warm-up.
+        alike: samples that are spread over the batches; see :class:`GlobalBatchSampler`.
 
     Raises:
         ResumeError: the folder holds a run already, or none that can be resumed.
@@ -195,6 +196,7 @@ class Trainer:
         watch: Callable[[Mapping[str, float]], str | None] | None = None,
         groups: Sequence[ParameterGroup] = (),
         warmup_share: float = 0.0,
+        alike: Alike | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.config = config
@@ -209,6 +211,7 @@ class Trainer:
             config.seed,
             accelerator.process_index,
             accelerator.num_processes,
+            alike,
         )
         parameters = [p for p in task.module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -265,8 +268,9 @@ class Trainer:
         started = time.monotonic()
         _set_training(self.module)
         self.sampler.set_position(progress.epoch, progress.batch)
-        if hasattr(self.task.train_data, "set_epoch"):  # its augmentations differ by epoch
-            self.task.train_data.set_epoch(progress.epoch)
+        for part in (self.task, self.task.train_data):
+            if hasattr(part, "set_epoch"):  # what it learns from differs by epoch
+                part.set_epoch(progress.epoch)
         bar = ProgressBar(
             read_batches(loader),
             total=len(self.sampler),

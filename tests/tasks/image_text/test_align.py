@@ -71,6 +71,17 @@ def test_the_label_makes_groups_and_a_base_alone_has_no_after(pairs, tiny_model,
     assert "after" not in capsys.readouterr().out
 
 
+def test_a_baseline_is_judged_on_what_a_run_held_out(run, tiny_model, tmp_path):
+    """The base of the run by its name, through the same options and on the same images."""
+    align(AlignArguments(run=run, workers=0, out=tmp_path / "run"))
+    base = {"model": tiny_model, "pretrained": "none", "unseen_by": run, "workers": 0}
+    align(AlignArguments(**base, out=tmp_path / "base"))
+    own, other = (results_of(tmp_path / name) for name in ("run", "base"))
+    assert other["after"] == own["before"] != own["after"]
+    assert (other["data"], other["test_images"], other["left_out"]) == (own["data"], 10, 30)
+    assert other["unseen_by"] == str(run)
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [("side", "no column side, or it is empty"), ("filepath", "no two pairs have the same")],

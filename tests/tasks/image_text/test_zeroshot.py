@@ -10,8 +10,8 @@ from clip_runs import train_pairs
 from fastht.cli import main
 from fastht.data import DataError
 from fastht.data.cases import Case, CaseSet
+from fastht.tasks.image_text.judged_cases import CaseImages
 from fastht.tasks.image_text.zeroshot import (
-    CaseImages,
     ZeroShotArguments,
     choose_side,
     class_probabilities,

@@ -60,6 +60,7 @@ def expected(p, labels, weights, classes):
             labels, predicted, sample_weight=weights
         ),
         "macro_f1": metrics.f1_score(labels, predicted, average="macro", **counted),
+        "weighted_f1": metrics.f1_score(labels, predicted, average="weighted", **counted),
         "recall": metrics.recall_score(labels, predicted, **average, **counted),
         "precision": metrics.precision_score(labels, predicted, **average, **counted),
         "f1": metrics.f1_score(labels, predicted, **average, **counted),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,38 @@ from torch import Tensor
 from fastht.data import DataError
 from fastht.data.tables import read_text
 
-SHIPPED = ("breast", "liver", "lung", "lymph_node", "thyroid", "sample")
-_FORM = "it needs `classes:` with the labels, each with a list of prompts"
+SHIPPED = ("breast", "liver", "lung", "lymph_node", "thyroid", "sample", "published")
+_FORM = (
+    "it needs `classes:` with the labels, each with a list of prompts, or `templates:`, a list of "
+    "prompts with {label} in them"
+)
+_SLOT = re.compile(r"\{(\w*)\}")
 
 Prompts = Mapping[str, tuple[str, ...]]
 
 
-def load_prompts(source: str, labels: Sequence[str]) -> Prompts:
+class PromptSet(Prompts):
+    """Prompts by label, and the organ that they are about.
+
+    Attributes:
+        organ: as the prompts call it; ``None`` where their file does not say.
+    """
+
+    def __init__(self, prompts: Prompts, organ: str | None = None) -> None:
+        self._prompts = dict(prompts)
+        self.organ = organ
+
+    def __getitem__(self, label: str) -> tuple[str, ...]:
+        return self._prompts[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._prompts)
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+
+def load_prompts(source: str, labels: Sequence[str], organ: str | None = None) -> PromptSet:
     """Return the prompts of each label, in the order of the labels.
 
     Labels are compared without regard to case and surrounding whitespace. Classes of the file that
@@ -29,16 +55,22 @@ def load_prompts(source: str, labels: Sequence[str]) -> Prompts:
 
     Args:
         source: one of ``SHIPPED``, or the path of a YAML file: a mapping of ``classes`` to labels
-            with their lists of prompts and, for people, an ``organ``.
+            with their lists of prompts, or a list of ``templates`` for any labels, and an
+            ``organ``.
         labels: those of the data.
+        organ: fills templates, in place of the file's; of classes, where the file has none.
 
     Raises:
         DataError: the file cannot be read, is not YAML or built otherwise, a prompt is empty or
-            there twice, or a label has none.
+            there twice, a label has none, or templates lack an organ.
         ValueError: there is no such file.
     """
     path = _file(source)
-    written = _read(path)
+    content = _read(path)
+    if "templates" in content:
+        organ = organ or content.get("organ")
+        return PromptSet(_fill(path, content["templates"], labels, organ), organ)
+    written = _classes(path, content)
     found = {_key(name): prompts for name, prompts in written.items()}
     if len(found) < len(written):
         raise DataError(f"{path}: two labels differ in nothing but case; remove one of them")
@@ -48,16 +80,21 @@ def load_prompts(source: str, labels: Sequence[str]) -> Prompts:
             f"{_listed(labels)}, those of the file {_listed(written)}; give a YAML file with "
             "prompts for each"
         )
-    return {label: found[_key(label)] for label in labels}
+    return PromptSet({label: found[_key(label)] for label in labels}, content.get("organ", organ))
 
 
 def prompt_labels(source: str) -> tuple[str, ...]:
     """Return the labels that prompts are written for, in their own spelling and order.
 
     Raises:
+        DataError: templates are for any labels, and this asks for those of the file.
         DataError, ValueError: as :func:`load_prompts`.
     """
-    return tuple(_read(_file(source)))
+    path = _file(source)
+    content = _read(path)
+    if "templates" in content:
+        raise DataError(f"{path}: its templates are for any classes; name them by --classes")
+    return tuple(_classes(path, content))
 
 
 def class_embeddings(embedder: Callable[[Sequence[str]], Tensor], prompts: Prompts) -> Tensor:
@@ -79,19 +116,57 @@ def _file(source: str) -> Path:
     return Path(source)
 
 
-def _read(path: Path) -> dict[str, tuple[str, ...]]:
-    """Return the prompts of a file by its own labels."""
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a file, of which classes or templates are still to be looked at."""
     try:
         content: Any = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         what = " ".join(str(error).split())
         raise DataError(f"{path}: not YAML ({what}); correct it") from None
-    if not isinstance(content, dict) or not isinstance(content.get("classes"), dict):
+    if not isinstance(content, dict) or not (
+        isinstance(content.get("classes"), dict) or isinstance(content.get("templates"), list)
+    ):
         raise DataError(f"{path}: no prompts; {_FORM}")
-    if unknown := content.keys() - {"classes", "organ"}:
+    if unknown := content.keys() - {"classes", "templates", "organ"}:
         raise DataError(f"{path}: unknown key {_listed(unknown)}; {_FORM}, and perhaps `organ:`")
+    if {"classes", "templates"} <= content.keys():
+        raise DataError(f"{path}: classes and templates; keep one of them")
     if not isinstance(content.get("organ", ""), str):
         raise DataError(f"{path}: organ is no text; put it in quotes or leave it out")
+    return content
+
+
+def _fill(
+    path: Path, templates: Sequence[Any], labels: Sequence[str], organ: str | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the sentences that templates make of each label."""
+    if not templates:
+        raise DataError(f"{path}: no prompts; {_FORM}")
+    for template in templates:
+        slots = _SLOT.findall(template) if isinstance(template, str) else []
+        if "label" not in slots or not set(slots) <= {"label", "organ"}:
+            raise DataError(
+                f"{path}: the template {template!r} needs {{label}}, and may have {{organ}}; "
+                "correct it"
+            )
+        if "organ" in slots and organ is None:
+            raise DataError(
+                f"{path}: the prompts name the organ, which the data does not say; give it by "
+                "--organ"
+            )
+    if len(set(templates)) < len(templates):
+        raise DataError(f"{path}: a template is there twice; remove one of them")
+    return {
+        label: tuple(
+            " ".join(t.replace("{organ}", organ or "").replace("{label}", label).split())
+            for t in templates
+        )
+        for label in labels
+    }
+
+
+def _classes(path: Path, content: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the prompts of a file by its own labels."""
     classes = {}
     for label, prompts in content["classes"].items():
         # YAML reads yes, no, on and off as truth values, which are numbers to Python.
