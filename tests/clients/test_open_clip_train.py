@@ -72,12 +72,12 @@ def test_what_must_be_equal_is(run: Run, tmp_path: Path) -> None:
     weights, _ = run("run")
     again, _ = run("again")
     assert difference(again, weights) == 0
-    for name, *options in (
+    for name, *more in (
         ("checkpointed", "--grad-checkpointing"),
         ("accumulated", "--batch-size", "4", "--accum-freq", "2"),
         ("blocked", "--ht-loss", "fastht"),
     ):
-        other, _ = run(name, *options)
+        other, _ = run(name, *more)
         assert difference(other, weights) < 1e-2, name
     other, _ = run("hotter", "--lr", "2e-2")
     assert difference(other, weights) > 0.1
@@ -112,7 +112,7 @@ def test_bfloat16_with_checkpointing_and_accumulation(run: Run) -> None:
     whole, _ = run("whole", "--precision", "amp_bf16", "--siglip")
     accumulated, _ = run("accumulated", "--precision", "amp_bf16", *both)
     assert difference(accumulated, whole) < 0.1
-    pure, folder = run("pure", "--precision", "pure_bf16")
+    pure, _ = run("pure", "--precision", "pure_bf16")
     assert {t.dtype for name, t in pure.items() if ".ht." in name} == {torch.float32}
     assert pure["visual.conv1.weight"].dtype == torch.bfloat16
     assert 0 < difference(pure, exact) < 0.3
