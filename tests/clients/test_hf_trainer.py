@@ -96,6 +96,11 @@ def collate(name: str) -> Callable[[list[dict[str, Tensor]]], dict[str, Any]]:
     return collated
 
 
+class SaveAdapter(transformers.TrainerCallback):
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
+        fastht.save_adapter(model, f"{args.output_dir}/checkpoint-{state.global_step}/adapter")
+
+
 def fit(name: str, out: Path, dropout: float = 0.0, resume: str | None = None, **own: Any) -> Any:
     model = build(name, dropout)
     arguments = transformers.TrainingArguments(
@@ -106,8 +111,9 @@ def fit(name: str, out: Path, dropout: float = 0.0, resume: str | None = None, *
         remove_unused_columns=False, seed=3, **own,
     )  # fmt: skip
     trainer = transformers.Trainer(
-        model=model, args=arguments, train_dataset=samples(name), data_collator=collate(name)
-    )
+        model=model, args=arguments, train_dataset=samples(name), data_collator=collate(name),
+        callbacks=[SaveAdapter()],
+    )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume and str(out / resume))
     return trainer
 
@@ -198,8 +204,8 @@ def test_bfloat16_is_that_of_a_plain_loop(tmp_path: Path) -> None:
 def test_what_it_saves_loads_whole_and_as_an_adapter(name: str, tmp_path: Path) -> None:
     trainer = fit(name, tmp_path)
     expected = weights(trainer.model)
-    fastht.save_adapter(trainer.model, tmp_path / "adapter")
-    adapted = fastht.load_adapter(build(name, patched=False), tmp_path / "adapter")
+    adapter = tmp_path / f"checkpoint-{STEPS}" / "adapter"
+    adapted = fastht.load_adapter(build(name, patched=False), adapter)
     assert all(torch.equal(p, expected[n]) for n, p in weights(adapted).items())
 
     trainer.save_model(str(tmp_path / "whole"))
@@ -212,7 +218,7 @@ def test_what_it_saves_loads_whole_and_as_an_adapter(name: str, tmp_path: Path) 
     kind = type(trainer.model)
     again, told = kind.from_pretrained(tmp_path / "whole", output_loading_info=True)
     assert {n for n in state if ".ht." in n} == set(told["unexpected_keys"])
-    fastht.load_adapter(again, tmp_path / "adapter")
+    fastht.load_adapter(again, adapter)
     assert all(torch.equal(p, expected[n]) for n, p in weights(again).items())
 
 
