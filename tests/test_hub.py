@@ -196,7 +196,7 @@ def test_what_is_not_whole_is_refused_and_the_model_stays(hub: Hub, damage: str)
         load_adapter(model, f"hf://{REPO}")
     assert snapshot(model) == before
     if damage == "peft":
-        with pytest.raises(CheckpointError, match="peft wrote it; push to another repository"):
+        with pytest.raises(CheckpointError, match="peft wrote it; use another repository"):
             push_to_hub(trained(), REPO)
         after = repository.commits[repository.branches["main"]]
         assert after["adapter_config.json"] == harm["adapter_config.json"]

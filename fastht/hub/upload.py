@@ -71,7 +71,7 @@ def push_to_hub(
     api = client(token)
     address = Address(repo_id, revision)
     if is_offline():
-        raise HubError(f"{address}: HF_HUB_OFFLINE is set, so nothing can be put there; unset it")
+        raise HubError(f"{address}: HF_HUB_OFFLINE is set, so nothing can be put there; remove it")
     with tempfile.TemporaryDirectory(prefix="fastht-") as temporary:
         folder = Path(temporary)
         saved = _write_public(model, base_model, folder)
@@ -134,7 +134,7 @@ def _prepare(api: Any, address: Address, private: bool | None) -> Any:
         config = api.hf_hub_download(repository, CONFIG_NAME, revision=head.sha)
         if (origin := origin_of(Path(config))) is not None:
             raise CheckpointError(
-                f"{address} holds an adapter that is not fastht's: {origin}; push to another "
+                f"{address} holds an adapter that is not fastht's: {origin}; use another "
                 "repository, so that it is not lost"
             )
     return head
