@@ -13,7 +13,7 @@ from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, find_backbone
 from fastht.fingerprint import differences, fingerprint, same_weights, settings
 from fastht.hooks import find_hook
-from fastht.hub.download import fetch_adapter, is_address
+from fastht.hub.download import address_in, fetch_adapter
 from fastht.ops import resolve_backend
 from fastht.patch import (
     ModelT,
@@ -98,8 +98,8 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
         BackendUnavailableError: the backend cannot run here, or not with so wide a bottleneck.
     """
     source = os.path.abspath(path)
-    if is_address(path):
-        path, address = fetch_adapter(str(path))
+    if (asked := address_in(path)) is not None:
+        path, address = fetch_adapter(asked)
         source = str(address)
     saved = read_adapter(path)
     root = unwrap(model)

@@ -87,6 +87,8 @@ def test_what_is_pushed_loads_as_it_was(hub: Hub) -> None:
     assert not torch.equal(other(images()), before)
     assert fastht.adapter_source(other) == f"hf://{REPO}@{repository.branches['main']}"
     assert sorted(fetched(hub)) == ["adapter_config.json", "adapter_model.safetensors"]
+    as_option = load_adapter(tiny_tower(), Path(f"hf://{REPO}@main"))
+    assert fastht.adapter_source(as_option) == fastht.adapter_source(other)
 
 
 def test_revisions_are_branches_tags_and_commits(hub: Hub) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from fastht.hub.access import (
@@ -18,9 +19,18 @@ from fastht.hub.access import (
 from fastht.saved import CONFIG_NAME, WEIGHTS_NAME
 
 
-def is_address(path: object) -> bool:
-    """Whether a path is an address of the Hub, and no folder."""
-    return isinstance(path, str) and path.startswith(SCHEME)
+def address_in(path: str | os.PathLike[str]) -> str | None:
+    """Return the address of the Hub that a path is; ``None`` for a folder.
+
+    A ``Path``, as options of commands are, has lost the second slash of ``hf://``.
+    """
+    text = os.fspath(path)
+    if text.startswith(SCHEME):
+        return text
+    scheme = SCHEME.removesuffix("/")
+    if isinstance(path, PurePath) and path.as_posix().startswith(scheme):
+        return SCHEME + path.as_posix().removeprefix(scheme)
+    return None
 
 
 def fetch_adapter(text: str) -> tuple[Path, Address]:
