@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append((self.command, path))
         body = self._body()
         if self.hub.fail is not None:
-            return self._answer(self.hub.fail, {"error": "Internal Error\nof many lines"})
+            return self._answer(self.hub.fail, X_Error_Message="Internal Error")
         if path == "/api/validate-yaml":
             return self._answer(200, {"errors": [], "warnings": []})
         if path.startswith("/lfs/"):
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         if action == "preupload":
             return self._modes(json.loads(body))
         if action == "commit":
-            return self._commit(repository, rest, body)
+            return self._commit(match[1], repository, rest, body)
         revision, _, file = rest.partition("/")
         commit = repository.find(revision or "main")
         if commit is None:
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._answer(200, {"transfer": "basic", "objects": objects})
 
-    def _commit(self, repository: Repository, branch: str, body: bytes) -> None:
+    def _commit(self, name: str, repository: Repository, branch: str, body: bytes) -> None:
         if not self._trusted:
             return self._answer(403, {"error": "Forbidden: you have no right to write here"})
         self.hub.before_commit()
@@ -191,7 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
                 assert hashlib.sha256(content).hexdigest() == value["oid"]
                 files[value["path"]] = content
         commit = repository.commit(files, branch)
-        return self._answer(200, {"commitUrl": "", "commitOid": commit})
+        url = f"{self.hub.endpoint}/{name}/commit/{commit}"
+        return self._answer(200, {"commitUrl": url, "commitOid": commit})
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from fastht import CheckpointError, HTConfig, HubError, load_adapter, push_to_hu
 from fastht.hub.access import parse_address
 from fastht.hub.card import BEGIN, END, merge_cards, public_name
 
-constants = pytest.importorskip("huggingface_hub").constants
+constants = pytest.importorskip("huggingface_hub.constants")
 
 CONFIG = HTConfig(bottleneck_dim=4)
 REPO = "clinic/breast"
@@ -53,13 +53,15 @@ def hub(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         yield server
     assert TOKEN not in "".join(capfd.readouterr())
 
 
 def trained(seed: int = 1, **tower: Any) -> nn.Module:
-    model = fastht.patch(tiny_tower(**tower), CONFIG)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = fastht.patch(tiny_tower(**tower), CONFIG)
     randomize(fastht.adapter_parameters(model), seed)
     return model.eval()
 
@@ -114,13 +116,13 @@ def test_revisions_are_branches_tags_and_commits(hub: Hub) -> None:
 def test_a_folder_is_pushed_without_the_paths_of_the_machine(hub: Hub, tmp_path: Path) -> None:
     model = trained()
     fastht.save_adapter(
-        model, tmp_path / "saved", base_model="local-dir:/home/who/models/tiny/none"
+        model, tmp_path / "saved", base_model="local-dir:/home/jdoe/models/tiny/none"
     )
     push_to_hub(tmp_path / "saved", REPO, about="## Data\n\nNobody's.")
     repository = hub.repositories[REPO]
     files = repository.commits[repository.branches["main"]]
     assert json.loads(files["adapter_config.json"])["base_model"]["name"] == "local-dir:tiny/none"
-    assert b"who" not in b"".join(files.values())
+    assert b"jdoe" not in b"".join(files.values())
     card = files["README.md"].decode()
     assert "Nobody's." in card
     assert "No run was given" not in card

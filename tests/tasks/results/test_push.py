@@ -108,7 +108,7 @@ def test_it_says_what_weakens_the_scores(
 def test_the_command_pushes_what_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     pytest.importorskip("tyro")
     folder = adapted(leave(tmp_path / "run", RUN | {"data": "sample"}))
     (folder / "best.safetensors").write_bytes(b"the decoder")
