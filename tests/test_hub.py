@@ -170,6 +170,7 @@ def _cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
     template = nobody + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between huggingface_hub's attempts
 
 
 @pytest.mark.parametrize("damage", ["weights", "config", "peft", "nothing"])

@@ -59,7 +59,9 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
         transformers.Dinov2Config(**VISION, num_labels=3)
     ),
     "DINOv3": lambda: Classifier(
-        transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**VISION))
+        transformers.DINOv3ViTModel(
+            transformers.DINOv3ViTConfig(**VISION, pos_embed_rescale=None)  # it is random
+        )
     ),
 }
 CONTRASTIVE = ("CLIP", "SigLIP")
@@ -101,8 +103,17 @@ class SaveAdapter(transformers.TrainerCallback):
         fastht.save_adapter(model, f"{args.output_dir}/checkpoint-{state.global_step}/adapter")
 
 
-def fit(name: str, out: Path, dropout: float = 0.0, resume: str | None = None, **own: Any) -> Any:
+def fit(
+    name: str,
+    out: Path,
+    dropout: float = 0.0,
+    resume: str | None = None,
+    adapter: Path | None = None,
+    **own: Any,
+) -> Any:
     model = build(name, dropout)
+    if adapter is not None:
+        fastht.load_adapter(model, adapter)
     arguments = transformers.TrainingArguments(
         output_dir=str(out), per_device_train_batch_size=BATCH, max_steps=STEPS, learning_rate=LR,
         lr_scheduler_type="constant", max_grad_norm=0.0, weight_decay=0.0, optim="adamw_torch",
@@ -178,6 +189,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert apart(trained(fit("CLIP", tmp_path / "dry").model), trained(whole.model)) > 0.1
 
 
+def test_a_checkpoint_that_trainer_cannot_read_resumes_by_its_adapter(tmp_path: Path) -> None:
+    """Trainer drops the weights of its own ViT, whose keys it renames, without adapters as well."""
+    whole = fit("ViT", tmp_path)
+    half = f"checkpoint-{STEPS // 2}"
+    again = fit("ViT", tmp_path, resume=half, adapter=tmp_path / half / "adapter")
+    assert apart(trained(again.model), trained(whole.model)) == 0
+    assert apart(trained(fit("ViT", tmp_path, resume=half).model), trained(whole.model)) > 0.1
+
+
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     expected = trained(fit("CLIP", tmp_path / "plain", dropout=0.1).model)
     for reentrant in (False, True):
@@ -211,28 +231,33 @@ def test_what_it_saves_loads_whole_and_as_an_adapter(name: str, tmp_path: Path) 
     trainer.save_model(str(tmp_path / "whole"))
     state = load_file(tmp_path / "whole" / "model.safetensors")
     whole = build(name)
-    whole.load_state_dict(state)
-    assert all(torch.equal(p, expected[n]) for n, p in weights(whole).items())
+    if name == "ViT":  # transformers writes its keys as they were called in its fourth release
+        with pytest.raises(RuntimeError, match=r"vit\.encoder\.layer"):
+            whole.load_state_dict(state)
+    else:
+        whole.load_state_dict(state)
+        assert all(torch.equal(p, expected[n]) for n, p in weights(whole).items())
 
     # transformers knows no adapters: its own loader leaves them out, and says so. Then they load.
     kind = type(trainer.model)
     again, told = kind.from_pretrained(tmp_path / "whole", output_loading_info=True)
-    assert {n for n in state if ".ht." in n} == set(told["unexpected_keys"])
+    assert len(told["unexpected_keys"]) == sum(".ht." in n for n in state) > 0
+    assert all(".ht." in n for n in told["unexpected_keys"])
     fastht.load_adapter(again, adapter)
     assert all(torch.equal(p, expected[n]) for n, p in weights(again).items())
 
 
 def test_the_best_checkpoint_comes_back_with_its_adapters(tmp_path: Path) -> None:
-    model = build("ViT")
+    model = build("CLIP")
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path), per_device_train_batch_size=BATCH, max_steps=STEPS,
         learning_rate=1.0, lr_scheduler_type="constant", save_steps=1, eval_steps=1, use_cpu=True,
         eval_strategy="steps", load_best_model_at_end=True, report_to=[], disable_tqdm=True,
-        remove_unused_columns=False, label_names=["labels"],
+        remove_unused_columns=False, label_names=[],
     )  # fmt: skip
     trainer = transformers.Trainer(
-        model=model, args=arguments, train_dataset=samples("ViT"), eval_dataset=samples("ViT"),
-        data_collator=collate("ViT"),
+        model=model, args=arguments, train_dataset=samples("CLIP"), eval_dataset=samples("CLIP"),
+        data_collator=collate("CLIP"),
     )  # fmt: skip
     trainer.train()
     scores = [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e]
