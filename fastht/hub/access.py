@@ -105,7 +105,9 @@ def told(address: Address, api: Any) -> Iterator[None]:
 
     answered = errors.HfHubHTTPError
     # What it has in common with the errors of its HTTP client, whichever that is in this release.
-    transport = tuple(k for k in answered.__mro__[1:] if k.__module__ != "builtins")
+    transport: tuple[Any, ...] = tuple(
+        kind for kind in answered.__mro__[1:] if kind.__module__ != "builtins"
+    )
     try:
         yield
     except HubError:
@@ -137,7 +139,7 @@ def told(address: Address, api: Any) -> Iterator[None]:
             if is_offline()
             else _silent(address, api, error.__cause__ or error)
         ) from error
-    except (ConnectionError, TimeoutError, *transport) as error:
+    except (*transport, ConnectionError, TimeoutError) as error:
         raise UnreachableError(_silent(address, api, error)) from error
 
 

@@ -160,4 +160,4 @@ def _difference(row: Run, name: str, intervals: Mapping[str, Any]) -> str:
         return "-"
     factor, digits = score_unit(name)[0], score_digits(name)
     gained = factor * (row[name] - row[f"{name}_before"])
-    return f"{gained:+.{digits}f}" + interval_text(*ends, factor, digits, "+")
+    return f"{gained:+.{digits}f}" + interval_text(ends[0], ends[1], factor, digits, "+")
