@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastht.adapter import HTAdapter
 from fastht.backbones import UnsupportedModelError
-from fastht.checkpoint import CheckpointError, load_adapter, save_adapter
+from fastht.checkpoint import CheckpointError, adapter_source, load_adapter, save_adapter
 from fastht.config import HTConfig
+from fastht.hub.access import HubError
+from fastht.hub.upload import push_to_hub
 from fastht.nextgen import import_nextgen_uia
 from fastht.ops import BackendUnavailableError, backends
 from fastht.patch import (
@@ -31,10 +33,12 @@ __all__ = [
     "ExportError",
     "HTAdapter",
     "HTConfig",
+    "HubError",
     "NotPatchedError",
     "UnsupportedModelError",
     "__version__",
     "adapter_parameters",
+    "adapter_source",
     "adapter_state_dict",
     "adapters",
     "backends",
@@ -45,6 +49,7 @@ __all__ = [
     "load_exported",
     "patch",
     "print_trainable_parameters",
+    "push_to_hub",
     "save_adapter",
     "unpatch",
 ]

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, find_backbone
 from fastht.fingerprint import differences, fingerprint, same_weights, settings
+from fastht.hooks import find_hook
+from fastht.hub.download import address_in, fetch_adapter
 from fastht.ops import resolve_backend
 from fastht.patch import (
     ModelT,
@@ -26,7 +28,7 @@ from fastht.patch import (
 from fastht.saved import CheckpointError, SavedAdapter, read_adapter, write_adapter
 from fastht.wrappers import refuse_wrapped, unwrap
 
-__all__ = ["CheckpointError", "load_adapter", "save_adapter"]
+__all__ = ["CheckpointError", "adapter_source", "load_adapter", "save_adapter"]
 
 
 def save_adapter(
@@ -75,7 +77,10 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
     Args:
         model: the base that the adapter was trained on, or a model patched with a config that
             differs in ``dropout`` and ``init`` alone, which are kept.
-        path: the folder that :func:`save_adapter` wrote; ``~`` is not expanded.
+        path: the folder that :func:`save_adapter` wrote; ``~`` is not expanded. Or a repository of
+            the Hugging Face Hub, ``"hf://ORG/REPO"`` or ``"hf://ORG/REPO@REVISION"``, of which the
+            adapter's two files are fetched and nothing else; :func:`adapter_source` then tells the
+            commit.
         backend: used where the model is not patched yet.
 
     Returns:
@@ -84,11 +89,18 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
     Raises:
         CheckpointError: the folder is damaged or foreign, or does not fit. A base of the right
             shape with other weights only warns.
+        HubError: the repository is not there, or the Hub does not answer and its cache does not
+            hold the adapter. Where the cache does, that only warns.
+        ImportError: ``path`` is of the Hub and huggingface_hub is not installed.
         UnsupportedModelError: there is no vision transformer in the model.
         ValueError: there is no such backend, or the model is wrapped for distributed training
             and not patched.
         BackendUnavailableError: the backend cannot run here, or not with so wide a bottleneck.
     """
+    source = os.path.abspath(path)
+    if (asked := address_in(path)) is not None:
+        path, address = fetch_adapter(asked)
+        source = str(address)
     saved = read_adapter(path)
     root = unwrap(model)
     backbone = find_backbone(root)
@@ -112,7 +124,22 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
             parameter.copy_(value)
     if not patched:
         attach(root, backbone, targets, saved.config, backend, tuple(sorted(saved.modules)))
+    find_hook(backbone.patch_projection).state.source = source
     return model
+
+
+def adapter_source(model: nn.Module) -> str | None:
+    """Return from where a patched model's adapters were loaded last; they may have trained since.
+
+    That is a folder, or ``"hf://ORG/REPO@COMMIT"`` with the commit's full hash; ``None`` for
+    adapters that were not loaded.
+
+    Raises:
+        NotPatchedError: the model has no adapters.
+    """
+    adapters(model)
+    source: str | None = find_hook(find_backbone(unwrap(model)).patch_projection).state.source
+    return source
 
 
 def _module_states(model: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -34,6 +34,7 @@ COMMANDS = {
     "export": "write a finished run's model to one file, for torch.export or ONNX",
     "align": "measure how near images and their captions lie, over all and within groups",
     "report": "compare runs: tables and pictures",
+    "push": "put a run's adapter on the Hugging Face Hub, with a model card",
     "bench": "compare training steps with HT adapters, LoRA and others: time and memory",
     "data": "know data sets: data list, check, export, split by patients, and overlap",
     "captions": "write captions from the columns of a table",
@@ -191,6 +192,13 @@ def _report(arguments: Sequence[str]) -> int:
     return _told("report", lambda: module.report(parsed), (OSError, ValueError))
 
 
+def _push(arguments: Sequence[str]) -> int:
+    module = _import("fastht.tasks.results.push", "push", "train")
+    _import("huggingface_hub", "push", "hub")
+    parsed = _parse(module.PushArguments, "push", arguments)
+    return _told("push", lambda: module.push(parsed), (OSError, ValueError))
+
+
 def _bench(arguments: Sequence[str]) -> int:
     module = _import("fastht.bench.command", "bench")
     parsed = _parse(module.BenchArguments, "bench", arguments)
@@ -274,6 +282,7 @@ _RUN = {
     "export": _export,
     "align": _align,
     "report": _report,
+    "push": _push,
     "bench": _bench,
     "data": _data,
     "captions": _captions,

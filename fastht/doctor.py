@@ -22,6 +22,7 @@ PACKAGES = {
     "timm": "fastht[train]",
     "accelerate": "fastht[train]",
     "pydicom": "fastht[train]",
+    "huggingface_hub": "fastht[hub]",
     "transformers": "optional",
 }
 

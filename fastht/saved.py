@@ -215,6 +215,14 @@ def read_adapter(path: str | os.PathLike[str]) -> SavedAdapter:
     return adapter
 
 
+def origin_of(path: Path) -> str | None:
+    """Say who wrote the config at ``path``; ``None`` for fastht itself, and where it is damaged."""
+    try:
+        return _foreign_origin(_read_json(path))
+    except CheckpointError:
+        return None
+
+
 def _divide(
     tensors: Mapping[str, Tensor], paths: list[str], version: int
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:

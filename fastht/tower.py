@@ -53,6 +53,7 @@ class TowerState:
         self._local = _Local()
         self.watch = FirstStep()
         self.modules_to_save: tuple[str, ...] = ()  # of the model around it
+        self.source: str | None = None  # from where the adapters were loaded last
         self._seen: set[tuple[int, int]] = set()  # grids, in any thread
         # Adding to a set and taking away are atomic.
         self._threads: set[int] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import warnings
@@ -239,6 +240,49 @@ def test_vmap_over_gradients(backend: str) -> None:
     model(image[1:2]).square().sum().backward()
     for name, gradients in each.items():
         torch.testing.assert_close(gradients[1], weights[name].grad, rtol=1e-3, atol=1e-4)
+
+
+def test_an_ensemble_of_adapters_over_one_base() -> None:
+    """By stacked weights and vmap, as torch's tutorial on ensembles has it."""
+    vit, first = _patched("registers", "auto")
+    second = copy.deepcopy(first)
+    randomize(fastht.adapter_parameters(second), seed=9)
+    weights = {n: p.detach() for n, p in first.named_parameters() if not p.requires_grad}
+    stacked = {
+        name: torch.stack([dict(m.named_parameters())[name].detach() for m in (first, second)])
+        for name, p in first.named_parameters()
+        if p.requires_grad
+    }
+    image = vit.image()
+
+    def features(own: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(first, {**weights, **own}, (image,))
+
+    with torch.no_grad():
+        both_at_once = torch.func.vmap(features)(stacked)
+        for found, model in zip(both_at_once, (first, second), strict=True):
+            torch.testing.assert_close(found, model(image), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(both_at_once[0], both_at_once[1], atol=1e-2)
+
+
+def test_forward_mode_is_the_backward_pass_the_other_way() -> None:
+    vit, model = _patched("registers", "auto")
+    weights = dict(model.named_parameters())
+    own = {name: p.detach() for name, p in weights.items() if p.requires_grad}
+    generator = torch.Generator().manual_seed(4)
+    along = {n: torch.randn(p.shape, generator=generator) for n, p in own.items()}
+
+    def loss(own: dict[str, Tensor]) -> Tensor:
+        output = torch.func.functional_call(model, {**weights, **own}, (vit.image(),))
+        return output.square().sum()
+
+    # Of torch's kinds of attention this one alone has a forward mode.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        _, slope = torch.func.jvp(loss, (own,), (along,))
+    gradients = torch.func.grad(loss)(own)
+    expected = sum((gradients[name] * along[name]).sum() for name in own)
+    torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-3)
+    assert float(slope.abs()) > 1e-2
 
 
 def test_transforms_refuse_a_backend_by_name() -> None:

@@ -49,6 +49,7 @@ def test_every_option_named_in_a_page_exists():
         "fastht.tasks.inference.predict",
         "fastht.tasks.images.paired",
         "fastht.tasks.models.methods",
+        "fastht.tasks.results.push",
         "fastht.tasks.tags.command",
         "fastht.tasks.training.trainer",
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-import random
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from open_clip_runs import difference, options, prepare, result
 from torch import Tensor
 
 import fastht
@@ -20,11 +24,6 @@ program = pytest.importorskip("open_clip_train.main", exc_type=ImportError)
 
 from fastht.clients import open_clip_train  # noqa: E402
 
-MODEL = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
-    "text_cfg": {"vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
-}
 Run = Callable[..., "tuple[dict[str, Tensor], Path]"]
 
 
@@ -42,47 +41,17 @@ def _logging() -> Iterator[None]:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Train a tiny model; return its last checkpoint's weights and its folder."""
-    image = pytest.importorskip("PIL.Image")
-    generator = random.Random(0)
-    with (tmp_path / "pairs.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["filepath", "title"])
-        for index in range(16):
-            pixels = generator.randbytes(32 * 32 * 3)
-            image.frombytes("RGB", (32, 32), pixels).save(tmp_path / f"{index}.png")
-            table.writerow([tmp_path / f"{index}.png", f"finding {index}"])
-    model = {"model_cfg": MODEL, "preprocess_cfg": {}}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(model))
+    prepare(tmp_path, pytest.importorskip("PIL.Image"))
 
     def train(name: str, *more: str, adapters: bool = True) -> tuple[dict[str, Tensor], Path]:
-        arguments = [
-            "--model", f"local-dir:{tmp_path}", "--train-data", str(tmp_path / "pairs.csv"),
-            "--csv-separator", ",", "--logs", str(tmp_path), "--name", name, "--workers", "0",
-            "--batch-size", "8", "--epochs", "2", "--warmup", "1", "--lr", "1e-2", "--wd", "0.1",
-            "--eps", "1e-3", "--precision", "fp32",
-            "--aug-cfg", "scale=(1.0,1.0)", *more,
-        ]  # fmt: skip
+        arguments = options(tmp_path, name, *more)
         if adapters:
             open_clip_train.main(["--ht", "dropout=0", *arguments])
         else:
             program.main(arguments)
-        saved = torch.load(tmp_path / name / "checkpoints" / "epoch_2.pt", weights_only=False)
-        return saved["state_dict"], tmp_path / name
+        return result(tmp_path, name), tmp_path / name
 
     return train
-
-
-def _difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Return how far the up-projections, which start at zero, are apart, in parts of their norm.
-
-    Adam's epsilon is large in these runs: else its steps are of one size where the gradient is but
-    rounding, too.
-    """
-    names = [name for name in one if name.endswith(".ht.up.weight")]
-    assert len(names) == 2
-    ours, theirs = (torch.cat([run[name].flatten() for name in names]) for run in (one, other))
-    assert ours.any()
-    return float((ours - theirs).norm() / theirs.norm())
 
 
 def test_checkpoints_hold_the_base_and_the_adapters(run: Run, tmp_path: Path) -> None:
@@ -102,16 +71,16 @@ def test_checkpoints_hold_the_base_and_the_adapters(run: Run, tmp_path: Path) ->
 def test_what_must_be_equal_is(run: Run, tmp_path: Path) -> None:
     weights, _ = run("run")
     again, _ = run("again")
-    assert _difference(again, weights) == 0
-    for name, *options in (
+    assert difference(again, weights) == 0
+    for name, *more in (
         ("checkpointed", "--grad-checkpointing"),
         ("accumulated", "--batch-size", "4", "--accum-freq", "2"),
         ("blocked", "--ht-loss", "fastht"),
     ):
-        other, _ = run(name, *options)
-        assert _difference(other, weights) < 1e-2, name
+        other, _ = run(name, *more)
+        assert difference(other, weights) < 1e-2, name
     other, _ = run("hotter", "--lr", "2e-2")
-    assert _difference(other, weights) > 0.1
+    assert difference(other, weights) > 0.1
 
 
 def test_resuming(run: Run, tmp_path: Path) -> None:
@@ -119,22 +88,109 @@ def test_resuming(run: Run, tmp_path: Path) -> None:
     weights, folder = run("run", "--batch-size", "16")
     first = folder / "checkpoints" / "epoch_1.pt"
     resumed, _ = run("resumed", "--batch-size", "16", "--resume", str(first))
-    assert _difference(resumed, weights) < 1e-2
-    assert _difference(resumed, torch.load(first, weights_only=False)["state_dict"]) > 0.1
+    assert difference(resumed, weights) < 1e-2
+    assert difference(resumed, torch.load(first, weights_only=False)["state_dict"]) > 0.1
 
 
 def test_siglip_and_scripted(run: Run) -> None:
     own, _ = run("siglip", "--siglip")
     other, _ = run("blocked", "--siglip", "--ht-loss", "fastht")
-    assert _difference(own, other) < 1e-2
+    assert difference(own, other) < 1e-2
     # One batch an epoch, since TorchScript draws a dropout's random numbers at zero, too.
     eager, _ = run("eager", "--batch-size", "16")
     scripted, _ = run("scripted", "--batch-size", "16", "--torchscript")
-    assert _difference(scripted, eager) < 1e-2
+    assert difference(scripted, eager) < 1e-2
+
+
+def test_bfloat16_with_checkpointing_and_accumulation(run: Run) -> None:
+    exact, _ = run("exact")
+    mixed, _ = run("mixed", "--precision", "amp_bf16")
+    assert 0 < difference(mixed, exact) < 0.3
+    checkpointed, _ = run("checkpointed", "--precision", "amp_bf16", "--grad-checkpointing")
+    assert difference(checkpointed, mixed) < 1e-2
+    both = ("--grad-checkpointing", "--batch-size", "4", "--accum-freq", "2", "--siglip")
+    whole, _ = run("whole", "--precision", "amp_bf16", "--siglip")
+    accumulated, _ = run("accumulated", "--precision", "amp_bf16", *both)
+    assert difference(accumulated, whole) < 0.1
+    pure, _ = run("pure", "--precision", "pure_bf16")
+    assert {t.dtype for name, t in pure.items() if ".ht." in name} == {torch.float32}
+    assert pure["visual.conv1.weight"].dtype == torch.bfloat16
+    assert 0 < difference(pure, exact) < 0.3
+
+
+def test_a_compiled_model_trains_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the inductor, which takes minutes; `open_clip_train` names no other backend."""
+    compiled: list[Any] = []
+
+    def compile_(model: Any) -> Any:
+        compiled.append(model)
+        return own(model, backend="eager")
+
+    own = torch.compile
+    expected, _ = run("eager", "--epochs", "2")
+    monkeypatch.setattr(torch, "compile", compile_)
+    weights, folder = run("compiled", "--torchcompile")
+    assert len(compiled) == 1
+    assert difference(weights, expected) < 1e-2
+    assert weights.keys() == expected.keys()
+    assert fastht.saved.read_adapter(folder / "adapter").weights.keys() == {
+        f"blocks.{i}.{n}" for i, a in fastht.adapters(compiled[0]).items() for n in a.state_dict()
+    }
+
+
+WORKER = Path(__file__).parent.parent / "open_clip_worker.py"
+# Of two processes with half of the images each, as in one with all of them.
+WHOLE = ("--batch-size", "16")
+JOINT = ("--local-loss", "--gather-with-grad")
+TWO_PROCESSES = {
+    "clip": ((*WHOLE,), (*JOINT,)),
+    "clip-fastht": ((*WHOLE,), (*JOINT, "--ht-loss", "fastht")),
+    "siglip": ((*WHOLE, "--siglip"), ("--siglip",)),
+    "siglip-fastht": ((*WHOLE, "--siglip"), ("--siglip", "--ht-loss", "fastht")),
+    "checkpointed": ((*WHOLE,), (*JOINT, "--grad-checkpointing", "--ddp-static-graph")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+def test_two_processes_train_what_one_does(run: Run, tmp_path: Path) -> None:
+    words = [f"{name}:{' '.join(two)}" for name, (_, two) in TWO_PROCESSES.items()]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(tmp_path), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in "01"
+    ]
+    try:
+        outputs = [process.communicate(timeout=500)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output
+    alone: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    for name, (one, _) in TWO_PROCESSES.items():
+        if one not in alone:
+            alone[one], _ = run(f"alone-{len(alone)}", *one)
+        assert difference(result(tmp_path, name), alone[one]) < 1e-2, name
+        saved = fastht.saved.read_adapter(tmp_path / name / "adapter").weights
+        key = next(k for k in alone[one] if k.endswith(".0.ht.up.weight"))
+        assert torch.equal(saved["blocks.0.up.weight"], result(tmp_path, name)[key])
+    first, second = alone.values()
+    assert difference(first, second) > 0.1
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("more", "message"),
     [
         (["--ht", "dropout"], "give FIELD=VALUE"),
         (["--ht", "variant=mona"], "choose one of"),
@@ -142,8 +198,8 @@ def test_siglip_and_scripted(run: Run) -> None:
         (["--force-patch-dropout", "0.5"], "force_patch_dropout=0.0"),
     ],
 )
-def test_refusals_leave_the_program_as_it_was(run: Run, options: list[str], message: str) -> None:
+def test_refusals_leave_the_program_as_it_was(run: Run, more: list[str], message: str) -> None:
     factories = program.create_model_and_transforms, program.create_loss
     with pytest.raises((SystemExit, ValueError), match=message):
-        run("refused", *options)
+        run("refused", *more)
     assert (program.create_model_and_transforms, program.create_loss) == factories

@@ -1,0 +1,1 @@
+"""Adapters on the Hugging Face Hub: an extra, ``pip install 'fastht[hub]'``."""
