@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -30,7 +29,8 @@ from fastht.tasks.image_text.tagged_texts import TaggedTexts, build_graph, load_
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.image_text.towers import TOWERS_NAME, OwnWeights, Towers, text_trains
 from fastht.tasks.images.supervised import load_trained, save_trained
-from fastht.tasks.models.build import build_clip, model_source
+from fastht.tasks.models.dual import DualEncoder
+from fastht.tasks.models.encoders import NO_HEAD, OWN, Encoder, EncoderNames, build_encoder
 from fastht.tasks.results.folders import inner_folder, run_folder
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
@@ -87,12 +87,15 @@ def adapt(
 def own_weights(model: nn.Module, method: Method, towers: Towers) -> OwnWeights | None:
     """Let the weights of an adapted model itself train that are to; ``None``: none are.
 
+    The heads of a dual encoder always are, as they start from random weights.
+
     Raises:
         ValueError: heads are to train that the model has not.
     """
-    if method != "none" and towers == "none":
+    heads = method == "none" or (isinstance(model, DualEncoder) and model.has_heads)
+    if not heads and towers == "none":
         return None
-    return OwnWeights(model, towers, heads=method == "none")
+    return OwnWeights(model, towers, heads=heads)
 
 
 @contextmanager
@@ -312,7 +315,16 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
             "epoch yet; go on with fastht train --resume"
         )
     sides = read_split(run)
-    clip, transform = build_clip(arguments["model"], arguments["pretrained"])
+    names = EncoderNames(
+        arguments["model"],
+        arguments["pretrained"],
+        arguments.get("text", OWN),
+        arguments.get("head", NO_HEAD),
+        arguments.get("text_revision"),
+        arguments.get("trainer", {}).get("seed", 0),
+    )
+    built = build_encoder(names)
+    clip = built.model
     if method == "ht":
         clip.requires_grad_(False)
     else:
@@ -321,8 +333,7 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
     if own is not None:
         own.keep_base()
     load_weights(clip, method, run, own)  # patches it as it was trained, where that is by HT
-    name, source = f"{arguments['model']}/{arguments['pretrained']}", arguments["model"]
-    return _finish(clip, transform, source, name, method, arguments, sides, run, own)
+    return _finish(built, names.title, method, arguments, sides, run, own)
 
 
 def results_folder(command: str, data: str, run: Path | None, model: str) -> Path:
@@ -347,17 +358,16 @@ def check_folder(out: Path | None) -> None:
 
 
 def _load_model(model: str, pretrained: str, adapter: Path | None) -> ClipRun:
-    clip, transform = build_clip(model, pretrained)
+    names = EncoderNames(model, pretrained)
+    built = build_encoder(names)
     if adapter is not None:
-        load_adapter(clip, adapter)
+        load_adapter(built.model, adapter)
     method: Method | None = None if adapter is None else "ht"
-    return _finish(clip, transform, model, f"{model}/{pretrained}", method, {}, {})
+    return _finish(built, names.title, method, {}, {})
 
 
 def _finish(
-    model: nn.Module,
-    transform: Callable[[Image.Image], Tensor],
-    source: str,
+    built: Encoder,
     name: str,
     method: Method | None,
     arguments: Mapping[str, Any],
@@ -365,17 +375,18 @@ def _finish(
     run: Path | None = None,
     own: OwnWeights | None = None,
 ) -> ClipRun:
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model = built.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     # A text tower that is adapted embeds anew what its base has embedded.
     towers = arguments.get("train_towers", "none")
-    cache = None if text_trains(method, towers) else cache_dir()
-    plain = TextEmbedder(model, open_clip.get_tokenizer(model_source(source)), cache)
+    dual = isinstance(model, DualEncoder)
+    cache = None if text_trains(method, towers, dual=dual) else cache_dir()
+    plain = TextEmbedder(model, built.tokenizer, cache)
     graph = None
     if run is not None and arguments.get("tagging"):
         graph = build_graph(TagOptions(**arguments["tagging"]), plain)
         load_graph(graph, run)
     embedder = TaggedTexts(plain, graph)
-    return ClipRun(model, transform, embedder, name, method, arguments, sides, own)
+    return ClipRun(model, built.transform, embedder, name, method, arguments, sides, own)
 
 
 def _read_arguments(run: Path) -> dict[str, Any]:

@@ -62,6 +62,7 @@ _LATER: dict[str, Any] = {
     "caption_key": None,
     "warmup_steps": None,
     "warmup_epochs": None,
+    "lr_schedule": "steps",
     **dict.fromkeys(TABLE_OPTIONS),
 }
 # Options that do not change what a run computes.
