@@ -41,8 +41,8 @@ _TRAINER: dict[str, Any] = {
 }
 _LIKE = (
     "As published: the last, incomplete batch of an epoch is left out, and the weights of the "
-    "lowest held-out loss are kept. Not known, and taken to be PyTorch's: the betas of AdamW. Other "
-    "than published: patients do not cross sides, where images did; images of evaluation are "
+    "lowest held-out loss are kept. Not known, and taken to be PyTorch's: the betas of AdamW. "
+    "Other than published: patients do not cross sides, where images did; images of evaluation are "
     "resized to the model's size, where they were resized and cut."
 )
 
