@@ -52,8 +52,8 @@ def compare_trainings(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
-            "--recipe compares in one process; for several give the options of each training "
-            "to one of its own"
+            "--recipe compares in one process; for several start a training of each variant: "
+            "--semantic fastht --tag-graph tokens, or --method and --train-towers"
         )
     out = arguments.out
     seeds = [arguments.trainer.seed + i for i in range(count)]

@@ -178,8 +178,8 @@ def build_text_tower(name: str, revision: str | None = None) -> TextTower:
     except (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError) as error:
         # Of a model that is no text encoder anything may be missing.
         raise ValueError(
-            f"cannot load the text tower {name}: {error}\nGive a folder that holds it "
-            f"(--text {FOLDER}FOLDER), or --text {TINY_BERT} for a small random one"
+            f"cannot load the text tower {name}: {error}; give a folder that holds it, by --text "
+            f"{FOLDER}FOLDER, or --text {TINY_BERT}, small and random"
         ) from error
 
 
@@ -199,7 +199,7 @@ def _load(
     # Positions and such are made, not loaded.
     missing -= no_pooler | {name for name in missing if name.endswith("position_ids")}
     if missing:
-        raise ValueError(f"its weights lack {', '.join(sorted(missing)[:3])}")
+        raise ValueError(f"its weights lack {', '.join(sorted(missing)[:3])}; take the whole file")
     if no_pooler:
         encoder.pooler = None
     return _finish(encoder.float(), tokenizer, revision)
@@ -213,7 +213,7 @@ def _finish(
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ValueError("its tokenizer has neither padding nor end: it cannot fill a batch")
+            raise ValueError("its tokenizer has neither padding nor end; set its pad_token")
         tokenizer.pad_token = tokenizer.eos_token
     # RoBERTa counts positions from behind the padding's number.
     offset = encoder.config.pad_token_id + 1 if "roberta" in config.model_type else 0

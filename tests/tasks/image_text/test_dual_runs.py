@@ -135,8 +135,8 @@ def test_a_dual_encoder_goes_on_to_the_same_bits(runs, pairs, tiny_model, tmp_pa
             patch.setattr(Trainer, "_batch", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 train_pairs(pairs, tiny_model, tmp_path / kind, **options)
+        changed = options | {"head": "mlp-8"}
         with pytest.raises(ResumeError, match="head was 'mlp-16' and is 'mlp-8' now"):
-            changed = options | {"head": "mlp-8"}
             train_pairs(pairs, tiny_model, tmp_path / kind, resume=True, **changed)
         resumed = train_pairs(pairs, tiny_model, tmp_path / kind, resume=True, **options)
         assert resumed["before"] == results["before"]

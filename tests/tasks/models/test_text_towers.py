@@ -47,7 +47,8 @@ def test_without_a_pooler_it_is_the_class_token_or_the_mean_and_that_is_said(tmp
     assert tower.pooling == "mean"
     inputs = _inputs(tokenizer)
     states = model(**inputs).last_hidden_state
-    rows = [row[kept.bool()].mean(dim=0) for row, kept in zip(states, inputs["attention_mask"])]
+    masks = inputs["attention_mask"].bool()
+    rows = [row[mask].mean(dim=0) for row, mask in zip(states, masks, strict=True)]
     assert close(tower.module(tower.tokenizer(TEXTS)), torch.stack(rows))
     assert not close(states.mean(dim=1), torch.stack(rows))
 
