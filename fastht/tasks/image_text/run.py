@@ -39,6 +39,7 @@ from fastht.tasks.training.seen import SPLIT_NAME
 Method = Literal["ht", "lora", "lora-text", "none"]
 
 ARGUMENTS_NAME = "arguments.json"
+REVISION = "text_revision"  # in that file
 ADAPTER_NAME = "adapter"
 LORA_NAME = "lora.safetensors"
 UNKNOWN_FILES = (
@@ -320,7 +321,7 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
         arguments["pretrained"],
         arguments.get("text", OWN),
         arguments.get("head", NO_HEAD),
-        arguments.get("text_revision"),
+        arguments.get(REVISION),
         arguments.get("trainer", {}).get("seed", 0),
     )
     built = build_encoder(names)
@@ -387,6 +388,16 @@ def _finish(
         load_graph(graph, run)
     embedder = TaggedTexts(plain, graph)
     return ClipRun(model, built.transform, embedder, name, method, arguments, sides, own)
+
+
+def kept_revision(run: Path) -> str | None:
+    """Return the commit of the text tower's repository that a run began with, if it kept one."""
+    try:
+        found = json.loads((run / ARGUMENTS_NAME).read_text(encoding="utf-8"))
+        revision: str | None = found.get(REVISION)
+    except (OSError, ValueError, AttributeError):
+        return None  # what is wrong with the folder is told when it is resumed
+    return revision
 
 
 def _read_arguments(run: Path) -> dict[str, Any]:

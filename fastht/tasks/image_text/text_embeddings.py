@@ -88,6 +88,8 @@ class TextEmbedder:
                     raise ValueError(f"the text tower's embedding of {unique[i]!r} is not finite")
                 known[keys[i]] = embedding
             self._write(known)
+        if self._dual is not None and self.path is not None:
+            self._known = known  # asked for after each epoch, as the head changes
         rows = {text: known[key] for text, key in zip(unique, keys, strict=True)}
         return torch.stack([rows[text] for text in texts])
 
@@ -123,8 +125,6 @@ class TextEmbedder:
     def _write(self, known: dict[bytes, Tensor]) -> None:
         if self.path is None:
             return
-        if self._dual is not None:
-            self._known = known  # asked for after each epoch, as the head changes
         keys = torch.tensor([list(key) for key in known], dtype=torch.uint8)
         data = safetensors.torch.save(
             {"keys": keys, "embeddings": torch.stack(list(known.values()))}

@@ -26,7 +26,9 @@ from fastht.tasks.image_text.published import describe_recipe
 from fastht.tasks.image_text.run import (
     ARGUMENTS_NAME,
     READING_OPTIONS,
+    REVISION,
     adapt,
+    kept_revision,
     load_weights,
     own_weights,
     weights_path,
@@ -190,7 +192,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         _say(accelerator, describe_targets(tagging, taxonomy, sharpness))
     signature = arguments.signature() | {"tokenizer": _digest(tokenizer)}
     if built.revision is not None:
-        signature["text_revision"] = built.revision
+        signature[REVISION] = built.revision
     if tags is not None:
         signature["tags"] = [side.digest() for side in tags]
     # Soft labels' loss is added to the training loss, whose value by guessing is then another.
@@ -214,7 +216,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         plain = arguments.plain() | {"fastht_version": fastht.__version__} | memory_record(choice)
         if built.revision is not None:
-            plain["text_revision"] = built.revision
+            plain[REVISION] = built.revision
         write_json(out / ARGUMENTS_NAME, plain)
         keep_data(out, record_entries(sides))
     # A resumed run too is the base until it goes on: no copy of towers that train is needed.
@@ -302,9 +304,12 @@ def build_model(arguments: TrainArguments, accelerator: Accelerator) -> Encoder:
         UnsupportedModelError: the model has no vision transformer.
         ValueError: there is no such model, or its weights cannot be had.
     """
+    names = arguments.names
+    if arguments.resume:  # by the commit that the run began with
+        names = replace(names, revision=kept_revision(arguments.out))
     # One process downloads, the others find it there.
     with accelerator.main_process_first():
-        built = build_encoder(arguments.names)
+        built = build_encoder(names)
     adapt(
         built.model,
         arguments.method,
@@ -338,7 +343,7 @@ def _introduction(arguments: TrainArguments, records: RecordSet, train: int, val
     lines = [records.account(), f"{train} samples to train on, {val} held out{apart}."]
     if arguments.data == "sample":
         lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
-    if arguments.pretrained == "none":
+    if arguments.pretrained == "none" and not arguments.model.startswith(ECHOCARE):
         lines.append(
             f"{arguments.model} starts from RANDOM weights (--pretrained none): good for trying "
             "things out; real work starts from pretrained ones."

@@ -196,7 +196,7 @@ def pooled_width(tower: nn.Module, inputs: Tensor) -> int:
     pooled = output[0] if isinstance(output, tuple) else output
     if pooled.ndim != 2:
         raise ValueError(
-            f"a {type(tower).__name__} gives {tuple(pooled.shape)} and not one vector an image: "
+            f"a {type(tower).__name__} gives {tuple(pooled.shape)} and not a vector each: "
             "take a model whose tower pools"
         )
     return int(pooled.shape[1])

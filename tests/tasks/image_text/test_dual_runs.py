@@ -238,7 +238,7 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
     for processes in (1, 2):
         out = tmp_path / str(processes)
         command = ["train", "--data", str(pairs), "--model", tiny_model, "--pretrained", "none"]
-        command += ["--text", "tiny-bert", "--head", "mlp-16", "--train-towers", "image"]
+        command += ["--text", "tiny-bert", "--head", "mlp-16"]
         command += ["--method", "none", "--epochs", "3", "--batch-size", "10", "--workers", "0"]
         command += ["--lr", "3e-3", "--val-fraction", "0.265", "--out", str(out)]
         if processes == 1:

@@ -90,3 +90,31 @@ def test_the_tiny_bert_is_the_same_each_time_random_and_tells_texts_apart():
     unknown = towers[0].tokenizer.tokenizer.unk_token_id
     assert unknown not in tokens
     assert unknown in towers[0].tokenizer(["空"])
+
+
+@torch.no_grad()
+def test_a_repository_is_read_from_the_cache_without_a_network_by_its_commit(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commits = ["a" * 40, "b" * 40]
+    repository = tmp_path / "models--org--name"
+    for commit in commits:
+        model, _ = save_bert(repository / "snapshots" / commit)
+        if commit == commits[1]:
+            model.pooler.dense.bias.fill_(1.0)
+            model.save_pretrained(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commits[1])
+    newest = build_text_tower("hf:org/name")
+    assert newest.revision == commits[1]
+    assert f"hf:org/name at {'b' * 12}" in newest.describe("hf:org/name")
+    tokens = newest.tokenizer(TEXTS)
+    pinned = build_text_tower(f"hf:org/name@{commits[0]}")
+    kept = build_text_tower("hf:org/name", commits[0])
+    assert pinned.revision == kept.revision == commits[0]
+    assert torch.equal(pinned.module(tokens), kept.module(tokens))
+    assert not close(pinned.module(tokens), newest.module(tokens))
+    with pytest.raises(ValueError, match=r"cannot load the text tower hf:org/other: .*tiny-bert"):
+        build_text_tower("hf:org/other")
