@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastht.data import ImageTextDataset, Record
 from fastht.losses import ClipLoss, SigLipLoss
+from fastht.tasks.image_text.adapted import Method, as_base, save_weights
 from fastht.tasks.image_text.augmentation import with_margin
 from fastht.tasks.image_text.contrastive_module import ContrastiveModule, Loss, logit_bias
 from fastht.tasks.image_text.held_out import HeldOut
@@ -24,7 +25,6 @@ from fastht.tasks.image_text.pooled_images import (
     share_loader,
 )
 from fastht.tasks.image_text.positives import Positives, loss_floor, positive_keys
-from fastht.tasks.image_text.run import Method, as_base, save_weights
 from fastht.tasks.image_text.semantic import TagOptions, TagTargets
 from fastht.tasks.image_text.tagged_texts import TaggedTexts, save_graph
 from fastht.tasks.image_text.tags import RecordTags

@@ -18,6 +18,7 @@ from fastht.data.overlap.remembered import remember
 from fastht.data.records import note_patients
 from fastht.data.signature import record_entries
 from fastht.files import cache_dir, check_writable, write_json
+from fastht.tasks.image_text.adapted import adapt, load_weights, own_weights, weights_path
 from fastht.tasks.image_text.caption_fit import CaptionFit, find_cut
 from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.held_out import held_out_intervals
@@ -27,11 +28,7 @@ from fastht.tasks.image_text.run import (
     ARGUMENTS_NAME,
     READING_OPTIONS,
     REVISION,
-    adapt,
     kept_revision,
-    load_weights,
-    own_weights,
-    weights_path,
 )
 from fastht.tasks.image_text.tag_account import (
     describe_targets,

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from fastht.config import HTConfig
 from fastht.data.captions import Cleaning
+from fastht.tasks.image_text.adapted import Method
 from fastht.tasks.image_text.caption_fit import CaptionPart
 from fastht.tasks.image_text.contrastive_module import Loss
 from fastht.tasks.image_text.positives import Positives
-from fastht.tasks.image_text.run import Method
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.towers import Towers
 from fastht.tasks.models.build import TINY_MODEL
