@@ -38,8 +38,8 @@ _SCALES = ("logit_scale", "logit_bias")
 class OwnWeights:
     """The weights of a model itself that train, beside those that a method puts into it.
 
-    Making one lets them have gradients. The model has to be as :func:`~.adapted.adapt` leaves it, so
-    that what has gradients already is the method's.
+    Making one lets them have gradients. The model has to be as :func:`~.adapted.adapt` leaves it,
+    so that what has gradients already is the method's.
 
     Args:
         model: an open_clip model.
