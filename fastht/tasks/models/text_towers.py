@@ -177,8 +177,9 @@ def build_text_tower(name: str, revision: str | None = None) -> TextTower:
         return _load(transformers, source, options, revision)
     except (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError) as error:
         # Of a model that is no text encoder anything may be missing.
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"cannot load the text tower {name}: {error}; give a folder that holds it, by --text "
+            f"cannot load the text tower {name}: {reason}; give a folder that holds it, by --text "
             f"{FOLDER}FOLDER, or --text {TINY_BERT}, small and random"
         ) from error
 
@@ -191,7 +192,7 @@ def _load(
     kind = transformers.AutoModel
     if config.model_type in _CLIP:
         kind = transformers.CLIPTextModel
-    elif getattr(config, "is_encoder_decoder", False):
+    elif type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:  # of T5 without decoder
         kind = transformers.AutoModelForTextEncoding
     encoder, info = kind.from_pretrained(source, output_loading_info=True, **options)
     missing = {str(name) for name in info["missing_keys"]}

@@ -69,7 +69,7 @@ def test_what_is_asked_for_trains_and_the_run_is_judged_as_it_was(runs, kind):
     assert all(torch.equal(state[name], tensor) for name, tensor in saved.items())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["heads", "ht"])
 def test_zeroshot_retrieve_and_align_take_a_run(runs, kind, tmp_path, pairs, capsys):
     out, results = runs[kind]
     for command in ("retrieve", "align"):
@@ -79,7 +79,7 @@ def test_zeroshot_retrieve_and_align_take_a_run(runs, kind, tmp_path, pairs, cap
         for version in ("before", "after"):
             for name in ("image_to_text_recall@1", "text_to_image_recall@5"):
                 assert found[version][name] == pytest.approx(results[version][name]), name
-    assert found["after"]["gap"] > found["before"]["gap"] + 0.02
+    assert found["after"]["rank_percentile"] > found["before"]["rank_percentile"] + 0.1
     prompts = tmp_path / "prompts.yaml"
     classes = ("anechoic fluid filled cyst", "bright echogenic solid mass")
     sentences = {name: [f"Ultrasound showing a {name}"] for name in classes}

@@ -41,7 +41,7 @@ def trunk(tmp_path_factory):
     """A model with a tower of timm and a text tower of its own module."""
     folder = tmp_path_factory.mktemp("trunk")
     vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_model_pretrained": False}
-    vision |= {"image_size": 32, "timm_pool": "token", "timm_proj": "linear"}
+    vision |= {"image_size": 224, "timm_pool": "token", "timm_proj": "linear"}
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
     content = {"model_cfg": config, "preprocess_cfg": {}}
