@@ -61,7 +61,7 @@ SHOWN = (
     "text_to_image_recall@5",
     "text_to_image_recall@10",
     "image_effective_rank",
-    "collapsed",
+    "alarm",
 )
 
 
@@ -175,7 +175,7 @@ def judge_pairs(arguments: TrainArguments, data: str) -> Scores:
     for version in ("before", "after"):
         ends = results["intervals"].get(version, {}).get("zero_shot_accuracy")
         judged[version] = trained[version] | aligned[version] | {_ENDS: ends}
-    judged["after"]["collapsed"] = float(results["collapse"] is not None)
+    judged["after"]["alarm"] = float(results["collapse"] is not None)
     return judged
 
 
@@ -217,7 +217,7 @@ def _cell(name: str, values: Sequence[Any]) -> str:
         return ""
     if name == _ENDS:
         return "; ".join(f"{100 * low:.0f}-{100 * high:.0f}" for low, high in values)
-    if name == "collapsed":
+    if name == "alarm":
         return f"{sum(values):.0f} of {len(values)}"
     if name in _COSINES or name.endswith("rank"):
         digits = 1 if name.endswith("rank") else 3

@@ -111,7 +111,7 @@ def test_the_ablation_has_variants_that_differ_in_what_trains_and_one_table(tmp_
     own = dual_variants(dataclasses.replace(arguments, data="x.csv", text="hf:a/b", head="mlp-9"))
     assert len(own) == 6
     assert {(a.text, a.head) for a in own.values()} == {("hf:a/b", "mlp-9")}
-    run = {"gap": 0.25, "zero_shot_accuracy": 0.5, SHOWN[4]: [0.4, 0.6], "collapsed": 1.0}
+    run = {"gap": 0.25, "zero_shot_accuracy": 0.5, SHOWN[4]: [0.4, 0.6], "alarm": 1.0}
     table = ablation_table({"heads": {"0": {"before": run, "after": run | {"gap": 0.5}}}})
     assert "| gap | 0.250 | 0.500 |" in table
     assert "| zero shot accuracy | 50.0 | 50.0 |" in table
