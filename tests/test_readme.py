@@ -40,6 +40,7 @@ def test_every_option_named_in_a_page_exists():
         "fastht.tasks.image_text.attributes",
         "fastht.tasks.image_text.retrieve",
         "fastht.tasks.image_text.train",
+        "fastht.tasks.image_text.train_arguments",
         "fastht.tasks.image_text.zeroshot",
         "fastht.tasks.images.commands",
         "fastht.tasks.images.evaluate",
