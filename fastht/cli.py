@@ -77,16 +77,27 @@ def _doctor(arguments: Sequence[str]) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     module = _import("fastht.tasks.image_text.train", "train")
-    own = module.TrainArguments()
-    method = _option("--method", arguments, own.method)
-    own = _in_own_folder(own, "train", arguments, method)
-    parsed = _parse_for_data(own, module.SAMPLE_ARGUMENTS, "train", arguments)
+    options = _import("fastht.tasks.image_text.train_arguments", "train")
+    recipes = _import("fastht.tasks.image_text.published", "train")
+    recipe = _option("--recipe", arguments, "none")
+    own, sample = (
+        recipes.with_recipe(defaults, recipe)
+        for defaults in (options.TrainArguments(), options.SAMPLE_ARGUMENTS)
+    )
+    text = _option("--text", arguments, own.text)
+    parts = [_option("--method", arguments, own.method)]
+    parts += [] if text == options.TrainArguments().text else [text]
+    parts += [] if recipe == "none" else [recipe]
+    own = _in_own_folder(own, "train", arguments, *parts)
+    parsed = _parse_for_data(own, sample, "train", arguments)
 
     def run() -> int:
-        if parsed.recipe == "none":
-            module.train(parsed)
-        else:
+        if parsed.recipe.startswith("ultrasound-clip"):
             _import("fastht.tasks.image_text.recipe", "train").run_recipe(parsed)
+        elif parsed.recipe == "echocare-clip-ablation":
+            _import("fastht.tasks.image_text.dual_ablation", "train").run_ablation(parsed)
+        else:
+            module.train(parsed)
         return 0
 
     return _told("train", run, _mendable(), resume=f"; go on with --resume (folder {parsed.out})")

@@ -42,6 +42,7 @@ def test_every_option_named_in_a_page_exists():
         "fastht.tasks.image_text.probe",
         "fastht.tasks.image_text.retrieve",
         "fastht.tasks.image_text.train",
+        "fastht.tasks.image_text.train_arguments",
         "fastht.tasks.image_text.zeroshot",
         "fastht.tasks.images.commands",
         "fastht.tasks.images.evaluate",
@@ -66,6 +67,6 @@ def test_every_option_named_in_a_page_exists():
     }
     others = {"help", "json", "nproc_per_node", "dry", "benchmark_only", "benchmark_json"}
     others |= {"strict", "check"}  # of mkdocs and ruff
-    others |= {"no_images"}  # images = False
+    others |= {"no_images", "no_flip"}  # images = False
     assert named <= known | of_scripts | others
     assert {"data", "resume", "precision"} <= named

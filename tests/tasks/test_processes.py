@@ -107,11 +107,14 @@ def test_two_processes_give_the_scores_of_one(table, tiny_model, tmp_path, task,
     ]
 
 
-@pytest.mark.parametrize("tagged", [False, True])
-def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(pairs, tiny_model, tmp_path, tagged):
+@pytest.mark.parametrize("kind", ["plain", "tagged", "dual"])
+def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(pairs, tiny_model, tmp_path, kind):
     options = ["--epochs", "12", "--lr", "3e-3", "--checkpoint-steps", "2", "--flip"]
     files = ["adapter/adapter_model.safetensors"]
-    if tagged:  # with what tags do, and their dropout, which is drawn in training
+    if kind == "dual":  # with a text tower that trains, by dropout of its own
+        options += ["--text", "tiny-bert", "--head", "mlp-16", "--train-towers", "text"]
+        files.append("towers.safetensors")
+    if kind == "tagged":  # with what tags do, and their dropout, which is drawn in training
         options += ["--semantic", "fastht", "--tag-graph", "tokens", "--tags", "captions"]
         files.append("tag_graph.safetensors")
     assert main(command(pairs, tiny_model, tmp_path / "whole", *options)) == 0

@@ -62,7 +62,7 @@ def test_lora_learns_in_its_towers_and_the_base_stays(
     assert str(tmp_path / "run" / "lora.safetensors") in capsys.readouterr().out
 
     base = dict(build_clip(tiny_model, "none")[0].named_parameters())
-    trained = dict(models[0][0].named_parameters())
+    trained = dict(models[0].model.named_parameters())
     kept = {
         n.replace("parametrizations.", "").replace(".original", ""): p
         for n, p in trained.items()

@@ -5,29 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from fastht.data import ImageTextDataset, Record
 from fastht.losses import ClipLoss, SigLipLoss
+from fastht.tasks.image_text.adapted import Method, as_base, save_weights
+from fastht.tasks.image_text.augmentation import with_margin
+from fastht.tasks.image_text.contrastive_module import ContrastiveModule, Loss, logit_bias
 from fastht.tasks.image_text.held_out import HeldOut
+from fastht.tasks.image_text.pooled_images import (
+    PooledImages,
+    encode_shares,
+    pool_images,
+    share_loader,
+)
 from fastht.tasks.image_text.positives import Positives, loss_floor, positive_keys
-from fastht.tasks.image_text.run import Method, as_base, save_weights
 from fastht.tasks.image_text.semantic import TagOptions, TagTargets
-from fastht.tasks.image_text.tagged_texts import TaggedTexts, apply_graph, save_graph
+from fastht.tasks.image_text.tagged_texts import TaggedTexts, save_graph
 from fastht.tasks.image_text.tags import RecordTags
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.image_text.titles import EpochCaptions
 from fastht.tasks.image_text.towers import OwnWeights, text_trains
-from fastht.tasks.training.loading import make_loader, read_batches
-from fastht.tasks.training.progress import ProgressBar
-from fastht.taxonomy.graph import TagGraph
-
-Loss = Literal["clip", "siglip"]
+from fastht.tasks.models.dual import DualEncoder
 
 # A class's embedding is the mean over these sentences.
 PROMPTS = (
@@ -35,104 +39,6 @@ PROMPTS = (
     "Ultrasound showing a {}.",
     "B-mode ultrasound image with a {}.",
 )
-
-
-class ContrastiveModule(nn.Module):
-    """An open_clip model whose call returns the contrastive loss of a batch.
-
-    Each process compares its images with the texts of all, and the averaged gradient is exactly
-    that of the global batch's loss. The symmetric InfoNCE loss is returned for the global batch,
-    the sigmoid loss for the own images.
-
-    Args:
-        model: an open_clip model.
-        texts: captions: ``[m, E]`` their normalised embeddings, or, for a text tower that trains,
-            ``[m, L]`` their token numbers.
-        accelerator: tells the processes apart.
-        flip: mirror each training image left to right with probability 1/2.
-        loss: symmetric InfoNCE, or the sigmoid loss, for models with a logit bias.
-        keys: by sample index ``[n]``: samples of equal keys are positives of each other; default:
-            none are.
-        targets: semantic soft labels of the samples, whose loss is added; default: none.
-        graph: changes the embeddings of captions by tags; default: none.
-        tags: by sample index ``[n, L]``, what the graph is given.
-        rows: by sample index ``[n]``, its row of ``texts``; default: the index.
-
-    Raises:
-        ValueError: the model has no logit bias, and the loss is the sigmoid loss.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        texts: Tensor,
-        accelerator: Accelerator,
-        *,
-        flip: bool = False,
-        loss: Loss = "clip",
-        keys: Tensor | None = None,
-        targets: TagTargets | None = None,
-        graph: TagGraph | None = None,
-        tags: Tensor | None = None,
-        rows: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.graph = graph
-        self.targets = targets
-        self.tags = None if tags is None else tags.to(accelerator.device)
-        self.flip = flip
-        # No buffer: DDP would send it round at every step.
-        self.texts = texts.to(accelerator.device)
-        self.rows = None if rows is None else rows.to(accelerator.device)
-        self.keys = None if keys is None else keys.to(accelerator.device)
-        processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        soft_labels = None if targets is None else targets.soft_labels
-        self.loss: nn.Module
-        if loss == "clip":
-            self.loss = ClipLoss(gather_with_grad=True, soft_labels=soft_labels, **processes)
-        else:
-            self.loss = SigLipLoss(soft_labels=soft_labels, **processes)
-            logit_bias(model)
-
-    def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of ``batch["image"]`` against the captions of ``batch["index"]``."""
-        pixels: Tensor = batch["image"]
-        if self.flip and self.training:
-            # Drawn here and not in the loader's workers: this generator is part of the run's state.
-            chosen = torch.rand(len(pixels)).lt(0.5).to(pixels.device)
-            pixels = torch.where(chosen[:, None, None, None], pixels.flip(3), pixels)
-        images: Tensor = self.model.encode_image(pixels, normalize=True)  # type: ignore[operator]
-        texts = self.texts[batch["index"] if self.rows is None else self.rows[batch["index"]]]
-        if not texts.is_floating_point():
-            texts = self.model.encode_text(texts, normalize=True).float()  # type: ignore[operator]
-        if self.graph is not None and self.tags is not None:
-            texts = apply_graph(self.graph, texts, self.tags[batch["index"]])
-        scale = self.model.logit_scale.exp()  # type: ignore[operator]
-        bias = logit_bias(self.model) if isinstance(self.loss, SigLipLoss) else None
-        keys = None if self.keys is None else self.keys[batch["index"]]
-        soft = None if self.targets is None else self.targets.of(batch["index"])
-        # The similarities are compared in float32 whatever the tower computes in.
-        with torch.autocast(images.device.type, enabled=False):
-            loss: Tensor = self.loss(
-                images.float(), texts, scale.float(), bias, keys=keys, soft_targets=soft
-            )
-        return loss
-
-
-def logit_bias(model: nn.Module) -> Tensor:
-    """Return the bias of a model's logits, which the sigmoid loss needs.
-
-    Raises:
-        ValueError: it has none.
-    """
-    bias = getattr(model, "logit_bias", None)
-    if bias is None:
-        raise ValueError(
-            "the sigmoid loss needs a model with a logit bias, and this has none: take a SigLIP "
-            "model (--model ViT-B-16-SigLIP, for instance), or --loss clip"
-        )
-    return bias.float()
 
 
 class ContrastiveTask:
@@ -152,6 +58,8 @@ class ContrastiveTask:
         out: folder of the run, where the best weights go.
         base_model: name of the base for an adapter's config.
         flip: mirror training images at random.
+        crop_margin: by how much larger training images are read than the model takes them, to be
+            cut out at random; 0: they are whole.
         loss: what is minimised.
         positives: what samples have in common that are positives of each other.
         options: what tags do.
@@ -177,6 +85,7 @@ class ContrastiveTask:
         out: Path,
         base_model: str,
         flip: bool,
+        crop_margin: float = 0.0,
         loss: Loss = "clip",
         positives: Positives = "none",
         options: TagOptions | None = None,
@@ -194,16 +103,27 @@ class ContrastiveTask:
         self.out = out
         self.base_model = base_model
         self.val_records = val_records
-        self.train_data: Dataset[Any] = ImageTextDataset(train_records, transform)
+        crop = None
+        train_transform = transform
+        if crop_margin:
+            train_transform, crop = with_margin(transform, crop_margin)
+        self.train_data: Dataset[Any] = ImageTextDataset(train_records, train_transform)
         self.val_data: Dataset[Any] = ImageTextDataset(val_records, transform)
+        self._pool_images(augmented=flip or bool(crop_margin))
         labels = {record.label for record in [*train_records, *val_records]} - {None}
         self.classes = sorted(map(str, labels)) if len(labels) > 1 else []
         self.captions = EpochCaptions(train_records, seed)
         captions = list(self.captions.texts)
         self._loader: DataLoader[Any] | None = None
         self._held_out_texts: tuple[Tensor, Tensor | None] | None = None
-        if text_trains(method, "none" if own is None else own.towers):
+        towers = "none" if own is None else own.towers
+        if text_trains(method, towers, dual=isinstance(model, DualEncoder)):
             texts = embedder.plain.tokenizer(captions)
+        elif embedder.plain.pools:
+            # Its head trains, so that the embeddings of those held out change too.
+            with accelerator.main_process_first():
+                texts = embedder.plain.pooled(captions)
+                self._embed_held_out()
         else:
             # One process embeds and keeps the texts, the others find them kept.
             with accelerator.main_process_first():
@@ -231,6 +151,9 @@ class ContrastiveTask:
             texts,
             accelerator,
             flip=flip,
+            crop=crop,
+            pooled_images=isinstance(self.train_data, PooledImages),
+            pooled_texts=embedder.plain.pools and texts.is_floating_point(),
             loss=loss,
             keys=self.keys,
             targets=None if self.targets is None else self.targets[0],
@@ -248,6 +171,27 @@ class ContrastiveTask:
             self.module.rows = rows
             if self.positives == "caption":
                 self.module.keys = rows
+
+    @property
+    def reads_no_images(self) -> bool:
+        """Whether training needs no image any more."""
+        return isinstance(self.train_data, PooledImages)
+
+    def describe_pooled(self) -> str:
+        """Say what of the towers of a dual encoder was computed once and for all."""
+        texts = self.module.texts.is_floating_point()
+        said = []
+        if isinstance(self.val_data, PooledImages) and not self.reads_no_images:
+            said.append(
+                "The image tower is frozen, but --flip or --crop-margin change the images: it "
+                "runs at each step."
+            )
+        kept = [name for name, is_kept in (("image", self.reads_no_images), ("text", texts))
+                if is_kept]  # fmt: skip
+        if kept:
+            towers = " and the ".join(f"{name} tower" for name in kept)
+            said.append(f"The frozen {towers} ran once; what was pooled is kept.")
+        return " ".join(said) or "Both towers run at each step."
 
     def evaluate(self) -> dict[str, float]:
         """Return losses, recalls, zero-shot accuracy if there are labels, and spread, held out."""
@@ -321,37 +265,52 @@ class ContrastiveTask:
         texts = self.embedder.plain([record.caption for record in self.val_records])
         return texts, _class_features(self.classes, self.embedder.plain)
 
-    @torch.no_grad()
     def _encode_held_out(self) -> Tensor:
         """Encode the held-out images, each process a share; ``[n, E]`` on the CPU in order."""
-        data = self.val_data
-        accelerator = self.accelerator
-        rank, world = accelerator.process_index, accelerator.num_processes
-        total = len(data)  # type: ignore[arg-type]
-        share = -(-total // world)
-        # The last process's share is filled up with copies, which are cut off again below.
-        indices = [min(i, total - 1) for i in range(rank * share, (rank + 1) * share)]
+        model: Any = self.model
+        pooled = isinstance(self.val_data, PooledImages)
         if self._loader is None:  # its workers live as long as the task
-            self._loader = make_loader(
-                Subset(data, indices), workers=self.workers, batch_size=self.batch_size
+            workers = 0 if pooled else self.workers
+            self._loader = share_loader(
+                self.val_data, self.accelerator, batch_size=self.batch_size, workers=workers
             )
-        loader = self._loader
-        training = self.model.training
-        self.model.eval()
-        parts = []
-        for batch in ProgressBar(
-            read_batches(loader),
-            total=len(loader),
-            title="held out",
-            shown=accelerator.is_main_process,
-        ):
-            with accelerator.autocast():
-                images = batch["image"].to(accelerator.device)
-                features = self.model.encode_image(images, normalize=True)  # type: ignore[operator]
-            parts.append(features.float())
-        self.model.train(training)
-        gathered: Tensor = accelerator.gather(torch.cat(parts))
-        return gathered[:total].cpu()
+        embed = model.visual.embed if pooled else model.encode_image
+        training = model.training
+        model.eval()
+        found = encode_shares(
+            self._loader,
+            len(self.val_data),  # type: ignore[arg-type]
+            lambda images: embed(images, normalize=True),
+            self.accelerator,
+            "held out",
+        )
+        model.train(training)
+        return found
+
+    def _pool_images(self, augmented: bool) -> None:
+        """Run images through a frozen image tower once; those that training changes stay."""
+        model = self.model
+        if not isinstance(model, DualEncoder) or not model.visual.frozen:
+            return
+        shared = {"workers": self.workers, "accelerator": self.accelerator}
+        self.val_data = pool_images(
+            model.visual,
+            self.val_data,
+            batch_size=self.batch_size,
+            fill=False,
+            title="held-out images",
+            **shared,  # type: ignore[arg-type]
+        )
+        if augmented:
+            return
+        self.train_data = pool_images(
+            model.visual,
+            self.train_data,
+            batch_size=max(1, self.batch_size // self.accelerator.num_processes),
+            fill=True,
+            title="training images",
+            **shared,  # type: ignore[arg-type]
+        )
 
     def _losses(self, images: Tensor, texts: Tensor) -> dict[str, float]:
         """Average the losses over held-out batches of the training's size."""

@@ -1,46 +1,47 @@
-"""What adapts a CLIP-like model: put in, kept in a run's folder, and loaded again to be judged."""
+"""A CLIP-like model to be judged: as a run of ``fastht train`` left it, or by its name."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import open_clip
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastht.checkpoint import load_adapter, save_adapter
+from fastht.checkpoint import load_adapter
 from fastht.config import HTConfig
 from fastht.data.captions import Cleaning, clean_caption
 from fastht.data.cases import split_part
 from fastht.data.tables import read_table
 from fastht.files import cache_dir, check_writable
-from fastht.lora import add_lora, disable_lora
-from fastht.patch import disable_adapter, patch
+from fastht.tasks.image_text.adapted import (
+    Method,
+    adapt,
+    as_base,
+    load_weights,
+    own_weights,
+    weights_path,
+)
 from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, CutCaptions, find_cut
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.tagged_texts import TaggedTexts, build_graph, load_graph
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
-from fastht.tasks.image_text.towers import TOWERS_NAME, OwnWeights, Towers, text_trains
-from fastht.tasks.images.supervised import load_trained, save_trained
-from fastht.tasks.models.build import build_clip, model_source
+from fastht.tasks.image_text.towers import OwnWeights, text_trains
+from fastht.tasks.models.dual import DualEncoder
+from fastht.tasks.models.encoders import NO_HEAD, OWN, Encoder, EncoderNames, build_encoder
 from fastht.tasks.results.folders import inner_folder, run_folder
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
 from fastht.tasks.training.seen import SPLIT_NAME
 
-Method = Literal["ht", "lora", "lora-text", "none"]
-
 ARGUMENTS_NAME = "arguments.json"
-ADAPTER_NAME = "adapter"
-LORA_NAME = "lora.safetensors"
+REVISION = "text_revision"  # in that file
 UNKNOWN_FILES = (
     "NOTE: no file of this data is in the split of {run}. Files are known by their paths, so "
     "copies of images that trained would be scored as if they were new."
@@ -57,105 +58,6 @@ READING_OPTIONS = (
     "cleaning",
 )
 _NEEDED = ("data", "model", "pretrained", "method", "lora_rank")
-
-
-def adapt(
-    model: nn.Module, method: Method, *, config: HTConfig, lora_rank: int, backend: str
-) -> None:
-    """Freeze a model and put in what a method trains, so that it starts as its base, in place.
-
-    Args:
-        model: an open_clip model.
-        method: HT adapters, LoRA in the vision tower, LoRA in both towers, or nothing.
-        config: of HT adapters.
-        lora_rank: r of LoRA.
-        backend: of HT adapters.
-
-    Raises:
-        NoLoraError: LoRA cannot be put into this model.
-        UnsupportedModelError: the model has no vision transformer.
-        ValueError: there is no such backend.
-    """
-    if method == "ht":
-        patch(model, config, backend=backend)
-    elif method == "none":
-        model.requires_grad_(False)
-    else:
-        add_lora(model, lora_rank, text=method == "lora-text")
-
-
-def own_weights(model: nn.Module, method: Method, towers: Towers) -> OwnWeights | None:
-    """Let the weights of an adapted model itself train that are to; ``None``: none are.
-
-    Raises:
-        ValueError: heads are to train that the model has not.
-    """
-    if method != "none" and towers == "none":
-        return None
-    return OwnWeights(model, towers, heads=method == "none")
-
-
-@contextmanager
-def as_base(model: nn.Module, method: Method, own: OwnWeights | None = None) -> Iterator[None]:
-    """Run the model as its base inside the context, bitwise.
-
-    Args:
-        model: an adapted one.
-        method: whose additions do nothing meanwhile.
-        own: weights of the model itself that are those of the base meanwhile, of which a copy has
-            been kept; ``None``: they are so anyhow.
-    """
-    with ExitStack() as stack:
-        if method == "ht":
-            stack.enter_context(disable_adapter(model))
-        elif method != "none":
-            stack.enter_context(disable_lora(model))
-        if own is not None:
-            stack.enter_context(own.as_base())
-        yield
-
-
-def weights_path(run: Path, method: Method) -> Path:
-    """Return where a run keeps its best weights.
-
-    That is a folder of HT adapters or a file of LoRA's, and of nothing put in the file of the
-    model's own weights, which is beside those where towers train.
-    """
-    return run / {"ht": ADAPTER_NAME, "none": TOWERS_NAME}.get(method, LORA_NAME)
-
-
-def save_weights(
-    model: nn.Module, method: Method, run: Path, base_model: str, own: OwnWeights | None = None
-) -> None:
-    """Write what trains into a run's folder: the method's weights and the model's own."""
-    path = weights_path(run, method)
-    if own is not None:
-        own.save(run)
-    if method == "ht":
-        # The adapter's readers compare its base with theirs, by a fingerprint, and by this name.
-        changed = "" if own is None else f" with {TOWERS_NAME} of {run.name}"
-        save_adapter(model, path, base_model=base_model + changed)
-    elif method != "none":
-        save_trained(model, path, () if own is None else own.tensors().keys())
-
-
-def load_weights(
-    model: nn.Module, method: Method, run: Path, own: OwnWeights | None = None
-) -> None:
-    """Load what :func:`save_weights` wrote into a model that is adapted alike.
-
-    Raises:
-        CheckpointError: the HT adapter cannot be read or does not fit.
-        ResumeError: LoRA's file, or that of the model's own weights, cannot be read or does not
-            fit.
-    """
-    path = weights_path(run, method)
-    if own is not None:
-        own.load(run)  # first: the adapter is of this base
-    if method == "ht":
-        load_adapter(model, path)
-    elif method != "none":
-        load_trained(model, path, () if own is None else own.tensors().keys())
 
 
 def read_split(run: Path) -> dict[str, str]:
@@ -318,7 +220,16 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
             "epoch yet; go on with fastht train --resume"
         )
     sides = read_split(run)
-    clip, transform = build_clip(arguments["model"], arguments["pretrained"])
+    names = EncoderNames(
+        arguments["model"],
+        arguments["pretrained"],
+        arguments.get("text", OWN),
+        arguments.get("head", NO_HEAD),
+        arguments.get(REVISION),
+        arguments.get("trainer", {}).get("seed", 0),
+    )
+    built = build_encoder(names)
+    clip = built.model
     if method == "ht":
         clip.requires_grad_(False)
     else:
@@ -327,8 +238,7 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
     if own is not None:
         own.keep_base()
     load_weights(clip, method, run, own)  # patches it as it was trained, where that is by HT
-    name, source = f"{arguments['model']}/{arguments['pretrained']}", arguments["model"]
-    return _finish(clip, transform, source, name, method, arguments, sides, run, own)
+    return _finish(built, names.title, method, arguments, sides, run, own)
 
 
 def results_folder(command: str, data: str, run: Path | None, model: str) -> Path:
@@ -353,17 +263,16 @@ def check_folder(out: Path | None) -> None:
 
 
 def _load_model(model: str, pretrained: str, adapter: Path | None) -> ClipRun:
-    clip, transform = build_clip(model, pretrained)
+    names = EncoderNames(model, pretrained)
+    built = build_encoder(names)
     if adapter is not None:
-        load_adapter(clip, adapter)
+        load_adapter(built.model, adapter)
     method: Method | None = None if adapter is None else "ht"
-    return _finish(clip, transform, model, f"{model}/{pretrained}", method, {}, {})
+    return _finish(built, names.title, method, {}, {})
 
 
 def _finish(
-    model: nn.Module,
-    transform: Callable[[Image.Image], Tensor],
-    source: str,
+    built: Encoder,
     name: str,
     method: Method | None,
     arguments: Mapping[str, Any],
@@ -371,17 +280,28 @@ def _finish(
     run: Path | None = None,
     own: OwnWeights | None = None,
 ) -> ClipRun:
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model = built.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     # A text tower that is adapted embeds anew what its base has embedded.
     towers = arguments.get("train_towers", "none")
-    cache = None if text_trains(method, towers) else cache_dir()
-    plain = TextEmbedder(model, open_clip.get_tokenizer(model_source(source)), cache)
+    dual = isinstance(model, DualEncoder)
+    cache = None if text_trains(method, towers, dual=dual) else cache_dir()
+    plain = TextEmbedder(model, built.tokenizer, cache)
     graph = None
     if run is not None and arguments.get("tagging"):
         graph = build_graph(TagOptions(**arguments["tagging"]), plain)
         load_graph(graph, run)
     embedder = TaggedTexts(plain, graph)
-    return ClipRun(model, transform, embedder, name, method, arguments, sides, own)
+    return ClipRun(model, built.transform, embedder, name, method, arguments, sides, own)
+
+
+def kept_revision(run: Path) -> str | None:
+    """Return the commit of the text tower's repository that a run began with, if it kept one."""
+    try:
+        found = json.loads((run / ARGUMENTS_NAME).read_text(encoding="utf-8"))
+        revision: str | None = found.get(REVISION)
+    except (OSError, ValueError, AttributeError):
+        return None  # what is wrong with the folder is told when it is resumed
+    return revision
 
 
 def read_arguments(run: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fastht.files import write_atomically
+from fastht.tasks.models.dual import DualEncoder
 
 BATCH_SIZE = 64
 
@@ -22,10 +23,12 @@ class TextEmbedder:
 
     If it is frozen, each text is embedded only once. A text's key is made of the text tower's
     weights and the token numbers, which hold the tokenizer and the text; so another model,
-    tokenizer or cleaning never meets a stale embedding.
+    tokenizer or cleaning never meets a stale embedding. Of a dual encoder it is the tower's pooled
+    vectors that are kept, as the head behind them trains.
 
     Args:
-        model: an open_clip model; it is run in evaluation mode and float32 as it is.
+        model: an open_clip model or a dual encoder; it is run in evaluation mode and float32 as it
+            is.
         tokenizer: texts -> ``[n, L]`` token numbers.
         cache_dir: folder of the cache; ``None`` keeps nothing, for a text tower that changes.
     """
@@ -35,9 +38,16 @@ class TextEmbedder:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self._dual = model if isinstance(model, DualEncoder) else None
+        self._known: dict[bytes, Tensor] | None = None
         self.path = None
         if cache_dir is not None:
             self.path = cache_dir / f"text-{_text_tower_digest(model)[:16]}.safetensors"
+
+    @property
+    def pools(self) -> bool:
+        """Whether :meth:`pooled` is what is kept, and a head makes embeddings of it."""
+        return self._dual is not None
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -45,6 +55,25 @@ class TextEmbedder:
 
         Raises:
             ValueError: the tower gives a text an embedding that is not finite.
+        """
+        found = self.pooled(texts)
+        if self._dual is None:
+            return found
+        device = self._dual.logit_scale.device
+        parts = [
+            self._dual.text.embed(part.to(device), normalize=True).float().cpu()
+            for part in found.split(BATCH_SIZE)
+        ]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def pooled(self, texts: Sequence[str]) -> Tensor:
+        """Return what is kept of texts, ``[n, d]``, float32, on the CPU.
+
+        That is the vectors before a dual encoder's head, and the embeddings of other models.
+
+        Raises:
+            ValueError: the tower gives a text a vector that is not finite.
         """
         if not texts:
             raise ValueError("there are no texts to embed")
@@ -59,6 +88,8 @@ class TextEmbedder:
                     raise ValueError(f"the text tower's embedding of {unique[i]!r} is not finite")
                 known[keys[i]] = embedding
             self._write(known)
+        if self._dual is not None and self.path is not None:
+            self._known = known  # asked for after each epoch, as the head changes
         rows = {text: known[key] for text, key in zip(unique, keys, strict=True)}
         return torch.stack([rows[text] for text in texts])
 
@@ -66,14 +97,19 @@ class TextEmbedder:
         training = self.model.training
         self.model.eval()
         device = next(self.model.parameters()).device
-        parts = [
-            self.model.encode_text(part.to(device), normalize=True).float().cpu()  # type: ignore[operator]
-            for part in tokens.split(BATCH_SIZE)
-        ]
+        parts = [self._pool(part.to(device)).float().cpu() for part in tokens.split(BATCH_SIZE)]
         self.model.train(training)
         return torch.cat(parts)
 
+    def _pool(self, tokens: Tensor) -> Tensor:
+        if self._dual is not None:
+            return self._dual.text.pool(tokens)
+        embedded: Tensor = self.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
+        return embedded
+
     def _read(self) -> dict[bytes, Tensor]:
+        if self._known is not None:
+            return self._known
         if self.path is None or not self.path.exists():
             return {}
         try:
@@ -101,9 +137,13 @@ class TextEmbedder:
 
 
 def _text_tower_digest(model: nn.Module) -> str:
-    """Hash every weight outside the vision tower."""
+    """Hash every weight outside the vision tower; of a dual encoder the text tower's alone."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    whole: nn.Module = model
+    if isinstance(model, DualEncoder):
+        whole = model.text.tower
+        digest.update(f"pooled by {getattr(whole, 'pooling', 'own')}".encode())
+    for name, tensor in whole.state_dict().items():
         if name.startswith("visual."):
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -30,7 +30,7 @@ _HEADS = {
         "visual.trunk.fc",
         "visual.attnpool.c_proj",
     ),
-    "text": ("text_projection", "text.text_projection", "text.proj"),
+    "text": ("text_projection", "text.text_projection", "text.proj", "text.head"),
 }
 _SCALES = ("logit_scale", "logit_bias")
 
@@ -38,8 +38,8 @@ _SCALES = ("logit_scale", "logit_bias")
 class OwnWeights:
     """The weights of a model itself that train, beside those that a method puts into it.
 
-    Making one lets them have gradients. The model has to be as :func:`~.run.adapt` leaves it, so
-    that what has gradients already is the method's.
+    Making one lets them have gradients. The model has to be as :func:`~.adapted.adapt` leaves it,
+    so that what has gradients already is the method's.
 
     Args:
         model: an open_clip model.
@@ -77,7 +77,7 @@ class OwnWeights:
         state = self.model.state_dict()
         return {n: state[n] for n in (*self._towers, *self._heads, *self._statistics)}
 
-    def groups(self, lr_scale: float) -> list[ParameterGroup]:
+    def groups(self, lr_scale: float, decay_all: bool = False) -> list[ParameterGroup]:
         """Return how all that trains is to be optimised, in groups that partition it.
 
         Weights of towers learn at ``lr_scale`` of the learning rate, all else at all of it. Norms,
@@ -85,13 +85,15 @@ class OwnWeights:
 
         Args:
             lr_scale: of towers.
+            decay_all: let all decay that trains, scale of the logits included.
         """
         towers, heads = {*self._towers}, {*self._heads}
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 own = name in towers or name in heads
-                kind = (lr_scale if name in towers else 1.0, not own or parameter.ndim > 1)
+                decays = decay_all or not own or parameter.ndim > 1
+                kind = (lr_scale if name in towers else 1.0, decays)
                 groups.setdefault(kind, []).append(parameter)
         # The first group's learning rate is what is logged: that of the run.
         ordered = sorted(groups.items(), key=lambda item: -item[0][0])
@@ -154,9 +156,12 @@ class OwnWeights:
             _exchange(self.tensors(), self._base)
 
 
-def text_trains(method: str | None, towers: str) -> bool:
-    """Return whether the embeddings of texts change in training, so that none can be kept."""
-    return method in ("lora-text", "none") or towers in ("text", "both")
+def text_trains(method: str | None, towers: str, *, dual: bool = False) -> bool:
+    """Return whether what is kept of texts changes in training, so that none can be kept.
+
+    That is their embeddings; of a dual encoder, whose heads train anyhow, what its tower pools.
+    """
+    return method == "lora-text" or towers in ("text", "both") or (method == "none" and not dual)
 
 
 @torch.no_grad()

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import open_clip
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 import fastht
-from fastht.config import HTConfig
 from fastht.data import DataError, RecordSet, load_records, split_records
-from fastht.data.captions import Cleaning
 from fastht.data.overlap.remembered import remember
 from fastht.data.records import note_patients
 from fastht.data.signature import record_entries
 from fastht.files import cache_dir, check_writable, write_json
-from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, find_cut
-from fastht.tasks.image_text.contrastive import ContrastiveTask, Loss
+from fastht.tasks.image_text.adapted import adapt, load_weights, own_weights, weights_path
+from fastht.tasks.image_text.caption_fit import CaptionFit, find_cut
+from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.held_out import held_out_intervals
-from fastht.tasks.image_text.positives import Positives, describe_positives
+from fastht.tasks.image_text.positives import describe_positives
+from fastht.tasks.image_text.published import describe_recipe
 from fastht.tasks.image_text.run import (
     ARGUMENTS_NAME,
     READING_OPTIONS,
-    Method,
-    adapt,
-    load_weights,
-    own_weights,
-    weights_path,
+    REVISION,
+    kept_revision,
 )
-from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.tag_account import (
     describe_targets,
     tagging_record,
@@ -50,9 +43,11 @@ from fastht.tasks.image_text.tagged_texts import (
 from fastht.tasks.image_text.tags import RecordTags, fields_of, tags_of
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
 from fastht.tasks.image_text.titles import describe_spread, repeats, spread_record
-from fastht.tasks.image_text.towers import Towers, text_trains
+from fastht.tasks.image_text.towers import text_trains
+from fastht.tasks.image_text.train_arguments import TrainArguments
 from fastht.tasks.image_text.wording import remember_wordings
-from fastht.tasks.models.build import TINY_MODEL, build_clip, model_source
+from fastht.tasks.models.echocare import ECHOCARE, NO_ADAPTERS
+from fastht.tasks.models.encoders import Encoder, build_encoder
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
 from fastht.tasks.results.provenance import provenance
@@ -71,122 +66,14 @@ from fastht.tasks.training.trainer import (
     STATE_NAME,
     NonFiniteLossError,
     Trainer,
-    TrainerConfig,
     make_accelerator,
 )
 from fastht.taxonomy import load_taxonomy
-
-Recipe = Literal["none", "ultrasound-clip", "ultrasound-clip-ablation"]
 
 CURVES_NAME = "curves.png"
 TOWER_WARMUP = 0.05  # of a run in which towers train, unless it says otherwise
 # Its token numbers tell tokenizers, and how many tokens they take, apart.
 _PROBE = "Hypoechoic mass, 12.5 mm, BI-RADS 4a; Lésion hypoéchogène. 低回声结节"
-
-
-@dataclass(frozen=True)
-class TrainArguments:
-    """Fine-tune HT adapters, or LoRA, in an open_clip model on images and captions.
-
-    Attributes:
-        data: "sample" (simulated images that come with fastht), a CSV or TSV table, webdataset
-            shards ("shards/{000..009}.tar"), or a folder, JSON or Parquet file of a set with
-            captions (`fastht data list`), where the keys below are fields, with dots for those
-            inside others.
-        image_key: column of the image files; default: filepath, or filename.
-        caption_key: column of the captions; default: title, or Caption.
-        label_key: column of the classes; default: label.
-        patient_key: column of the patients, none of whom is both trained on and held out; default:
-            patient, or a name that means the same.
-        split_key: column of the sides; default: split, if there.
-        frame_key: column of the frames of multi-frame files; default: frame.
-        separator: column separator of the table; default: found out.
-        image_dirs: folders in which relative image paths are looked up, before the table's own.
-        cleaning: what captions keep: letters of every script, or ASCII alone as in the paper.
-        caption_part: what is read of captions that are longer than the text tower reads: their
-            start, their end, or the sentences that fewest captions share.
-        val_fraction: share of the patients that is held out, on average, where the data does not
-            say which by a column split.
-        titles: of images with several captions (columns title, title_2, ...) take one an epoch, or
-            the first.
-        spread_captions: spread samples of equal captions over the batches of an epoch, so that few
-            of them are taken for negatives of each other.
-        flip: mirror each training image left to right with probability 1/2; the paper does not.
-        model: open_clip's name of the model, hf-hub:ORG/REPO, local-dir:FOLDER, "biomedclip", or
-            "fastht-tiny".
-        pretrained: open_clip's tag or the file of its weights; "none" starts from random ones.
-            Models of hf-hub: and local-dir: bring their own.
-        method: what is put in and trains: HT adapters in the vision tower, LoRA there, LoRA in the
-            text tower too, or nothing (none): then the projections of both towers and the logits'
-            scale train.
-        train_towers: weights of the model itself that train as well: none, those of the image or
-            the text tower, or both.
-        tower_lr_scale: learning rate of towers' weights relative to that of the rest.
-        loss: symmetric InfoNCE, or the sigmoid loss, for models with a logit bias such as SigLIP's.
-        positives: which samples of a batch are positives of each other: those of one caption, label
-            or patient, or none.
-        tagging: what tags of findings do: semantic soft labels, and a tag graph.
-        lora_rank: r of LoRA.
-        backend: implementation of the HT adapter; see `fastht doctor`.
-        adapter: what HT adapters are made of.
-        trainer: how to train.
-        out: folder of the run.
-        resume: go on with the run in that folder.
-        recipe: train several times with the same seed and compare: ultrasound-clip (semantic soft
-            labels and a tag graph) with plain CLIP training, or its ablation, over three seeds.
-    """
-
-    data: str = "sample"
-    image_key: str | None = None
-    caption_key: str | None = None
-    label_key: str | None = None
-    patient_key: str | None = None
-    split_key: str | None = None
-    frame_key: str | None = None
-    separator: str | None = None
-    image_dirs: tuple[Path, ...] = ()
-    cleaning: Cleaning = "letters"
-    caption_part: CaptionPart = "start"
-    val_fraction: float = 0.1
-    titles: Literal["epoch", "first"] = "epoch"
-    spread_captions: bool = True
-    flip: bool = False
-    model: str = "ViT-B-16"
-    pretrained: str = "openai"
-    method: Method = "ht"
-    train_towers: Towers = "none"
-    tower_lr_scale: float = 0.1
-    loss: Loss = "clip"
-    positives: Positives = "none"
-    tagging: TagOptions = field(default_factory=TagOptions)
-    lora_rank: int = 16
-    backend: str = "auto"
-    adapter: HTConfig = field(default_factory=HTConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    out: Path = Path("runs/train")
-    resume: bool = False
-    recipe: Recipe = "none"
-
-    def __post_init__(self) -> None:
-        if self.lora_rank < 1:
-            raise ValueError(f"lora_rank is {self.lora_rank}; it must be at least 1")
-        if not (math.isfinite(self.tower_lr_scale) and self.tower_lr_scale > 0):
-            raise ValueError(
-                f"tower_lr_scale is {self.tower_lr_scale}; it must be a finite number over 0 (or "
-                "--train-towers none)"
-            )
-
-
-# The embedded sample is for trying things out on a machine without data, weights or GPU: a small
-# model, few epochs, and smaller batches and larger steps, as few images and a random base need.
-SAMPLE_ARGUMENTS = TrainArguments(
-    val_fraction=0.2,
-    flip=True,
-    model=TINY_MODEL,
-    pretrained="none",
-    trainer=TrainerConfig(epochs=12, batch_size=16, lr=3e-3, patience=0, workers=0),
-    out=Path("runs/sample"),
-)
 
 
 def train(arguments: TrainArguments) -> dict[str, Any]:
@@ -207,6 +94,8 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     accelerator = make_accelerator(config)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes
     out = arguments.out
+    if arguments.model.startswith(ECHOCARE) and method != "none":
+        raise ValueError(NO_ADAPTERS)
     _check_folder(out, arguments.resume)
 
     tagging = arguments.tagging
@@ -239,15 +128,17 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
                 f"{tagging.tags}; fill the columns, choose --tags captions or columns, or give "
                 "another --taxonomy"
             )
-    model, transform = build_model(arguments, accelerator)
+    built = build_model(arguments, accelerator)
+    model = built.model
     captions = [text for record in records for text in (record.caption, *record.others)]
-    tokenizer = CaptionFit(
-        open_clip.get_tokenizer(model_source(arguments.model)), arguments.caption_part, captions
-    )
+    tokenizer = CaptionFit(built.tokenizer, arguments.caption_part, captions)
     cut = find_cut(tokenizer, captions)
     notes = (*note_patients(train_records, val_records), *cut.notes(arguments.caption_part))
     records = replace(records, notes=(*records.notes, *notes))
     _say(accelerator, _introduction(arguments, records, len(train_records), len(val_records)))
+    for account in (built.account, describe_recipe(arguments)):
+        if account:
+            _say(accelerator, account)
     if cut.most_are_equal:
         raise DataError(
             f"{records.source}: most captions cannot be told apart: "
@@ -257,8 +148,8 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     own = own_weights(model, method, arguments.train_towers)
     if own is not None:
         _say(accelerator, own.describe())
-    base_model = f"{arguments.model}/{arguments.pretrained}"
-    cache = None if text_trains(method, arguments.train_towers) else cache_dir()
+    base_model, dual = arguments.names.title, arguments.names.dual
+    cache = None if text_trains(method, arguments.train_towers, dual=dual) else cache_dir()
     embedder = TextEmbedder(model, tokenizer, cache)
     graph = build_graph(tagging, embedder, arguments.pretrained)
     task = ContrastiveTask(
@@ -267,13 +158,14 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         TaggedTexts(embedder, graph),
         train_records,
         val_records,
-        transform,
+        built.transform,
         accelerator,
         batch_size=config.batch_size,
         workers=config.workers,
         out=out,
         base_model=base_model,
         flip=arguments.flip,
+        crop_margin=arguments.crop_margin,
         loss=arguments.loss,
         positives=arguments.positives,
         options=tagging,
@@ -281,6 +173,10 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         own=own,
         seed=config.seed,
     )
+    if dual:
+        _say(accelerator, task.describe_pooled())
+    if task.reads_no_images:
+        config = replace(config, workers=0)
     config, choice = fit_memory(
         accelerator,
         config,
@@ -304,7 +200,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         sharpness = target_sharpness_of(task)
         _say(accelerator, describe_targets(tagging, taxonomy, sharpness))
     spread = arguments.spread_captions and repeats(task.captions)
-    signature = _signature(arguments, tokenizer, several, spread)
+    signature = arguments.signature(several, spread) | {"tokenizer": _digest(tokenizer)}
+    if built.revision is not None:
+        signature[REVISION] = built.revision
     if tags is not None:
         signature["tags"] = [side.digest() for side in tags]
     # Soft labels' loss is added to the training loss, whose value by guessing is then another.
@@ -319,7 +217,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         signature,
         arguments.resume,
         alarm.watch,
-        groups=() if own is None else own.groups(arguments.tower_lr_scale),
+        groups=own.groups(arguments.tower_lr_scale, arguments.decay_all) if own else (),
         warmup_share=0.0 if arguments.train_towers == "none" else TOWER_WARMUP,
         alike=task.captions.rows if spread else None,
     )
@@ -330,7 +228,9 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         check_data(out, record_entries(sides))
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        plain = _plain(arguments) | {"fastht_version": fastht.__version__} | memory_record(choice)
+        plain = arguments.plain() | {"fastht_version": fastht.__version__} | memory_record(choice)
+        if built.revision is not None:
+            plain[REVISION] = built.revision
         write_json(out / ARGUMENTS_NAME, plain)
         keep_data(out, record_entries(sides))
     # A resumed run too is the base until it goes on: no copy of towers that train is needed.
@@ -375,6 +275,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "collapse": alarm.record(),
         "intervals": intervals,
         "gallery": held_after.retrieval.gallery(),
+        **({} if built.record is None else {"encoder": built.record}),
         **memory_record(choice),
     }
     results["provenance"] = provenance(
@@ -411,23 +312,28 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     return results
 
 
-def build_model(arguments: TrainArguments, accelerator: Accelerator) -> tuple[torch.nn.Module, Any]:
-    """Return the model with what it is to train, on the accelerator's device, and its transform.
+def build_model(arguments: TrainArguments, accelerator: Accelerator) -> Encoder:
+    """Return the model with what it is to train, on the accelerator's device.
 
     Raises:
         NoLoraError: LoRA cannot be put into this model.
         UnsupportedModelError: the model has no vision transformer.
-        ValueError: open_clip has no such model or cannot get its weights.
+        ValueError: there is no such model, or its weights cannot be had.
     """
-    model, transform = build_clip(arguments.model, arguments.pretrained)
+    names = arguments.names
+    if arguments.resume:  # by the commit that the run began with
+        names = replace(names, revision=kept_revision(arguments.out))
+    # One process downloads, the others find it there.
+    with accelerator.main_process_first():
+        built = build_encoder(names)
     adapt(
-        model,
+        built.model,
         arguments.method,
         config=arguments.adapter,
         lora_rank=arguments.lora_rank,
         backend=arguments.backend,
     )
-    return model.to(accelerator.device), transform
+    return replace(built, model=built.model.to(accelerator.device))
 
 
 def _check_folder(out: Path, resume: bool) -> None:
@@ -441,32 +347,10 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise ResumeError(f"{out} holds no state to resume from; start it without --resume")
 
 
-def _signature(
-    arguments: TrainArguments, tokenizer: CaptionFit, several: bool, spread: bool
-) -> dict[str, Any]:
-    """Return the settings that decide a run's numbers: a resumed run must have the same.
-
-    What the data holds is compared by :func:`run.check_data`, which tells what has changed.
-    """
-    plain = _plain(arguments)
-    for name in ("out", "resume", "image_dirs", "recipe"):
-        del plain[name]
-    for name, counts in (("titles", several), ("spread_captions", spread)):
-        if not counts:
-            del plain[name]
-    if not arguments.tagging.needed:  # so that runs from before there were tags go on
-        del plain["tagging"]
-    if arguments.train_towers == "none":
-        del plain["train_towers"], plain["tower_lr_scale"]
-    trainer = plain.pop("trainer")
-    for name in ("workers", "checkpoint_steps"):
-        del trainer[name]
-    for name in ("warmup_steps", "warmup_epochs"):
-        if trainer[name] is None:
-            del trainer[name]
+def _digest(tokenizer: CaptionFit) -> str:
+    """Return what tells a tokenizer and its length from others."""
     tokens = tokenizer.tokenizer([_PROBE])
-    digest = hashlib.sha256(tokens.contiguous().numpy().tobytes()).hexdigest()[:16]
-    return plain | trainer | {"tokenizer": digest}
+    return hashlib.sha256(tokens.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def _introduction(arguments: TrainArguments, records: RecordSet, train: int, val: int) -> str:
@@ -475,20 +359,12 @@ def _introduction(arguments: TrainArguments, records: RecordSet, train: int, val
     lines = [records.account(), f"{train} samples to train on, {val} held out{apart}."]
     if arguments.data == "sample":
         lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
-    if arguments.pretrained == "none":
+    if arguments.pretrained == "none" and not arguments.model.startswith(ECHOCARE):
         lines.append(
             f"{arguments.model} starts from RANDOM weights (--pretrained none): good for trying "
             "things out; real work starts from pretrained ones."
         )
     return "\n".join(lines)
-
-
-def _plain(arguments: TrainArguments) -> dict[str, Any]:
-    plain = dataclasses.asdict(arguments)
-    plain["adapter"] = arguments.adapter.to_dict()
-    plain["image_dirs"] = [str(path) for path in arguments.image_dirs]
-    plain["out"] = str(arguments.out)
-    return plain
 
 
 def _say(accelerator: Accelerator, text: str) -> None:

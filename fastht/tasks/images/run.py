@@ -70,6 +70,7 @@ _LATER: dict[str, Any] = {
     "warmup_steps": None,
     "warmup_epochs": None,
     "from_run": None,
+    "lr_schedule": "steps",
     **dict.fromkeys(TABLE_OPTIONS),
 }
 # Options that do not change what a run computes.

@@ -27,6 +27,7 @@ from torchvision.transforms import (
 
 from fastht.backbones import find_backbone
 from fastht.data.preprocess import Preprocess
+from fastht.tasks.models.echocare import ECHOCARE, MEAN, STD, build_echocare
 from fastht.tasks.models.released import load_released, released_state
 
 # A CLIP of a few million parameters; its architecture comes with fastht, its weights are random.
@@ -59,7 +60,7 @@ def build_vision(name: str, pretrained: str, image_size: int) -> VisionModel:
     """Return a vision tower in float32 on the CPU, built for square images of a size.
 
     Args:
-        name: as :func:`build_clip` takes it, or ``timm:NAME``.
+        name: as :func:`build_clip` takes it, ``timm:NAME`` or ``echocare:FILE``.
         pretrained: open_clip's tag, ``"timm"`` for timm's own weights, the file of the weights, or
             ``"none"`` for random ones. Of a file for open_clip, the vision tower alone is read: its
             text tower may be another, as in UniMed-CLIP's.
@@ -70,6 +71,8 @@ def build_vision(name: str, pretrained: str, image_size: int) -> VisionModel:
     """
     if name.startswith(TIMM):
         return _build_timm(name.removeprefix(TIMM), pretrained, image_size)
+    if name.startswith(ECHOCARE):
+        return VisionModel(build_echocare(name), MEAN, STD)
     from_file = Path(pretrained).is_file()
     model, _ = build_clip(name, "none" if from_file else pretrained, image_size)
     vision: Any = model.visual

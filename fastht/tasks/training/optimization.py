@@ -80,7 +80,7 @@ def warmup_steps(
 
 
 def make_schedule(
-    optimizer: Optimizer, lr: float, lr_min: float, steps: int, warmup: int
+    optimizer: Optimizer, lr: float, lr_min: float, steps: int, warmup: int, held: int = 1
 ) -> LRScheduler:
     """Return a cosine from the learning rate to the least one, after a line from 0.
 
@@ -90,15 +90,17 @@ def make_schedule(
         lr_min: of the run at its end; with a warm-up, groups end at the same share of theirs.
         steps: of the run.
         warmup: steps of the line; 0: none.
+        held: steps after which the cosine falls: those of an epoch, or each one.
     """
-    if not warmup:
+    if not warmup and held == 1:
         return CosineAnnealingLR(optimizer, T_max=steps, eta_min=lr_min)
     least = lr_min / lr if lr else 0.0
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        done = min((step - warmup) / (steps - warmup), 1.0)
+        fallen = max(step - step % held, warmup)
+        done = min((fallen - warmup) / (steps - warmup), 1.0)
         return least + (1 - least) * (1 + math.cos(math.pi * done)) / 2
 
     return LambdaLR(optimizer, factor)

@@ -87,6 +87,7 @@ class TrainerConfig:
         warmup_steps: optimizer steps in which the learning rate rises from 0 on a line; default: 0,
             or a twentieth of the run where whole towers train.
         warmup_epochs: the same in epochs, which need not be whole.
+        lr_schedule: the cosine falls at each of the steps, or between epochs alone.
     """
 
     epochs: int = 32
@@ -107,6 +108,7 @@ class TrainerConfig:
     largest_batch: bool = False
     warmup_steps: int | None = None
     warmup_epochs: float | None = None
+    lr_schedule: Literal["steps", "epochs"] = "steps"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -220,11 +222,13 @@ class Trainer:
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
         )
-        steps = config.epochs * math.ceil(len(self.sampler) / config.accumulate)
+        of_epoch = math.ceil(len(self.sampler) / config.accumulate)
+        steps = config.epochs * of_epoch
         warmup = warmup_steps(
             steps, config.epochs, config.warmup_steps, config.warmup_epochs, warmup_share
         )
-        self.scheduler = make_schedule(optimizer, config.lr, config.lr_min, steps, warmup)
+        held = of_epoch if config.lr_schedule == "epochs" else 1
+        self.scheduler = make_schedule(optimizer, config.lr, config.lr_min, steps, warmup, held)
         self.module, self.optimizer = accelerator.prepare(task.module, optimizer)
         self.parameters = parameters
         self._resume = resume

@@ -10,7 +10,8 @@ from clip_runs import train_pairs
 
 import fastht
 from fastht.data import DataError
-from fastht.tasks.image_text.run import adapt, as_base, file_key, load_clip, read_split
+from fastht.tasks.image_text.adapted import adapt, as_base
+from fastht.tasks.image_text.run import file_key, load_clip, read_split
 from fastht.tasks.models.build import build_clip
 from fastht.tasks.training.state import ResumeError
 

@@ -12,8 +12,9 @@ from torch import nn
 import fastht
 from fastht.cli import main
 from fastht.tasks.image_text import train as train_module
+from fastht.tasks.image_text.adapted import adapt, own_weights
 from fastht.tasks.image_text.retrieve import RetrieveArguments, retrieve
-from fastht.tasks.image_text.run import adapt, load_clip, own_weights
+from fastht.tasks.image_text.run import load_clip
 from fastht.tasks.image_text.towers import OwnWeights
 from fastht.tasks.image_text.train import TrainArguments
 from fastht.tasks.models.build import build_clip

@@ -12,7 +12,8 @@ import torch
 import fastht
 from fastht.cli import main
 from fastht.data import DataError, load_records
-from fastht.tasks.image_text.train import SAMPLE_ARGUMENTS, TrainArguments, build_model, train
+from fastht.tasks.image_text.train import build_model, train
+from fastht.tasks.image_text.train_arguments import SAMPLE_ARGUMENTS, TrainArguments
 from fastht.tasks.images.paired import report
 from fastht.tasks.results.report import ReportArguments
 from fastht.tasks.training.state import ResumeError
@@ -72,7 +73,7 @@ def test_the_saved_adapter_is_the_trained_model(arguments):
     from accelerate import Accelerator
 
     train(arguments)
-    model, _ = build_model(arguments, Accelerator(cpu=True))
+    model = build_model(arguments, Accelerator(cpu=True)).model
     base = {name: p.clone() for name, p in model.named_parameters() if ".ht." not in name}
     fastht.load_adapter(model, arguments.out / "adapter")
     assert all(bool(a.up.weight.any()) for a in fastht.adapters(model).values())
