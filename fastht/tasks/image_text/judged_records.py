@@ -262,8 +262,8 @@ def open_pairs(
     data = opened.data(arguments.data)
     out = choose_folder(command, arguments, data)
     options = opened.trained if own and opened.trained else vars(arguments)
-    found = _load(data, options, arguments.cleaning or clip.cleaning, columns)
-    records = _keep_unseen(found, own and arguments.trainer is not None, clip)
+    found = load_judged(data, options, arguments.cleaning or clip.cleaning, columns)
+    records = keep_unseen(found, own and arguments.trainer is not None, clip)
     if texts:
         cut = clip.fit_captions([record.caption for record in found])
         found = replace(found, notes=(*found.notes, *cut.notes(clip.caption_part)))
@@ -277,7 +277,7 @@ def open_pairs(
     return Judged(clip, data, out, found, records, left_out, known, arguments.unseen(), started)
 
 
-def _load(
+def load_judged(
     data: str, options: Mapping[str, Any], cleaning: Cleaning, attributes: Iterable[str]
 ) -> RecordSet:
     """Read pairs by the options that are given; what is empty or ``None`` is left alone."""
@@ -286,7 +286,7 @@ def _load(
     return load_records(data, **given)
 
 
-def _keep_unseen(found: RecordSet, own: bool, clip: ClipRun) -> tuple[Record, ...]:
+def keep_unseen(found: RecordSet, own: bool, clip: ClipRun) -> tuple[Record, ...]:
     """Return what the run held out of its own data, or what it has not trained on of other data."""
     if own:
         kept = tuple(r for r in found if clip.sides.get(file_key(r.image)) == "val")
