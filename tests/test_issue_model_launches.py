@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("triton")
 from test_issue_model import ROOT, code, line, work
 
-from benchmarks.issue_model import taps
+from benchmarks.issue_model import counts, taps
 from benchmarks.issue_model.launches import Shape
 
 
@@ -31,6 +31,16 @@ def test_instructions_of_a_convolution_are_told_by_the_lines_of_its_source():
     (found,) = taps.counted(launch, Shape(batch=2, side=4, channels=64))
     assert (found.instructions, found.multiplications) == (4 * 24, 2 * 24)
     assert found.needed == 2 * 16 * 49 * 2
+
+
+def test_a_call_is_known_by_its_line_where_the_tables_name_another_file():
+    called = (("cuda/depthwise.cuh", 67), ("cuda/mix.cuh", 35))
+    listing = code(line("FFMA R1, R2, R3, R1"), line("FFMA R1, R2, R3, R1"))
+    listing.instructions[0].frames = (called[0], ("cuda/depthwise.cuh", 35))
+    listing.instructions[1].frames = (("cuda/mix.cuh", 67), called[1])
+    found = counts.Counts(runs={("FMA", counts.where(called)): 6.0})
+    assert counts.expected(listing, found)[0] == 6
+    assert counts.key(listing.instructions[1]) not in found.runs
 
 
 @pytest.mark.parametrize(

@@ -61,20 +61,28 @@ def gathered(result: object, warps: int) -> Counts:
     instructions = result.program.instructions  # type: ignore[attr-defined]
     for place, instruction in enumerate(instructions):
         count = int(result.counts[place])  # type: ignore[attr-defined]
-        each[instruction.frames].append(count / warps)
+        each[where(instruction.frames)].append(count / warps)
         found.total += count / warps
         kind = next((n for n, p in _PTX if re.match(p, instruction.opcode)), None)
         if kind is None:
             continue
-        key = kind, instruction.frames
-        runs[key] += count
-        lanes[key] += int(result.lanes[place])  # type: ignore[attr-defined]
+        at = kind, where(instruction.frames)
+        runs[at] += count
+        lanes[at] += int(result.lanes[place])  # type: ignore[attr-defined]
         if place in result.touched:  # type: ignore[attr-defined]
-            found.touched.setdefault(key, set()).update(result.touched[place])  # type: ignore[attr-defined]
+            found.touched.setdefault(at, set()).update(result.touched[place])  # type: ignore[attr-defined]
     found.runs = {key: count / warps for key, count in runs.items()}
     found.lanes = {key: lanes[key] / (32 * count) for key, count in runs.items() if count}
     found.lines = {frames: statistics.mean(counts) for frames, counts in each.items()}
     return found
+
+
+def where(frames: Frames) -> Frames:
+    """Return what a place is known by: the line, its file, and the lines of the calls around it.
+
+    Of a call's file the assembler's tables may name the one of the function that is called.
+    """
+    return (*frames[:1], *(("", line) for _, line in frames[1:]))
 
 
 def kind(instruction: Instruction) -> str:
@@ -82,19 +90,26 @@ def kind(instruction: Instruction) -> str:
     return "BAR" if instruction.opcode.startswith("BAR.") else instruction.category
 
 
+def key(instruction: Instruction) -> Key:
+    """Return what the counts of an instruction of machine code stand under."""
+    return kind(instruction), where(instruction.frames)
+
+
 def expected(code: Code, counts: Counts) -> list[float]:
     """Return how often a warp runs each instruction of the machine code, on average."""
-    have = Counter((kind(i), i.frames) for i in code.instructions)
-    marks = {key: counts.runs[key] / n for key, n in have.items() if key in counts.runs}
+    have = Counter(key(i) for i in code.instructions)
+    marks = {k: counts.runs[k] / n for k, n in have.items() if k in counts.runs}
     out: list[float] = []
     before = 1.0
     for first, end in _blocks(code):
         block = code.instructions[first:end]
-        found = [marks[key] for i in block if (key := (kind(i), i.frames)) in marks]
+        found = [marks[key(i)] for i in block if key(i) in marks]
         if not found:
-            found = [counts.lines[i.frames] for i in block if i.frames in counts.lines]
+            found = [
+                counts.lines[where(i.frames)] for i in block if where(i.frames) in counts.lines
+            ]
         before = statistics.median(found) if found else before
-        out += [marks.get((kind(i), i.frames), before) for i in block]
+        out += [marks.get(key(i), before) for i in block]
     return out
 
 

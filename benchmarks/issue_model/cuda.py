@@ -178,10 +178,10 @@ class _Counting:
 def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Arrays) -> Work:
     order = counts.played(code, counts.expected(code, found))
     wide = arrays.wide()
-    have = Counter((counts.kind(code.instructions[n]), code.instructions[n].frames) for n in order)
+    have = Counter(counts.key(code.instructions[n]) for n in order)
 
     def access(instruction: Instruction) -> Access:
-        key = counts.kind(instruction), instruction.frames
+        key = counts.key(instruction)
         lanes = 32.0
         if key in found.lanes:  # all bytes that were counted, no more
             lanes *= found.lanes[key] * found.runs[key] / have[key]
