@@ -106,7 +106,7 @@ assert b"fastht-export" in bytes(files["fastht.json"], "utf8")
 def test_aotinductor_compiles_it_on_a_cpu(registers: Any, tmp_path: Path) -> None:
     model, made = registers
     program = torch.export.load(made["torch"].path)
-    path = torch._inductor.aoti_compile_and_package(program, package_path=tmp_path / "m.pt2")
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "m.pt2"))
     run = torch._inductor.aoti_load_package(path)
     for batch in (1, 4):
         image = VITS["registers"].image(batch=batch, seed=batch)
