@@ -56,8 +56,8 @@ def fit(
     data = torch.utils.data.DataLoader(batches()[: STEPS // 2], batch_size=None)
     trainer = lightning.Trainer(
         accelerator="cpu", devices=1, max_epochs=2 * steps // STEPS, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=out, callbacks=list(callbacks),
-        enable_checkpointing=False, **own,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
+        callbacks=list(callbacks), enable_checkpointing=False, **own,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=resume)
     trainer.save_checkpoint(out / f"{steps}.ckpt")
