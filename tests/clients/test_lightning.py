@@ -55,9 +55,9 @@ def fit(
     module = Module()
     data = torch.utils.data.DataLoader(batches()[: STEPS // 2], batch_size=None)
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=out, callbacks=list(callbacks),
-        enable_checkpointing=False, **own,
+        accelerator="cpu", devices=1, max_epochs=2 * steps // STEPS, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
+        callbacks=list(callbacks), enable_checkpointing=False, **own,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=resume)
     trainer.save_checkpoint(out / f"{steps}.ckpt")
@@ -98,6 +98,7 @@ def test_fit_is_a_plain_loop_and_resumes(tmp_path: Path) -> None:
     half = fit(tmp_path, steps=STEPS // 2)
     assert not same(half.model, whole.model)
     resumed = fit(tmp_path, resume=tmp_path / f"{STEPS // 2}.ckpt")
+    assert resumed.seen == whole.seen[STEPS // 2 :]
     assert same(resumed.model, whole.model)
     loaded = Module.load_from_checkpoint(tmp_path / f"{STEPS}.ckpt")
     assert same(loaded.model, whole.model)
