@@ -210,8 +210,11 @@ def _make_task(found: CaseSet, opened: Opened, arguments: ProbeArguments, data: 
     sides, of_run = found, False
     if trainer is not None and _same_data(data, str(opened.trained.get("data"))):
         of_run = not any(case.split for case in found)
+    seed = arguments.seed
     if of_run:
         sides = _sides_of_run(found, clip)
+        # By the run's own seed, whoever is nearest to validation was held out of it.
+        seed += 1 + int(opened.trained.get("trainer", {}).get("seed", 0))
     fractions = (
         1 - arguments.val_fraction - arguments.test_fraction,
         arguments.val_fraction,
@@ -220,7 +223,7 @@ def _make_task(found: CaseSet, opened: Opened, arguments: ProbeArguments, data: 
     kept: dict[str, Split] | None = None
     if data == "sample" and not of_run and (*fractions[1:], arguments.seed) == _SAMPLE_SPLIT:
         kept = sample_sides(found)
-    divided = split_cases(sides, fractions, seed=arguments.seed, kept=kept)
+    divided = split_cases(sides, fractions, seed=seed, kept=kept)
     judged = [c for c in divided if c.split != "train"]
     # The run's own training images are divided anew: C is chosen by some of them.
     unseen = [c for c in judged if not clip.trained_on(c.image) or (of_run and c.split == "val")]
