@@ -104,15 +104,15 @@ class ProbeArguments(JudgedModel, DataSource):
         if not self.percents and not self.shots:
             raise ValueError("nothing to learn from: give --percents or --shots")
         if not all(0 < p <= 100 for p in self.percents) or not all(k > 0 for k in self.shots):
-            raise ValueError("percents must be above 0 and at most 100, shots at least 1")
+            raise ValueError("choose percents above 0 and at most 100, and shots at least 1")
         if self.repeats < 1 or self.seed < 0:
-            raise ValueError("repeats must be at least 1, and seed 0 or more")
+            raise ValueError("choose repeats at least 1, and seed 0 or more")
         if not self.strengths or not all(c > 0 for c in self.strengths):
             raise ValueError(f"strengths are {list(self.strengths)}; give some, all above 0")
         if not (self.val_fraction > 0 < self.test_fraction) or (
             self.val_fraction + self.test_fraction >= 1
         ):
-            raise ValueError("val_fraction and test_fraction must be above 0 and below 1 together")
+            raise ValueError("choose val_fraction and test_fraction above 0 and below 1 together")
         for name in self.baselines:
             parse_baseline(name)
 
