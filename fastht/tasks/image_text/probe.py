@@ -104,15 +104,15 @@ class ProbeArguments(JudgedModel, DataSource):
         if not self.percents and not self.shots:
             raise ValueError("nothing to learn from: give --percents or --shots")
         if not all(0 < p <= 100 for p in self.percents) or not all(k > 0 for k in self.shots):
-            raise ValueError("percents must be above 0 and at most 100, shots at least 1")
+            raise ValueError("choose percents above 0 and at most 100, and shots at least 1")
         if self.repeats < 1 or self.seed < 0:
-            raise ValueError("repeats must be at least 1, and seed 0 or more")
+            raise ValueError("choose repeats at least 1, and seed 0 or more")
         if not self.strengths or not all(c > 0 for c in self.strengths):
             raise ValueError(f"strengths are {list(self.strengths)}; give some, all above 0")
         if not (self.val_fraction > 0 < self.test_fraction) or (
             self.val_fraction + self.test_fraction >= 1
         ):
-            raise ValueError("val_fraction and test_fraction must be above 0 and below 1 together")
+            raise ValueError("choose val_fraction and test_fraction above 0 and below 1 together")
         for name in self.baselines:
             parse_baseline(name)
 
@@ -210,8 +210,11 @@ def _make_task(found: CaseSet, opened: Opened, arguments: ProbeArguments, data: 
     sides, of_run = found, False
     if trainer is not None and _same_data(data, str(opened.trained.get("data"))):
         of_run = not any(case.split for case in found)
+    seed = arguments.seed
     if of_run:
         sides = _sides_of_run(found, clip)
+        # By the run's own seed, whoever is nearest to validation was held out of it.
+        seed += 1 + int(opened.trained.get("trainer", {}).get("seed", 0))
     fractions = (
         1 - arguments.val_fraction - arguments.test_fraction,
         arguments.val_fraction,
@@ -220,7 +223,7 @@ def _make_task(found: CaseSet, opened: Opened, arguments: ProbeArguments, data: 
     kept: dict[str, Split] | None = None
     if data == "sample" and not of_run and (*fractions[1:], arguments.seed) == _SAMPLE_SPLIT:
         kept = sample_sides(found)
-    divided = split_cases(sides, fractions, seed=arguments.seed, kept=kept)
+    divided = split_cases(sides, fractions, seed=seed, kept=kept)
     judged = [c for c in divided if c.split != "train"]
     # The run's own training images are divided anew: C is chosen by some of them.
     unseen = [c for c in judged if not clip.trained_on(c.image) or (of_run and c.split == "val")]

@@ -57,7 +57,7 @@ def known_wordings(run: Path) -> Wordings | None:
     try:
         hashes = np.load(path, allow_pickle=False)
         if hashes.dtype != np.uint64 or hashes.ndim != 1:
-            raise ValueError(f"{hashes.dtype}, {hashes.ndim} dimensions")
+            raise ValueError("no list of hashes; remove it")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{path}: damaged ({error}); remove it, and prompts that the run has seen are not told"

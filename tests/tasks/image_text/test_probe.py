@@ -68,6 +68,8 @@ def test_each_model_share_and_seed_has_a_folder_of_the_same_test_images(probed, 
         assert (results["task"], results["test_images"]) == ("probe", 10)
         split = results["provenance"]["split"]
         assert results["train_images"] == split["train"]["images"]
+        # An eighth of what trained the run, on average.
+        assert split["val"]["images"] == 4
         p = torch.tensor([[float(row[f"p({k}) before"]) for k in LABELS] for row in rows])
         labels = torch.tensor([LABELS.index(row["label"]) for row in rows])
         scores = classification_scores(p.double(), labels, LABELS)
