@@ -34,7 +34,7 @@ from benchmarks import operators
 from benchmarks.cases import Shape
 from benchmarks.gpu.common import DRY, write_json
 from fastht.ops.call import Call
-from fastht.ops.cuda import adapter, simulated
+from fastht.ops.cuda import adapter, missing, simulated
 from fastht.ops.custom_op import parameter_names
 
 DEVICE = "cpu" if DRY else "cuda"
@@ -234,6 +234,9 @@ def main() -> int:
         help="simulate writes --simulated; call and calls run the main and the small calls alone",
     )
     arguments = parser.parse_args()
+    if (problem := missing()) is not None and not DRY:
+        print(f"the CUDA kernels cannot run: {problem}", file=sys.stderr)
+        return 1
     end = time.monotonic() + arguments.seconds
     if not DRY:
         p = torch.cuda.get_device_properties(0)

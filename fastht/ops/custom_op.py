@@ -294,7 +294,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, dout: Tensor | None, *_: Any) -> tuple[Any, ...]:
     dx, grads = _gradients(ctx, dout, *ctx.needs_input_grad[:2])
-    return dx, grads, None, *(None,) * (len(ctx.options) + 2)
+    # One for each argument of the call, from which the dispatcher drops those at their defaults:
+    # releases before 2.15 want no more.
+    return dx, grads, *(None,) * (len(ctx.needs_input_grad) - 2)
 
 
 ht_adapter.register_autograd(_backward, setup_context=_setup_context)

@@ -122,8 +122,10 @@ def test_two_percent_more_are_seen_in_every_result(name, numbers):
 @pytest.mark.parametrize("term", ["softmax", "kl", "mse", "shares", "keys"])
 def test_a_dropped_term_is_seen(term):
     form = Form(softmax=BOTH, kl=BOTH, mse=True, shares=True, keys=True)
-    operands = loss_sweeps.make(33, 37, 20, torch.float64)
-    given = loss_sweeps.coefficients(form, operands)._replace(diagonal=torch.ones(33).double())
+    dtype = torch.float32 if DEVICE == "cuda" else torch.float64
+    operands = loss_sweeps.make(33, 37, 20, dtype, device=DEVICE)
+    diagonal = torch.ones(33, dtype=dtype, device=DEVICE)
+    given = loss_sweeps.coefficients(form, operands)._replace(diagonal=diagonal)
     less = replace(form, **{term: type(getattr(form, term))(0)})
     found = triton_sweeps.backward(less, operands, given)
     wanted = sweeps.backward(form, operands, given)
@@ -173,6 +175,14 @@ def test_nothing_is_read_that_was_not_written(monkeypatch):
         wanted = results(form, operands, given, sweeps)
         for quantity, value in wanted.items():
             assert relative(found[quantity], value) < 1e-4, (name, quantity)
+
+
+def test_float32_logits_are_rounded_before_the_largest_is_taken_off():
+    """Fused, equal ones would not cancel: no interpreter does that, and a GPU showed it."""
+    for numbers, fused in (("16", True), ("tf32", True), ("32", False)):
+        for kernel in configs.KERNELS:
+            found = configs.options(kernel, torch.device("cpu"), numbers, "keys")
+            assert found["enable_fp_fusion"] is fused
 
 
 def test_tiles_fit_one_another():

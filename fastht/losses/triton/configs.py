@@ -17,8 +17,10 @@ NUMBERS = ("16", "tf32", "32", "64")
 FORMS = ("plain", "keys", "soft")
 # How the products of features are made, see fastht.losses.triton.tiles.dot.
 PRECISIONS = {"16": "whole", "tf32": "tf32", "32": "split", "64": "whole"}
-# Multiply and add in one instruction: said here, as Triton's own default is about to change.
-FUSED_ARITHMETIC = {"enable_fp_fusion": True}
+# Multiply and add in one instruction, but not of float32 features: what a scaled similarity lost in
+# rounding would come back where the largest is taken off it. Logits that are equal were e to the
+# power of that apart on an H200, where plain PyTorch takes them for equal.
+FUSED_ARITHMETIC = {"16": True, "tf32": True, "32": False, "64": False}
 
 
 def number_class(features: torch.dtype, tf32: bool) -> str:
@@ -53,7 +55,8 @@ def options(kernel: str, device: torch.device, numbers: str, form: str) -> dict[
         LookupError: no row matches.
     """
     arch = adapter_configs.architecture(device)
-    return {**_options(kernel, arch, numbers, form), **FUSED_ARITHMETIC}
+    found = _options(kernel, arch, numbers, form)
+    return {**found, "enable_fp_fusion": FUSED_ARITHMETIC[numbers]}
 
 
 @functools.cache
