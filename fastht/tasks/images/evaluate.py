@@ -28,13 +28,7 @@ from fastht.tasks.images.experiment import (
 )
 from fastht.tasks.images.intervals import score_intervals
 from fastht.tasks.images.outcome import leave_outcome
-from fastht.tasks.images.run import (
-    BEST_NAME,
-    TOWER_DIGEST,
-    Run,
-    read_description,
-    stated_tower,
-)
+from fastht.tasks.images.run import BEST_NAME, check_tower, read_description
 from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.results.class_tables import class_report
 from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
@@ -105,7 +99,7 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
             "resume": False,
         }
     )
-    started_from = _check_tower(folder, made, description)
+    started_from = check_tower(folder, made, description)
     classes = tuple(description["classes"])
     vision = build_model(made, task, description["method"], len(classes))
     load_trained(vision.module, folder / BEST_NAME)
@@ -181,20 +175,6 @@ def evaluate(task: Task, arguments: EvalArguments) -> int:
         print(f"\nresults and pictures: {out}")
     accelerator.end_training()
     return 0
-
-
-def _check_tower(
-    folder: Path, made: ExperimentArguments, description: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what results tell of the tower that a run started from, which has to be as it was."""
-    method = description["method"]
-    run = Run(made, description["task"], method, description["percent"], description["seed"])
-    if run.tower is not None and run.tower.sha256 != description[TOWER_DIGEST]:
-        raise ResumeError(
-            f"the weights in {made.from_run} are no longer those that {folder} started from; put "
-            "them back, or train anew"
-        )
-    return stated_tower(run)
 
 
 def _known(trained: int | None) -> str:
