@@ -42,6 +42,23 @@ def pairs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tagged_pairs(pairs):
+    """The pairs with two columns of tags, which some rows lack."""
+    with pairs.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i, row in enumerate(rows):
+        solid = "solid" in row["title"]
+        row["Diagnosis"] = "" if i < 5 else "mass" if solid else "cyst"
+        row["Echogenicity"] = "" if i % 3 == 0 else "hyperechoic" if solid else "anechoic"
+    path = pairs.with_name("tagged.csv")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="session")
 def table(tmp_path_factory):
     """A table of the first 48 images of the sample, of 24 patients."""
     source = resources.files("fastht.data") / "sample" / "sample.csv"

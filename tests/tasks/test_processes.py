@@ -64,7 +64,8 @@ def test_two_processes_give_the_losses_of_one(pairs, tiny_model, tmp_path):
     assert printed.count("samples to train on") == 1
     assert printed.count("Chosen for 1000 MiB: none, batch 5") == 1
     memory = json.loads((tmp_path / "two" / "arguments.json").read_text())["memory"]
-    assert memory["counted"]["none"] > memory["counted"]["block"] > 0
+    assert (memory["batch"], memory["batch_chosen"]) == (5, False)
+    assert memory["predicted_bytes"] == memory["counted"]["none"] > 0
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert len(one) == len(two) == 3
     assert one[-1]["train_loss"] < one[0]["train_loss"] - 0.01

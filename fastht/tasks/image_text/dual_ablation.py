@@ -182,7 +182,7 @@ def judge_pairs(arguments: TrainArguments, data: str) -> Scores:
 def _align(arguments: TrainArguments, data: str) -> dict[str, Any]:
     clip = load_clip(arguments.out, arguments.model, arguments.pretrained, None)
     options = clip.arguments if data == arguments.data else {}
-    found = load_judged(data, options, clip.cleaning)
+    found = load_judged(data, options, clip.cleaning, ())
     records = keep_unseen(found, True, clip)
     captions = [record.caption for record in records]
     clip.fit_captions(captions)

@@ -10,13 +10,7 @@ from typing import Any
 from fastht.data.cases import Task
 from fastht.data.images import DataError
 from fastht.tasks.images.experiment import ExperimentArguments, build_model
-from fastht.tasks.images.run import (
-    BEST_NAME,
-    TOWER_DIGEST,
-    Run,
-    read_description,
-    stated_tower,
-)
+from fastht.tasks.images.run import BEST_NAME, check_tower, read_description
 from fastht.tasks.images.supervised import load_trained
 from fastht.tasks.models.build import VisionModel
 from fastht.tasks.results.tables import read_run
@@ -98,22 +92,8 @@ def open_run(
             "resume": False,
         }
     )
-    started_from = _check_tower(folder, made, description)
+    started_from = check_tower(folder, made, description)
     classes = len(description["classes"])
     vision = build_model(made, description["task"], description["method"], classes)
     load_trained(vision.module, folder / BEST_NAME)
     return FinishedRun(folder, description, made, vision, started_from)
-
-
-def _check_tower(
-    folder: Path, made: ExperimentArguments, description: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what results tell of the tower that a run started from, which has to be as it was."""
-    method = description["method"]
-    run = Run(made, description["task"], method, description["percent"], description["seed"])
-    if run.tower is not None and run.tower.sha256 != description[TOWER_DIGEST]:
-        raise ResumeError(
-            f"the weights in {made.from_run} are no longer those that {folder} started from; put "
-            "them back, or train anew"
-        )
-    return stated_tower(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -330,6 +330,29 @@ def stated_tower(run: Run) -> dict[str, Any]:
     if run.tower is None:
         return {}
     return {"from_run": str(run.arguments.from_run), "tower": run.tower.record()}
+
+
+def check_tower(
+    folder: Path, arguments: ExperimentArguments, description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what results tell of the tower that a finished run started from.
+
+    Args:
+        folder: of the run.
+        arguments: its options.
+        description: as :func:`read_description` returns it.
+
+    Raises:
+        ResumeError: the tower is no longer what it was.
+    """
+    kind = (description["task"], description["method"], description["percent"])
+    run = Run(arguments, *kind, description["seed"])
+    if run.tower is not None and run.tower.sha256 != description[TOWER_DIGEST]:
+        raise ResumeError(
+            f"the weights in {arguments.from_run} are no longer those that {folder} started from; "
+            "put them back, or train anew"
+        )
+    return stated_tower(run)
 
 
 def _groups(model: nn.Module) -> list[ParameterGroup]:
