@@ -1,10 +1,11 @@
 """Tokens in the order in memory in which ``nn.MultiheadAttention`` reads them.
 
 With ``batch_first`` it transposes the tokens to ``[N, B, D]`` and projects that view. Where the
-projection is frozen, PyTorch makes a batched product of it, with a copy of the weights for every
-image in 16-bit numbers on a CPU, there and again in the backward pass; of tokens that lie in memory
-as they are read it makes one plain product. The values are the same, within the rounding of
-another kernel.
+projection is frozen, PyTorch makes a batched product of it, there and again in the backward pass;
+in 16-bit numbers on a CPU with a copy of the weights for every image. Of tokens that lie in memory as
+they are read it makes one plain product. The values are the same, within the rounding of another
+kernel. A training step of ViT-B-16 took a fifth of the time on a CPU, in bfloat16, and 0.96 of it on
+an H200.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _KEY = "fastht"
 class OrderTokens:
     """Forward pre-hook of an ``nn.MultiheadAttention`` in a patched tower.
 
-    It acts in training steps on a CPU alone, so that without gradients, in evaluation and with the
-    adapters disabled the bits are the base's.
+    It acts in training steps alone, so that without gradients, in evaluation and with the adapters
+    disabled the bits are the base's; and not in what is compiled for a GPU, where nobody has
+    measured it.
     """
 
     def __init__(self, state: TowerState) -> None:
@@ -40,7 +42,9 @@ class OrderTokens:
         if isinstance(tokens, torch.fx.Proxy) or args[1] is not tokens or args[2] is not tokens:
             return None
         weight = module.in_proj_weight
-        if weight is None or weight.requires_grad or tokens.dim() != 3 or not tokens.is_cpu:
+        if weight is None or weight.requires_grad or tokens.dim() != 3:
+            return None
+        if not (tokens.is_cpu or (tokens.is_cuda and not torch.compiler.is_compiling())):
             return None
         # The copy is not kept: no gradient is asked of the projection that reads it.
         ordered = tokens.transpose(0, 1).contiguous().transpose(0, 1)
