@@ -67,7 +67,7 @@ def test_every_option_named_in_a_page_exists():
     }
     others = {"help", "json", "nproc_per_node", "dry", "benchmark_only", "benchmark_json"}
     others |= {"strict", "check"}  # of mkdocs and ruff
-    others |= {"no_images", "no_flip"}  # images = False
+    others |= {"no_images", "no_flip", "no_spread_captions"}  # images = False
     others |= {"train_data"}  # of open_clip's training program
     assert named <= known | of_scripts | others
     assert {"data", "resume", "precision"} <= named

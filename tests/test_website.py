@@ -133,7 +133,7 @@ def test_the_site_builds_without_a_warning_and_has_what_is_made_for_it(tmp_path)
     assert not re.search(r":(func|class|attr|mod):", text("api/adapters"))
     for machine in repository.machines():
         assert f'href="{machine}/"' in text("benchmarks")
-        assert (tmp_path / "benchmarks" / machine / "training.png").exists()
+        assert (tmp_path / "benchmarks" / machine / "adapter.png").exists()
 
 
 @pytest.mark.slow
