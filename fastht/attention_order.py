@@ -2,10 +2,10 @@
 
 With ``batch_first`` it transposes the tokens to ``[N, B, D]`` and projects that view. Where the
 projection is frozen, PyTorch makes a batched product of it, there and again in the backward pass;
-in 16-bit numbers on a CPU with a copy of the weights for every image. Of tokens that lie in memory as
-they are read it makes one plain product. The values are the same, within the rounding of another
-kernel. A training step of ViT-B-16 took a fifth of the time on a CPU, in bfloat16, and 0.96 of it on
-an H200.
+in 16-bit numbers on a CPU with a copy of the weights for every image. Of tokens that lie in memory
+as they are read it makes one plain product. The values are the same, within the rounding of
+another kernel. A training step of ViT-B-16 took a fifth of the time on a CPU, in bfloat16, and
+0.96 of it on an H200.
 """
 
 from __future__ import annotations
