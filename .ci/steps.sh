@@ -44,20 +44,31 @@ left_out() {
     echo "$*" >>"$STEP_LOGS/left out"
 }
 
-# _timed NAME COMMAND...: leaves what `time` says beside the log. Ends the shell that it runs in.
+# _timed NAME COMMAND...: leaves what `time` says beside the log, and then its status, by which the
+# step has ended. Ends the shell that it runs in.
 _timed() {
     local TIMEFORMAT='%R %U %S'
     set +em # no `||` here: bash would then ignore the command's own `set -e`
     { time { (set -e; "${@:2}") 2>&3; } } 3>&2 2>"$STEP_LOGS/$1.seconds"
-    exit $?
+    local status=$?
+    echo $status >"$STEP_LOGS/$1.status"
+    exit $status
 }
 
+# Looks for files in place of `wait -n`, which loses a step that ends while another begins.
 _reap() {
-    local pid='' status=0
-    wait -n -p pid "${!STEP_RUNNING[@]}" || status=$?
-    local name=${STEP_RUNNING[$pid]}
+    local pid name status
+    while :; do
+        for pid in "${!STEP_RUNNING[@]}"; do
+            name=${STEP_RUNNING[$pid]}
+            [ ! -f "$STEP_LOGS/$name.status" ] || break 2
+            kill -0 "$pid" 2>/dev/null || break 2 # killed, or just ended
+        done
+        sleep 0.2
+    done
+    status=$(cat "$STEP_LOGS/$name.status" 2>/dev/null || echo 137)
     unset "STEP_RUNNING[$pid]"
-    STEP_TABLE+=("$(tail -n 1 "$STEP_LOGS/$name.seconds") $name")
+    STEP_TABLE+=("$(tail -n 1 "$STEP_LOGS/$name.seconds" 2>/dev/null) $name")
     echo "== $name"
     [ ! -f "$STEP_LOGS/$name" ] || cat "$STEP_LOGS/$name"
     [ $status = 0 ] && return
