@@ -70,9 +70,9 @@ def expand_kernel(
         skip = tl.load(gammax + d, mask=d_inside, other=0.0).to(tl.float32)
         norm = tl.load(gamma + d, mask=d_inside, other=0.0).to(tl.float32)
         norm *= tl.load(norm_weight + d, mask=d_inside, other=0.0).to(tl.float32)
-    by_x = tl.zeros((BC, BD), tl.float32)
-    by_norm = tl.zeros((BC, BD), tl.float32)
-    by_out = tl.zeros((BC, BD), tl.float32)
+    by_x = _nothing(BC, BD)
+    by_norm = _nothing(BC, BD)
+    by_out = _nothing(BC, BD)
     # Added up over the rows at the end: in the loop that would be shuffles and barriers.
     sum_out = tl.zeros((BM, BD), tl.float32)
 
@@ -109,13 +109,14 @@ def expand_kernel(
             active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)
             # This one first: Triton waits for the last product alone, and with it for those
             # before; left in flight, this one would read a slot that is being refilled.
-            by_out = tl.dot(tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION)
-            across = tl.trans(grad)
-            by_x = tl.dot(across, raw.to(dtype), by_x, input_precision=PRECISION)
-            by_norm = tl.dot(across, x_hat.to(dtype), by_norm, input_precision=PRECISION)
+            by_out = _add_product(active, upstream.to(dtype), by_out, PRECISION)
+            by_x = _add_product(grad, raw.to(dtype), by_x, PRECISION)
+            by_norm = _add_product(grad, x_hat.to(dtype), by_norm, PRECISION)
             sum_out += upstream.to(tl.float32)
 
     if WEIGHTS:
+        if BC < 64:
+            by_x, by_norm, by_out = tl.trans(by_x), tl.trans(by_norm), tl.trans(by_out)
         at = group.to(tl.int64) * 3 * BC * D + c[:, None] * D + d[None, :]
         tl.store(d_weights + at, by_x, mask=d_inside[None, :])
         tl.store(d_weights + at + BC * D, by_norm, mask=d_inside[None, :])
@@ -124,6 +125,28 @@ def expand_kernel(
         if part == 0:
             total = _share(du_sums, group, tl.num_programs(0) // slices, parts, BC)
             tl.store(d_down_bias + group.to(tl.int64) * BC + c, total)
+
+
+@triton.jit
+def _nothing(BC: tl.constexpr, BD: tl.constexpr):
+    """Return what :func:`_add_product` adds to first."""
+    if BC < 64:
+        return tl.zeros((BD, BC), tl.float32)
+    else:
+        return tl.zeros((BC, BD), tl.float32)
+
+
+@triton.jit
+def _add_product(narrow, wide, acc, PRECISION: tl.constexpr):
+    """Add ``narrow^T wide``, of [BM, BC] and [BM, BD]; the other way round for BC < 64.
+
+    A warp group's product (wgmma) has 64 rows, so fewer than 64 channels have to be its columns;
+    as rows they would go through the products of single warps, at half the speed.
+    """
+    if narrow.shape[1] < 64:
+        return tl.dot(tl.trans(wide), narrow, acc, input_precision=PRECISION)
+    else:
+        return tl.dot(tl.trans(narrow), wide, acc, input_precision=PRECISION)
 
 
 @triton.jit
