@@ -176,8 +176,7 @@ class Launcher:
             BC=self.padded,
             BD=self.fold_width,
             BACKWARD=backward,
-            num_warps=4,
-            **FUSED_ARITHMETIC,
+            **SMALL,
         )
         return folded
 
