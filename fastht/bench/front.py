@@ -54,7 +54,7 @@ def front(rows: Sequence[Row]) -> list[Best]:
 
 
 def front_text(bests: Sequence[Best]) -> str:
-    """Return one line a budget: who is faster there, and by how much."""
+    """Return one line a budget, who is faster there and by how much, and what comes of it."""
     lines = []
     for best in bests:
         names = [
@@ -66,7 +66,7 @@ def front_text(bests: Sequence[Best]) -> str:
         else:
             verdict = f"HT {'is faster' if best.share < 1 else 'is not faster'}: {best.share:.2f}"
         lines.append(f"kept <= {best.budget / MIB:.1f} MiB   {names[0]}   {names[1]}   {verdict}")
-    return "\n".join(lines)
+    return "\n".join([*lines, _verdict(bests)])
 
 
 def plot_front(rows: Sequence[Row], title: str, path: Path) -> None:
@@ -104,6 +104,26 @@ def plot_front(rows: Sequence[Row], title: str, path: Path) -> None:
         axes.set_ylim(0, 1.1 * max(map(_ms, shown)))
     figure.suptitle(f"{title}; filled: eager, hollow: torch.compile", fontsize=SMALL)
     figure.savefig(path)
+
+
+def _verdict(bests: Sequence[Best]) -> str:
+    """Say in a sentence within which budgets HT is faster."""
+    both = [best for best in bests if best.share is not None]
+    slower = [best for best in both if best.share is None or not best.share < 1]
+    alone = [best for best in bests if best.lora is None and best.ht is not None]
+    if not both:
+        return "There is no budget that both HT and LoRA fit."
+    if not slower:
+        text = f"For every budget that LoRA fits HT is faster ({len(both)} on this front)"
+    else:
+        where = ", ".join(f"{best.budget / MIB:.1f} MiB ({best.share:.2f})" for best in slower)
+        text = f"HT is faster for {len(both) - len(slower)} of {len(both)} budgets, not for {where}"
+    lora = [best for best in bests if best.ht is None]
+    if lora:
+        text += f"; LoRA alone fits {lora[0].budget / MIB:.1f} MiB and less"
+    if alone:
+        text += f"; HT alone fits {alone[0].budget / MIB:.1f} MiB and less"
+    return f"{text}."
 
 
 def _kind(row: Row) -> str | None:
