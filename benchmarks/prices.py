@@ -5,13 +5,16 @@ Bytes are those that autograd keeps of forward passes on two small batches, in b
 the frozen base in bfloat16 too). Products are those of a whole step, forward and backward, as torch
 counts them; those of the adapters in plain PyTorch, 3 to 4 %, are among them.
 
+A second table holds HT to what LoRA keeps, and tells the fewest MLPs for a share of that.
+
     python -m benchmarks.prices [--models vit_base_patch16_224 ...]
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import fastht
 from fastht.backbones import find_backbone
 from fastht.bench.memory import saved_bytes
+from fastht.bench.methods import LORA_RANK
 from fastht.bench.towers import ModelSpec, features, image_size
 from fastht.budget import MIB, Cost, count_costs
+from fastht.lora import add_lora
 from fastht.recompute import RECOMPUTE, reinstall
 
 MODELS = (
@@ -32,6 +37,7 @@ MODELS = (
     ModelSpec("open_clip", "ViT-L-14"),
     ModelSpec("open_clip", "ViT-B-16-SigLIP"),
 )
+SHARE = 0.87  # of what LoRA keeps
 
 
 @dataclass(frozen=True)
@@ -49,19 +55,49 @@ class Price:
     operations: int
 
 
+@dataclass(frozen=True)
+class Share:
+    """What HT keeps beside LoRA, with ``keep="output"`` in streams of bfloat16.
+
+    Attributes:
+        lora: bytes an image that LoRA keeps.
+        ht: parts of that which HT keeps, by setting.
+        fewest: the setting of the fewest MLPs computed again with which HT keeps at most ``SHARE``
+            of it; ``"none"`` where it keeps no more in any case.
+        more: operations of the products of HT's step that ``fewest`` adds, in parts of them.
+    """
+
+    lora: float
+    ht: dict[str, float]
+    fewest: str
+    more: float
+
+
 def prices(spec: ModelSpec) -> dict[str, Price]:
     """Return the prices of a model with HT adapters in all blocks, by setting."""
-    costs, operations = count_bytes(spec), count_operations(spec)
+    costs = count_bytes(spec, functools.partial(fastht.patch, backend="cpu"))
+    operations = count_operations(spec, RECOMPUTE)
     return {
-        name: Price(float(cost.kept[1]), float(cost.rebuilt[1]), operations[name])
-        for name, cost in costs.items()
+        name: Price(float(costs[name].kept[1]), float(costs[name].rebuilt[1]), operations[name])
+        for name in RECOMPUTE
     }
 
 
-def count_bytes(spec: ModelSpec) -> dict[str, Cost]:
-    """Return what a step keeps, by setting; the backend is the native one for CPUs."""
+def beside_lora(spec: ModelSpec, share: float = SHARE) -> Share:
+    """Return what HT keeps beside LoRA, and how it comes to a share of that."""
+    ht = count_bytes(spec, functools.partial(fastht.patch, backend="cpu", keep="output"))
+    lora = count_bytes(spec, functools.partial(add_lora, rank=LORA_RANK, zeros=False))["none"]
+    parts = {name: float(cost.kept[1] / lora.kept[1]) for name, cost in ht.items()}
+    fewest = next(name for name, part in parts.items() if part <= share)
+    operations = count_operations(spec, ("none", fewest))
+    more = operations[fewest] / operations["none"] - 1
+    return Share(float(lora.kept[1]), parts, fewest, more)
+
+
+def count_bytes(spec: ModelSpec, prepare: Callable[[nn.Module], object]) -> dict[str, Cost]:
+    """Return what a step keeps of what ``prepare`` makes of a model, by setting."""
     mode = FakeTensorMode()
-    model, size = _build(spec, "cpu", mode, base=torch.bfloat16)
+    model, size = _build(spec, prepare, mode, base=torch.bfloat16)
     with mode:
 
         def kept(batch: int) -> int:
@@ -75,13 +111,14 @@ def count_bytes(spec: ModelSpec) -> dict[str, Cost]:
         return count_costs(find_backbone(model).blocks, kept, held=0)
 
 
-def count_operations(spec: ModelSpec) -> dict[str, int]:
-    """Return the floating-point operations of a step on one image, by setting."""
+def count_operations(spec: ModelSpec, settings: Sequence[str]) -> dict[str, int]:
+    """Return the floating-point operations of a step with HT on one image, by setting."""
     found = {}
     mode = FakeTensorMode()
-    model, size = _build(spec, "reference", mode, base=torch.float32)
+    prepare = functools.partial(fastht.patch, backend="reference")
+    model, size = _build(spec, prepare, mode, base=torch.float32)
     with mode:
-        for recompute in RECOMPUTE:
+        for recompute in settings:
             reinstall(find_backbone(model).blocks, recompute)
             with FlopCounterMode(display=False) as counter:
                 features(model, torch.zeros(1, 3, *size)).sum().backward()
@@ -90,10 +127,15 @@ def count_operations(spec: ModelSpec) -> dict[str, int]:
 
 
 def _build(
-    spec: ModelSpec, backend: str, mode: FakeTensorMode, base: torch.dtype
+    spec: ModelSpec,
+    prepare: Callable[[nn.Module], object],
+    mode: FakeTensorMode,
+    base: torch.dtype,
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """Return a model of fake tensors with HT adapters in all blocks, and its image size."""
-    model = fastht.patch(spec.build(), backend=backend).train()
+    """Return a prepared model of fake tensors, and its image size."""
+    model = spec.build()
+    prepare(model)
+    model.train()
     size = image_size(model)
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -127,12 +169,30 @@ def table(specs: Sequence[ModelSpec]) -> str:
     return "\n".join(lines)
 
 
+def shares_table(specs: Sequence[ModelSpec]) -> str:
+    """Return what HT keeps beside LoRA as a Markdown table."""
+    lines = [
+        "| model | LoRA keeps, MiB an image | HT, of that: `none` | `mlp` | `block` "
+        f"| fewest MLPs for {SHARE} | of LoRA's | more products |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for spec in specs:
+        found = beside_lora(spec)
+        parts = [f"{found.ht[name]:.3f}" for name in (*RECOMPUTE, found.fewest)]
+        lines.append(
+            f"| {spec} | {found.lora / MIB:.1f} | {' | '.join(parts[:-1])} "
+            f"| `{found.fewest}` | {parts[-1]} | +{100 * found.more:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     names = [spec.name for spec in MODELS]
     parser.add_argument("--models", nargs="+", choices=names, default=names)
     chosen = parser.parse_args().models
-    print(table([spec for spec in MODELS if spec.name in chosen]))
+    specs = [spec for spec in MODELS if spec.name in chosen]
+    print(f"{table(specs)}\n\n{shares_table(specs)}")
 
 
 if __name__ == "__main__":

@@ -108,21 +108,20 @@ def plot_front(rows: Sequence[Row], title: str, path: Path) -> None:
 
 def _verdict(bests: Sequence[Best]) -> str:
     """Say in a sentence within which budgets HT is faster."""
-    both = [best for best in bests if best.share is not None]
-    slower = [best for best in both if best.share is None or not best.share < 1]
-    alone = [best for best in bests if best.lora is None and best.ht is not None]
+    both = [(best.budget, best.share) for best in bests if best.share is not None]
+    slower = [(budget, share) for budget, share in both if not share < 1]
     if not both:
         return "There is no budget that both HT and LoRA fit."
     if not slower:
-        text = f"For every budget that LoRA fits HT is faster ({len(both)} on this front)"
+        text = f"For every budget that both fit HT is faster ({len(both)} on this front)"
     else:
-        where = ", ".join(f"{best.budget / MIB:.1f} MiB ({best.share:.2f})" for best in slower)
+        where = ", ".join(f"{budget / MIB:.1f} MiB ({share:.2f})" for budget, share in slower)
         text = f"HT is faster for {len(both) - len(slower)} of {len(both)} budgets, not for {where}"
-    lora = [best for best in bests if best.ht is None]
-    if lora:
-        text += f"; LoRA alone fits {lora[0].budget / MIB:.1f} MiB and less"
-    if alone:
-        text += f"; HT alone fits {alone[0].budget / MIB:.1f} MiB and less"
+    for kind in ("HT", "LoRA"):
+        other = "lora" if kind == "HT" else "ht"
+        alone = [best.budget for best in bests if getattr(best, other) is None]
+        if alone:
+            text += f"; {kind} alone fits {alone[0] / MIB:.1f} MiB and less"
     return f"{text}."
 
 
