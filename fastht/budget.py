@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fastht.recompute import (
     RECOMPUTE,
     cannot_recompute,
-    first_recorded,
+    chosen_blocks,
     is_recorded,
     parse_recompute,
     reinstall,
@@ -163,20 +163,27 @@ def count_costs(
         recorded, first = _count_recorded(blocks, lambda: kept(COUNTED_BATCHES[0]))
         plain = _line(first, kept(COUNTED_BATCHES[1]))
         found = {"none": Cost("none", held, plain)}
-        # Those in front of what trains are passed by.
-        numbered = sum(index >= first_recorded(blocks) for index in recorded)
         for what in RECOMPUTE[1:]:
             if not recorded or cannot_recompute(blocks, what) is not None:
                 continue
             whole = _line(*count(what))
-            lines = _lines_of_blocks(what, plain, whole, len(recorded), numbered, count)
-            rebuilt = _each(plain, whole, len(recorded))
-            for number in (*range(1, len(blocks) + 1), None):
-                name = what if number is None else f"{what}:{number}"
-                if number is None or number >= numbered:  # the last one too
-                    found[name] = Cost(name, held, whole, rebuilt)
-                else:
-                    found[name] = Cost(name, held, lines[number])
+            each = [(a - b) / len(recorded) for a, b in zip(plain, whole, strict=True)]
+            lines = [
+                (plain[0] - number * each[0], plain[1] - number * each[1])
+                for number in range(len(recorded) + 1)
+            ]
+            names = [f"{what}:{number}" for number in range(1, len(blocks) + 1)]
+            again = {name: recorded.intersection(chosen_blocks(blocks, name)) for name in names}
+            # Blocks are mostly alike, which one of them tells. Else each number is counted.
+            fixed, slope = lines[len(again[names[0]])]
+            one = count(names[0], COUNTED_BATCHES[:1])
+            alike = one == [fixed + COUNTED_BATCHES[0] * slope]
+            for name in names:
+                line = lines[len(again[name])] if alike else _line(*count(name))
+                last_too = max(recorded) in again[name]
+                rebuilt = (each[0], each[1]) if last_too else (_ZERO, _ZERO)
+                found[name] = Cost(name, held, line, rebuilt)
+            found[what] = Cost(what, held, whole, (each[0], each[1]))
     finally:
         reinstall(blocks, "none")
     return found
@@ -242,13 +249,14 @@ def held_bytes(module: nn.Module, beside: Iterable[Tensor] = ()) -> int:
     return held + sum(3 * p.nbytes + _STEP_COUNTER for p in trained)  # gradient, two moments
 
 
-def _count_recorded(blocks: Sequence[nn.Module], run: Callable[[], int]) -> tuple[list[int], int]:
+def _count_recorded(blocks: Sequence[nn.Module], run: Callable[[], int]) -> tuple[set[int], int]:
     """Return the indices of blocks of which autograd keeps anything, and what ``run`` returns."""
-    recorded: set[nn.Module] = set()
+    recorded: set[int] = set()
+    places = {block: index for index, block in enumerate(blocks)}
 
     def see(module: nn.Module, args: Any, kwargs: Any) -> None:
         if is_recorded(module, itertools.chain(args, kwargs.values())):
-            recorded.add(module)
+            recorded.add(places[module])
 
     handles = [b.register_forward_pre_hook(see, with_kwargs=True) for b in blocks]
     try:
@@ -256,35 +264,7 @@ def _count_recorded(blocks: Sequence[nn.Module], run: Callable[[], int]) -> tupl
     finally:
         for handle in handles:
             handle.remove()
-    return [index for index, block in enumerate(blocks) if block in recorded], result
-
-
-def _lines_of_blocks(
-    what: str,
-    plain: _Line,
-    whole: _Line,
-    recorded: int,
-    numbered: int,
-    count: Callable[..., list[int]],
-) -> dict[int, _Line]:
-    """Return what is kept where the first 1, 2, … of ``numbered`` blocks compute again.
-
-    Blocks are mostly alike, so that each spares as much. A count with half of them tells; where
-    they are not, it is counted with each number of them.
-    """
-    each = _each(plain, whole, recorded)
-    lines = {n: (plain[0] - n * each[0], plain[1] - n * each[1]) for n in range(1, numbered)}
-    if lines:
-        half, batch = numbered // 2, COUNTED_BATCHES[0]
-        fixed, slope = lines[half]
-        if count(f"{what}:{half}", [batch]) != [fixed + batch * slope]:
-            lines = {n: _line(*count(f"{what}:{n}")) for n in lines}
-    return lines
-
-
-def _each(plain: _Line, whole: _Line, recorded: int) -> _Line:
-    """Return what each of the blocks spares that compute again."""
-    return (plain[0] - whole[0]) / recorded, (plain[1] - whole[1]) / recorded
+    return recorded, result
 
 
 def _line(first: int, second: int) -> _Line:

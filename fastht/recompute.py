@@ -115,15 +115,11 @@ def install(blocks: Sequence[nn.Module], recompute: str) -> None:
 
     What trains has to be known by then: it decides which are the first blocks that keep anything.
     """
-    what, number = parse_recompute(recompute)
-    first, end = 0, None
-    if number is not None:
-        first = first_recorded(blocks)
-        end = first + number
-    for block in blocks[first:end]:
+    what, _ = parse_recompute(recompute)
+    for block in (blocks[index] for index in chosen_blocks(blocks, recompute)):
         if what == "block":
             block.forward = functools.partial(_run_block, block)  # type: ignore[method-assign]
-        elif what == "mlp":
+        else:
             norm, mlp = _parts(block)
             assert norm is not None
             assert mlp is not None
@@ -131,17 +127,23 @@ def install(blocks: Sequence[nn.Module], recompute: str) -> None:
             mlp.forward = functools.partial(_run_mlp, norm, mlp)  # type: ignore[method-assign]
 
 
-def first_recorded(blocks: Sequence[nn.Module]) -> int:
-    """Return the index of the first block of which autograd keeps anything.
+def chosen_blocks(blocks: Sequence[nn.Module], recompute: str) -> range:
+    """Return the indices of the blocks that a setting is for.
 
-    That is the first one with something that trains, or the one after it where that is its adapter
-    alone, which comes last.
+    Of a number of them the first is the first one with something that trains, or the one after it
+    where that is its adapter alone, which comes last; or an earlier one if too few are left.
     """
+    what, number = parse_recompute(recompute)
+    if what == "none" or number is None:
+        return range(0 if what == "none" else len(blocks))
+    first = 0
     for index, block in enumerate(blocks):
         trained = [name for name, p in block.named_parameters() if p.requires_grad]
         if trained:
-            return index + all(name.startswith(_ADAPTER) for name in trained)
-    return 0
+            first = index + all(name.startswith(_ADAPTER) for name in trained)
+            break
+    first = min(first, len(blocks) - number)
+    return range(first, first + number)
 
 
 def is_recorded(block: nn.Module, args: Iterable[Any]) -> bool:

@@ -83,9 +83,10 @@ def test_the_same_bits_and_each_block_spares_as_much(name, what):
 
 def test_they_are_the_first_of_which_anything_is_kept():
     assert computing(clip(recompute="mlp:2")) == [1, 2]
-    assert computing(clip(recompute="block:5")) == [1, 2, 3, 4]
+    assert computing(clip(recompute="block:5")) == [0, 1, 2, 3, 4]
     later = fastht.HTConfig(bottleneck_dim=8, layers=[2, -1])
     assert computing(clip(later, recompute="block:1")) == [3]
+    assert computing(clip(later, recompute="block:3")) == [2, 3, 4]  # as many as asked for
     model = lora()
     set_recompute(model, "mlp:2")
     assert computing(model) == [0, 1]  # its attention keeps something in front of that MLP
