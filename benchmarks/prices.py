@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Share:
-    """What HT keeps beside LoRA, with ``keep="output"`` in streams of bfloat16.
+    """What HT keeps beside LoRA in streams of bfloat16.
 
     Attributes:
         lora: bytes an image that LoRA keeps.
@@ -83,15 +84,27 @@ def prices(spec: ModelSpec) -> dict[str, Price]:
     }
 
 
-def beside_lora(spec: ModelSpec, share: float = SHARE) -> Share:
-    """Return what HT keeps beside LoRA, and how it comes to a share of that."""
-    ht = count_bytes(spec, functools.partial(fastht.patch, backend="cpu", keep="output"))
-    lora = count_bytes(spec, functools.partial(add_lora, rank=LORA_RANK, zeros=False))["none"]
-    parts = {name: float(cost.kept[1] / lora.kept[1]) for name, cost in ht.items()}
+def beside_lora(spec: ModelSpec, keep: str, share: float = SHARE) -> Share:
+    """Return what HT keeps beside LoRA, and how it comes to a share of that.
+
+    Args:
+        spec: the model.
+        keep: what adapters keep, as :func:`fastht.patch` takes it.
+        share: of LoRA's bytes.
+    """
+    ht = count_bytes(spec, functools.partial(fastht.patch, backend="cpu", keep=keep))
+    lora = _lora_bytes(spec)
+    parts = {name: float(cost.kept[1]) / lora for name, cost in ht.items()}
     fewest = next(name for name, part in parts.items() if part <= share)
     operations = count_operations(spec, ("none", fewest))
-    more = operations[fewest] / operations["none"] - 1
-    return Share(float(lora.kept[1]), parts, fewest, more)
+    return Share(lora, parts, fewest, operations[fewest] / operations["none"] - 1)
+
+
+@functools.cache
+def _lora_bytes(spec: ModelSpec) -> float:
+    """Return the bytes an image that LoRA keeps."""
+    prepare = functools.partial(add_lora, rank=LORA_RANK, zeros=False)
+    return float(count_bytes(spec, prepare)["none"].kept[1])
 
 
 def count_bytes(spec: ModelSpec, prepare: Callable[[nn.Module], object]) -> dict[str, Cost]:
@@ -172,15 +185,15 @@ def table(specs: Sequence[ModelSpec]) -> str:
 def shares_table(specs: Sequence[ModelSpec]) -> str:
     """Return what HT keeps beside LoRA as a Markdown table."""
     lines = [
-        "| model | LoRA keeps, MiB an image | HT, of that: `none` | `mlp` | `block` "
-        f"| fewest MLPs for {SHARE} | of LoRA's | more products |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | LoRA keeps, MiB an image | `keep` | HT, of that: `none` | `mlp` | `block` "
+        f"| fewest for {SHARE} | of LoRA's | more products |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for spec in specs:
-        found = beside_lora(spec)
+    for spec, keep in itertools.product(specs, ("auto", "output")):
+        found = beside_lora(spec, keep)
         parts = [f"{found.ht[name]:.3f}" for name in (*RECOMPUTE, found.fewest)]
         lines.append(
-            f"| {spec} | {found.lora / MIB:.1f} | {' | '.join(parts[:-1])} "
+            f"| {spec} | {found.lora / MIB:.1f} | `{keep}` | {' | '.join(parts[:-1])} "
             f"| `{found.fewest}` | {parts[-1]} | +{100 * found.more:.1f} % |"
         )
     return "\n".join(lines)

@@ -57,13 +57,14 @@ def test_what_runs_again_is_counted():
 @pytest.mark.skipif(not backends()["cpu"].usable, reason="needs the native extension")
 def test_the_fewest_blocks_for_a_share_of_loras_bytes():
     pytest.importorskip("peft")
-    whole = prices.beside_lora(SMALL, share=1e9)
+    whole = prices.beside_lora(SMALL, "output", share=1e9)
     assert (whole.fewest, whole.more) == ("none", 0.0)
     parts = whole.ht
     wanted = (parts["mlp:1"] + parts["mlp:2"]) / 2
-    found = prices.beside_lora(SMALL, share=wanted)
+    found = prices.beside_lora(SMALL, "output", share=wanted)
     assert found.fewest == "mlp:2"
     assert parts["mlp:2"] <= wanted < parts["mlp:1"] < parts["none"]
+    assert prices.beside_lora(SMALL, "auto", share=1e9).ht["none"] > parts["none"]
     operations = prices.count_operations(SMALL, ("none", "mlp:2"))
     assert found.more == operations["mlp:2"] / operations["none"] - 1 > 0
 
