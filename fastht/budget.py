@@ -167,23 +167,17 @@ def count_costs(
             if not recorded or cannot_recompute(blocks, what) is not None:
                 continue
             whole = _line(*count(what))
-            each = [(a - b) / len(recorded) for a, b in zip(plain, whole, strict=True)]
-            lines = [
-                (plain[0] - number * each[0], plain[1] - number * each[1])
-                for number in range(len(recorded) + 1)
-            ]
             names = [f"{what}:{number}" for number in range(1, len(blocks) + 1)]
             again = {name: recorded.intersection(chosen_blocks(blocks, name)) for name in names}
-            # Blocks are mostly alike, which one of them tells. Else each number is counted.
-            fixed, slope = lines[len(again[names[0]])]
-            one = count(names[0], COUNTED_BATCHES[:1])
-            alike = one == [fixed + COUNTED_BATCHES[0] * slope]
+            numbers = {name: len(places) for name, places in again.items()}
+            lines = _lines_of_blocks(numbers, len(recorded), whole, count)
+            # All but the last one, whose part is on top of what is kept.
+            others = next((lines[n] for n in names if numbers[n] == len(recorded) - 1), plain)
+            last = _part(others, whole)
             for name in names:
-                line = lines[len(again[name])] if alike else _line(*count(name))
-                last_too = max(recorded) in again[name]
-                rebuilt = (each[0], each[1]) if last_too else (_ZERO, _ZERO)
-                found[name] = Cost(name, held, line, rebuilt)
-            found[what] = Cost(what, held, whole, (each[0], each[1]))
+                rebuilt = last if max(recorded) in again[name] else (_ZERO, _ZERO)
+                found[name] = Cost(name, held, lines[name], rebuilt)
+            found[what] = Cost(what, held, whole, last)
     finally:
         reinstall(blocks, "none")
     return found
@@ -265,6 +259,41 @@ def _count_recorded(blocks: Sequence[nn.Module], run: Callable[[], int]) -> tupl
         for handle in handles:
             handle.remove()
     return recorded, result
+
+
+def _lines_of_blocks(
+    numbers: Mapping[str, int], recorded: int, whole: _Line, count: Callable[..., list[int]]
+) -> dict[str, _Line]:
+    """Return what is kept with each setting.
+
+    Blocks are mostly alike but for the first, before which nothing may train: one and all of them
+    tell, and a second one tells that it is so. Where it is not, each setting is counted.
+
+    Args:
+        numbers: of blocks that keep anything and compute it again, by setting, the least first.
+        recorded: of blocks that keep anything.
+        whole: what is kept where all of them compute again.
+        count: counts a setting in the batches that are given.
+    """
+    first, *others = numbers
+    if numbers[first] == 1:
+        one = _line(*count(first))
+        each = _part(one, whole, max(1, recorded - 1))
+        lines = {
+            name: (one[0] - (number - 1) * each[0], one[1] - (number - 1) * each[1])
+            for name, number in numbers.items()
+        }
+        if recorded < 3:
+            return lines
+        batch, (fixed, slope) = COUNTED_BATCHES[0], lines[others[0]]
+        if count(others[0], [batch]) == [fixed + batch * slope]:
+            return lines
+    return {name: _line(*count(name)) for name in numbers}
+
+
+def _part(more: _Line, less: _Line, parts: int = 1) -> _Line:
+    """Return one of so many parts of what one line has more than another."""
+    return (more[0] - less[0]) / parts, (more[1] - less[1]) / parts
 
 
 def _line(first: int, second: int) -> _Line:

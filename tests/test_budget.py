@@ -67,7 +67,7 @@ def test_every_setting_is_predicted_to_the_byte(counted):
         found[name] = Counter(model)(3)
         assert cost.kept_bytes(3) == found[name]
     # Of equal blocks few counts tell; of others each number is counted.
-    assert calls == (8 if make is tower else 8 + 2 * 2 * DEPTH)
+    assert calls == (12 if make is tower else 12 + 2 * 2 * DEPTH)
     # Negative control: numbers of blocks are told apart, up to all of which anything is kept.
     for what in ("mlp", "block"):
         sizes = [found["none"], *(found[f"{what}:{n}"] for n in range(1, DEPTH + 1))]
