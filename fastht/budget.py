@@ -151,7 +151,8 @@ def count_costs(
         held: bytes of parameters, buffers, gradients and optimizer states.
 
     Returns:
-        The costs by setting: of those that compute the same again the ones for fewer blocks first.
+        The costs by setting, from what computes least again: ``"none"``, ``"mlp:1"``, ``"mlp:2"``, …
+        ``"mlp"``, and whole blocks likewise.
     """
 
     def count(recompute: str, batches: Sequence[int] = COUNTED_BATCHES) -> list[int]:
