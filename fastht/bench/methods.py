@@ -177,8 +177,10 @@ def find_method(name: str) -> Method:
             "ht-mlp:6, lora-block:6-compiled, which computes again in six blocks alone"
         )
     kind, recompute, compiled = found.groups()
-    detail, prepare = {"ht": (_FUSED, _ht_auto), "lora": (_LORA, _lora)}[kind]
-    both = _both(kind, detail, prepare, fused=kind == "ht", recompute=recompute)
+    if kind == "ht":
+        both = _both("ht", _FUSED, _ht_auto, fused=True, recompute=recompute)
+    else:
+        both = _both("lora", _LORA, _lora, recompute=recompute)
     return both[compiled is not None]
 
 
