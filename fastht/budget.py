@@ -151,8 +151,8 @@ def count_costs(
         held: bytes of parameters, buffers, gradients and optimizer states.
 
     Returns:
-        The costs by setting, from what computes least again: ``"none"``, ``"mlp:1"``, ``"mlp:2"``, …
-        ``"mlp"``, and whole blocks likewise.
+        The costs by setting, in the order in which they are tried: ``"none"``, ``"mlp:1"``,
+        ``"mlp:2"``, … ``"mlp"``, and whole blocks likewise.
     """
 
     def count(recompute: str, batches: Sequence[int] = COUNTED_BATCHES) -> list[int]:
