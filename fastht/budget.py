@@ -2,8 +2,13 @@
 
 What a step holds is what lives while it runs: parameters, buffers, gradients, AdamW's two states,
 its images, what autograd keeps for the backward pass, and what one block computes again there. All
-of that is a line in the batch size, so two small batches tell it for every other one. Operations'
-working memory and what an allocator rounds up come on top, and are not counted.
+of that is a line in the batch size, so two small batches tell it for every other one, and a line in
+the number of blocks that compute again. Operations' working memory and what an allocator rounds up
+come on top, and are not counted.
+
+What is computed again is on top of what is kept where the last block does so, with which the
+backward pass begins. Where it does not, the blocks after the first one that does have given back
+more by then than that one takes.
 """
 
 from __future__ import annotations
@@ -13,16 +18,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
-from fastht.recompute import RECOMPUTE, cannot_recompute, reinstall
+from fastht.recompute import (
+    RECOMPUTE,
+    cannot_recompute,
+    chosen_blocks,
+    is_recorded,
+    parse_recompute,
+    reinstall,
+)
 
 MIB = 2**20
 COUNTED_BATCHES = (2, 4)
 _STEP_COUNTER = 4  # bytes: AdamW counts the steps of each parameter
+_ZERO = Fraction(0)
+_Line: TypeAlias = tuple[Fraction, Fraction]  # fixed, and an image
 
 
 class BudgetError(ValueError):
@@ -34,16 +47,16 @@ class Cost:
     """Bytes that a step holds with one setting, as a line in the batch size.
 
     Attributes:
-        recompute: ``"none"``, ``"mlp"`` or ``"block"``.
+        recompute: as :func:`fastht.patch` takes it.
         held: parameters, buffers, gradients and optimizer states.
         kept: ``(fixed, per image)``: what autograd keeps, and the images.
-        rebuilt: ``(fixed, per image)``: what one block computes again in the backward pass.
+        rebuilt: ``(fixed, per image)``: what the last block computes again in the backward pass.
     """
 
     recompute: str
     held: int
-    kept: tuple[Fraction, Fraction]
-    rebuilt: tuple[Fraction, Fraction] = (Fraction(0), Fraction(0))
+    kept: _Line
+    rebuilt: _Line = (_ZERO, _ZERO)
 
     def kept_bytes(self, batch: int) -> int:
         """Return what autograd keeps of ``batch`` images, and they themselves."""
@@ -70,7 +83,7 @@ class Choice:
         recompute: the setting.
         batch: images a step, of one process.
         predicted_bytes: what the step holds then.
-        counted: bytes of a step with each setting at this batch.
+        counted: bytes of a step at this batch with each setting for all blocks, and with this one.
         batch_chosen: whether the batch was chosen too.
     """
 
@@ -107,10 +120,21 @@ class Choice:
         )
 
 
-def check_budget(budget_mib: float | None) -> None:
-    """Raise ``ValueError`` unless a budget is none or a positive number of MiB."""
-    if budget_mib is not None and not (math.isfinite(budget_mib) and budget_mib > 0):
+def check_budget(budget_mib: float | None, recompute: str = "none") -> None:
+    """Raise ``ValueError`` unless a budget is none or a positive number of MiB.
+
+    With a budget no setting is given, which it chooses.
+    """
+    parse_recompute(recompute)
+    if budget_mib is None:
+        return
+    if not (math.isfinite(budget_mib) and budget_mib > 0):
         raise ValueError(f"memory_budget is {budget_mib}; it must be a number of MiB above 0")
+    if recompute != "none":
+        raise ValueError(
+            f"--memory-budget chooses what is computed again, and --recompute {recompute} is given "
+            "too; leave out one"
+        )
 
 
 def count_costs(
@@ -125,28 +149,36 @@ def count_costs(
         kept: runs a forward pass with gradients on so many images, and returns the bytes that
             autograd keeps of it, with those of the images.
         held: bytes of parameters, buffers, gradients and optimizer states.
+
+    Returns:
+        The costs by setting, in the order in which they are tried: ``"none"``, ``"mlp:1"``,
+        ``"mlp:2"``, … ``"mlp"``, and whole blocks likewise.
     """
-    found: dict[str, Cost] = {}
-    recorded = 0
+
+    def count(recompute: str, batches: Sequence[int] = COUNTED_BATCHES) -> list[int]:
+        reinstall(blocks, recompute)
+        return [kept(batch) for batch in batches]
+
     try:
-        for recompute in RECOMPUTE:
-            if recompute == "none":
-                reinstall(blocks, recompute)
-                recorded, first = _count_recorded(blocks, lambda: kept(COUNTED_BATCHES[0]))
-            elif not recorded or cannot_recompute(blocks, recompute) is not None:
+        reinstall(blocks, "none")
+        recorded, first = _count_recorded(blocks, lambda: kept(COUNTED_BATCHES[0]))
+        plain = _line(first, kept(COUNTED_BATCHES[1]))
+        found = {"none": Cost("none", held, plain)}
+        for what in RECOMPUTE[1:]:
+            if not recorded or cannot_recompute(blocks, what) is not None:
                 continue
-            else:
-                reinstall(blocks, recompute)
-                first = kept(COUNTED_BATCHES[0])
-            line = _line(first, kept(COUNTED_BATCHES[1]))
-            rebuilt = (Fraction(0), Fraction(0))
-            if recompute != "none":  # of one block at a time
-                plain = found["none"].kept
-                rebuilt = (
-                    (plain[0] - line[0]) / recorded,
-                    (plain[1] - line[1]) / recorded,
-                )
-            found[recompute] = Cost(recompute, held, line, rebuilt)
+            whole = _line(*count(what))
+            names = [f"{what}:{number}" for number in range(1, len(blocks) + 1)]
+            again = {name: recorded.intersection(chosen_blocks(blocks, name)) for name in names}
+            numbers = {name: len(places) for name, places in again.items()}
+            lines = _lines_of_blocks(numbers, len(recorded), whole, count)
+            # All but the last one, whose part is on top of what is kept.
+            others = next((lines[n] for n in names if numbers[n] == len(recorded) - 1), plain)
+            last = _part(others, whole)
+            for name in names:
+                rebuilt = last if max(recorded) in again[name] else (_ZERO, _ZERO)
+                found[name] = Cost(name, held, lines[name], rebuilt)
+            found[what] = Cost(what, held, whole, last)
     finally:
         reinstall(blocks, "none")
     return found
@@ -162,8 +194,9 @@ def choose(
 ) -> Choice:
     """Choose the setting, and the batch where none is given, that fit a budget.
 
-    Of a given batch the first setting that fits is taken, in the order in which they compute more
-    again. Without one it is the largest batch that any setting fits, and then the first setting.
+    Of a given batch the first setting that fits is taken: nothing is computed again, or the MLPs of
+    the fewest blocks, or the fewest whole blocks. Without one it is the largest batch that any
+    setting fits, and then the first setting.
 
     Args:
         costs: of :func:`count_costs`.
@@ -182,19 +215,20 @@ def choose(
         batch = largest if limit is None else min(largest, limit)
         batch -= batch % multiple
         batch = max(batch, multiple)
-    counted = {name: cost.at(batch) for name, cost in costs.items()}
-    fitting = next((name for name, size in counted.items() if size <= budget), None)
+    sizes = {name: cost.at(batch) for name, cost in costs.items()}
+    fitting = next((name for name, size in sizes.items() if size <= budget), None)
     if fitting is None:
-        name = min(counted, key=counted.__getitem__)
+        name = min(sizes, key=sizes.__getitem__)
         least = costs[name].at(multiple)
         smaller = f"; one of {multiple} would take {_up(least)} MiB" if batch > multiple else ""
         raise BudgetError(
             f"a memory budget of {budget_mib:g} MiB fits no step on {batch} images: the least is "
-            f"{_up(counted[name])} MiB, with recompute={name!r}{smaller}; of that "
+            f"{_up(sizes[name])} MiB, with recompute={name!r}{smaller}; of that "
             f"{_up(costs[name].held)} MiB are weights, gradients and optimizer states. Give a "
             "larger budget, a smaller batch, or a smaller model or image size"
         )
-    return Choice(budget_mib, fitting, batch, counted[fitting], counted, chosen)
+    counted = {name: size for name, size in sizes.items() if name in (*RECOMPUTE, fitting)}
+    return Choice(budget_mib, fitting, batch, sizes[fitting], counted, chosen)
 
 
 def held_bytes(module: nn.Module, beside: Iterable[Tensor] = ()) -> int:
@@ -210,16 +244,14 @@ def held_bytes(module: nn.Module, beside: Iterable[Tensor] = ()) -> int:
     return held + sum(3 * p.nbytes + _STEP_COUNTER for p in trained)  # gradient, two moments
 
 
-def _count_recorded(blocks: Sequence[nn.Module], run: Callable[[], int]) -> tuple[int, int]:
-    """Return in how many blocks autograd records what they are given, and what ``run`` returns."""
+def _count_recorded(blocks: Sequence[nn.Module], run: Callable[[], int]) -> tuple[set[int], int]:
+    """Return the indices of blocks of which autograd keeps anything, and what ``run`` returns."""
     recorded: set[int] = set()
+    places = {block: index for index, block in enumerate(blocks)}
 
     def see(module: nn.Module, args: Any, kwargs: Any) -> None:
-        values = itertools.chain(args, kwargs.values())
-        if any(isinstance(v, Tensor) and v.requires_grad for v in values) and (
-            torch.is_grad_enabled()
-        ):
-            recorded.add(id(module))
+        if is_recorded(module, itertools.chain(args, kwargs.values())):
+            recorded.add(places[module])
 
     handles = [b.register_forward_pre_hook(see, with_kwargs=True) for b in blocks]
     try:
@@ -227,10 +259,45 @@ def _count_recorded(blocks: Sequence[nn.Module], run: Callable[[], int]) -> tupl
     finally:
         for handle in handles:
             handle.remove()
-    return len(recorded), result
+    return recorded, result
 
 
-def _line(first: int, second: int) -> tuple[Fraction, Fraction]:
+def _lines_of_blocks(
+    numbers: Mapping[str, int], recorded: int, whole: _Line, count: Callable[..., list[int]]
+) -> dict[str, _Line]:
+    """Return what is kept with each setting.
+
+    Blocks are mostly alike but for the first, before which nothing may train: one and all of them
+    tell, and a second one tells that it is so. Where it is not, each setting is counted.
+
+    Args:
+        numbers: of blocks that keep anything and compute it again, by setting, the least first.
+        recorded: of blocks that keep anything.
+        whole: what is kept where all of them compute again.
+        count: counts a setting in the batches that are given.
+    """
+    first, *others = numbers
+    if numbers[first] == 1:
+        one = _line(*count(first))
+        each = _part(one, whole, max(1, recorded - 1))
+        lines = {
+            name: (one[0] - (number - 1) * each[0], one[1] - (number - 1) * each[1])
+            for name, number in numbers.items()
+        }
+        if recorded < 3:
+            return lines
+        batch, (fixed, slope) = COUNTED_BATCHES[0], lines[others[0]]
+        if count(others[0], [batch]) == [fixed + batch * slope]:
+            return lines
+    return {name: _line(*count(name)) for name in numbers}
+
+
+def _part(more: _Line, less: _Line, parts: int = 1) -> _Line:
+    """Return one of so many parts of what one line has more than another."""
+    return (more[0] - less[0]) / parts, (more[1] - less[1]) / parts
+
+
+def _line(first: int, second: int) -> _Line:
     small, large = COUNTED_BATCHES
     slope = Fraction(second - first, large - small)
     return first - small * slope, slope

@@ -18,7 +18,7 @@ from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, UnsupportedModelError, find_backbone
 from fastht.config import HTConfig
 from fastht.hooks import RecordGrid, RunAdapter, add_hook, find_hook, remove_hook
-from fastht.recompute import check_blocks, check_recompute, install, reinstall, remove
+from fastht.recompute import check_blocks, install, parse_recompute, reinstall, remove
 from fastht.releases import tell_unknown_releases
 from fastht.scriptable import allow_script, forget_script
 from fastht.tower import TowerState
@@ -95,7 +95,8 @@ def patch(
             (of which the input is made again) or ``"input"``; see :func:`fastht.ops.ht_adapter`.
         recompute: what the backward pass computes again instead of keeping it: ``"none"``;
             ``"mlp"``, the input of each MLP's activation, for one more product a block; or
-            ``"block"``, each block without its adapter. Results are the same to the bit.
+            ``"block"``, each block without its adapter. ``"mlp:6"`` and ``"block:6"`` do so in six
+            blocks alone, the first of which anything is kept. Results are the same to the bit.
 
     Returns:
         ``model``.
@@ -123,7 +124,8 @@ def patch(
                 "around or inside it; call fastht.unpatch with that one first"
             )
         kept = resolve_modules(root, modules_to_save)
-        asked = (config, backend, kept, keep, check_recompute(recompute))
+        parse_recompute(recompute)
+        asked = (config, backend, kept, keep, recompute)
         if asked == record.asked:
             return model
         raise ValueError(
@@ -133,7 +135,7 @@ def patch(
             "call fastht.unpatch first to change them"
         )
     kept = resolve_modules(root, modules_to_save)
-    check_blocks(backbone.blocks, check_recompute(recompute))
+    check_blocks(backbone.blocks, recompute)
     made = make_adapters(backbone, config, backend, backbone.grid_size, keep)
     attach(root, backbone, made, config, backend, kept, keep, recompute)
     return model

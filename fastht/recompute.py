@@ -9,13 +9,18 @@ Both ways are PyTorch's own non-reentrant checkpoint, put around less than a lib
 - ``"block"``: around each block without its adapter, which keeps its own small state: no adapter
   runs twice, and neither does the last product of the MLP, whose result nobody asks for.
 
+Either can be for some of the blocks alone, ``"mlp:6"``: for the first of those that keep anything.
+All of them keep equally much; the first ones keep theirs the longest. When they compute it again,
+the later ones have given theirs back, so that it is never on top of the most that a step holds.
+
 A module's ``forward`` is replaced in the instance, and given back by :func:`remove`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,33 +40,47 @@ _NAMES = (
     ("layernorm_after", "mlp"),  # InternVL, I-JEPA and newer ViTs of transformers
     ("rms_norm2", "ffn"),  # AIMv2
 )
+_SETTING = re.compile(r"(none|mlp|block)|(mlp|block):([1-9][0-9]*)")
+_ADAPTER = "ht."  # begins the names of an adapter's parameters in its block
 _SOURCE = "_fastht_source"  # of a LayerNorm's result: what it was given
 
 
-def check_recompute(recompute: str) -> str:
-    """Return ``recompute`` if it is one of ``"none"``, ``"mlp"`` and ``"block"``.
+def parse_recompute(recompute: str) -> tuple[str, int | None]:
+    """Return which of ``RECOMPUTE`` a setting is, and for how many blocks; ``None``: for all.
 
     Raises:
-        ValueError: it is not.
+        ValueError: there is no such setting.
     """
-    if recompute not in RECOMPUTE:
+    found = _SETTING.fullmatch(recompute) if isinstance(recompute, str) else None
+    if found is None:
         shown = ", ".join(map(repr, RECOMPUTE))
-        raise ValueError(f"recompute is {recompute!r}; choose one of {shown}")
-    return recompute
+        raise ValueError(
+            f"recompute is {recompute!r}; choose one of {shown}, or for some blocks alone one such "
+            "as 'mlp:6', 'block:6'"
+        )
+    whole, part, number = found.groups()
+    return (whole, None) if part is None else (part, int(number))
 
 
-def check_blocks(blocks: tuple[nn.Module, ...], recompute: str) -> None:
+def check_blocks(blocks: Sequence[nn.Module], recompute: str) -> None:
     """Raise unless every block has the parts that ``recompute`` is about.
 
     Raises:
-        ValueError: one has not, or something else has replaced its ``forward``.
+        ValueError: one has not, or something else has replaced its ``forward``, or there are fewer
+            blocks, or no such setting.
     """
-    for index, block in enumerate(blocks if recompute != "none" else ()):
-        part = block if recompute == "block" else _parts(block)[1]
+    what, number = parse_recompute(recompute)
+    if number is not None and number > len(blocks):
+        raise ValueError(
+            f"recompute is {recompute!r}, and the tower has {len(blocks)} blocks; give at most so "
+            f"many, or {what!r} for all of them"
+        )
+    for index, block in enumerate(blocks if what != "none" else ()):
+        part = block if what == "block" else _parts(block)[1]
         if part is None:
             raise ValueError(
-                f'recompute="mlp": block {index} ({type(block).__name__}) has no LayerNorm and MLP '
-                f'by the names that fastht knows; take recompute="block"'
+                f"recompute={recompute!r}: block {index} ({type(block).__name__}) has no LayerNorm "
+                'and MLP by the names that fastht knows; take recompute="block"'
             )
         if "forward" in vars(part):
             raise ValueError(
@@ -74,7 +93,7 @@ def check_blocks(blocks: tuple[nn.Module, ...], recompute: str) -> None:
 def cannot_recompute(blocks: Sequence[nn.Module], recompute: str) -> str | None:
     """Return why the blocks cannot have a setting, or ``None`` if they can."""
     try:
-        check_blocks(tuple(blocks), recompute)
+        check_blocks(blocks, recompute)
     except ValueError as error:
         return str(error)
     return None
@@ -86,17 +105,21 @@ def reinstall(blocks: Sequence[nn.Module], recompute: str) -> None:
     Raises:
         ValueError: they cannot have it; they have ``"none"`` then.
     """
-    remove(tuple(blocks))
-    check_blocks(tuple(blocks), check_recompute(recompute))
-    install(tuple(blocks), recompute)
+    remove(blocks)
+    check_blocks(blocks, recompute)
+    install(blocks, recompute)
 
 
-def install(blocks: tuple[nn.Module, ...], recompute: str) -> None:
-    """Have the blocks compute activations again, after :func:`check_blocks`."""
-    for block in blocks:
-        if recompute == "block":
+def install(blocks: Sequence[nn.Module], recompute: str) -> None:
+    """Have the blocks compute activations again, after :func:`check_blocks`.
+
+    What trains has to be known by then: it decides which are the first blocks that keep anything.
+    """
+    what, _ = parse_recompute(recompute)
+    for block in (blocks[index] for index in chosen_blocks(blocks, recompute)):
+        if what == "block":
             block.forward = functools.partial(_run_block, block)  # type: ignore[method-assign]
-        elif recompute == "mlp":
+        else:
             norm, mlp = _parts(block)
             assert norm is not None
             assert mlp is not None
@@ -104,7 +127,32 @@ def install(blocks: tuple[nn.Module, ...], recompute: str) -> None:
             mlp.forward = functools.partial(_run_mlp, norm, mlp)  # type: ignore[method-assign]
 
 
-def remove(blocks: tuple[nn.Module, ...]) -> None:
+def chosen_blocks(blocks: Sequence[nn.Module], recompute: str) -> range:
+    """Return the indices of the blocks that a setting is for.
+
+    Of a number of them the first is the first one with something that trains, or the one after it
+    where that is its adapter alone, which comes last; or an earlier one if too few are left.
+    """
+    what, number = parse_recompute(recompute)
+    if what == "none" or number is None:
+        return range(0 if what == "none" else len(blocks))
+    first = 0
+    for index, block in enumerate(blocks):
+        trained = [name for name, p in block.named_parameters() if p.requires_grad]
+        if trained:
+            first = index + all(name.startswith(_ADAPTER) for name in trained)
+            break
+    first = min(first, len(blocks) - number)
+    return range(first, first + number)
+
+
+def is_recorded(block: nn.Module, args: Iterable[Any]) -> bool:
+    """Whether autograd keeps anything of a call of a block, its adapter apart."""
+    own = (p for name, p in block.named_parameters() if not name.startswith(_ADAPTER))
+    return _is_recorded((*args, *own))
+
+
+def remove(blocks: Sequence[nn.Module]) -> None:
     """Take :func:`install` back; blocks without it stay as they are."""
     for block in blocks:
         norm, mlp = _parts(block)
@@ -132,8 +180,7 @@ def _remember(module: nn.Module, args: Any, output: Any) -> None:
 
 def _run_block(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     forward = functools.partial(type(block).forward, block)
-    own = (p for name, p in block.named_parameters() if not name.startswith("ht."))
-    if not _is_recorded((*args, *kwargs.values(), *own)):
+    if not is_recorded(block, (*args, *kwargs.values())):
         return forward(*args, **kwargs)
     _refuse_replicas(block, args)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)

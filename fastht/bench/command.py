@@ -18,12 +18,13 @@ import timm
 import torch
 from tqdm import tqdm
 
+from fastht.backbones import find_backbone
 from fastht.bench.fitting import Fitted, fit
 from fastht.bench.front import front, front_text, plot_front
 from fastht.bench.lineup import Case, LeftOut, is_out_of_memory, line_up, peak_bytes
 from fastht.bench.machine import describe, multiplies_bf16
 from fastht.bench.meter import Contestant, Limits, alternate
-from fastht.bench.methods import FRONT, METHODS, PAPER, remark
+from fastht.bench.methods import METHODS, PAPER, find_method, front_names, remark
 from fastht.bench.step import Precision
 from fastht.bench.towers import ModelSpec
 from fastht.budget import check_budget
@@ -58,9 +59,10 @@ class BenchArguments:
             and ht-compiled. ht-reference is HT in plain PyTorch, compiled is torch.compile. What
             computes activations of the base again (see fastht.patch): lora-mlp, lora-mlp-compiled,
             lora-block, lora-block-compiled, ht-mlp, ht-mlp-compiled, ht-block, ht-block-compiled;
-            ht-checkpointed has the library's own gradient checkpointing.
-        front: measure HT and LoRA with every way to recompute, compiled and not, in place of
-            methods, and say which is faster within each budget of kept memory.
+            in six blocks alone: lora-mlp:6, ht-block:6-compiled and the like. ht-checkpointed has
+            the library's own gradient checkpointing.
+        front: measure HT and LoRA with every way to recompute, in all blocks and in some, compiled
+            and not, in place of methods, and say which is faster within each budget of kept memory.
         picture: draw time against memory into this PNG file, which must not be there yet.
         memory_budget: MiB that the step of a method may hold, by itself (counted; working memory
             of single operations comes on top): what HT and LoRA compute again is chosen to fit,
@@ -147,11 +149,11 @@ def bench(arguments: BenchArguments, command: str) -> int:
             raise FileNotFoundError(f"{option} {path}: there is no folder {path.parent}")
     if (arguments.front or picture is not None) and not arguments.memory:
         raise ValueError("--front and --picture are about memory: leave out --no-memory")
-    methods = FRONT if arguments.front else arguments.methods
     check_budget(arguments.memory_budget)
     if arguments.front and arguments.memory_budget is not None:
         raise ValueError("--front is about every budget: leave out --memory-budget")
-    case, names = make_case(arguments), _method_names(methods)
+    case = make_case(arguments)
+    names = _front(case.model) if arguments.front else _method_names(arguments.methods)
     if arguments.rounds < 2:
         raise ValueError(f"--rounds is {arguments.rounds}; a median with quartiles takes two")
     machine = describe(case.device)
@@ -272,7 +274,7 @@ def measure(
         for name, step in steps.items():
             row = Row(
                 method=name,
-                detail=METHODS[name].detail,
+                detail=find_method(name).detail,
                 backend=step.backend,
                 remark=remark(step.model),
                 seconds=seconds[name],
@@ -342,11 +344,13 @@ def _plain(fitted: Fitted) -> dict[str, Any]:
 
 
 def _method_names(given: Sequence[str]) -> list[str]:
-    if unknown := [name for name in given if name not in METHODS]:
-        raise ValueError(f"there is no method {unknown[0]!r}; choose of {', '.join(METHODS)}")
     if not given:
         raise ValueError(f"--methods is empty; choose of {', '.join(METHODS)}")
-    return list(dict.fromkeys(given))
+    return [find_method(name).name for name in dict.fromkeys(given)]
+
+
+def _front(model: ModelSpec) -> list[str]:
+    return front_names(len(find_backbone(model.build()).blocks))
 
 
 def _introduction(arguments: BenchArguments, case: Case, machine: dict[str, Any]) -> str:

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 from fastht.backbones import find_backbone
 from fastht.bench.lineup import Case, LeftOut, make_images, make_step
-from fastht.bench.methods import METHODS, UnusableError
+from fastht.bench.methods import UnusableError, find_method
 from fastht.budget import COUNTED_BATCHES, BudgetError, Choice, Cost, choose, count_costs
-from fastht.recompute import RECOMPUTE
 
 _CHOOSING = ("ht", "lora")  # have a version for every setting
 
@@ -46,7 +45,7 @@ def fit(case: Case, names: Sequence[str], budget_mib: float, batch: int | None) 
 
     Args:
         case: what is trained; its batch does not count.
-        names: of ``METHODS``.
+        names: as :func:`fastht.bench.methods.find_method` takes them.
         budget_mib: MiB.
         batch: images a step, or ``None``.
 
@@ -58,7 +57,7 @@ def fit(case: Case, names: Sequence[str], budget_mib: float, batch: int | None) 
     unknown: list[str] = []  # cannot train this model: the line-up says why
     counted = functools.cache(functools.partial(_count, case))
     for name in names:
-        method = METHODS[name]
+        method = find_method(name)
         kind = name.partition("-")[0]
         if method.recompute == "library":
             reason = "a library's own checkpointing has no prediction for --memory-budget"
@@ -71,9 +70,11 @@ def fit(case: Case, names: Sequence[str], budget_mib: float, batch: int | None) 
         except UnusableError:
             unknown.append(name)
             continue
+        if plain != kind and method.recompute not in found:
+            unknown.append(name)
+            continue
         # A name without a setting leaves it open.
-        wanted = RECOMPUTE if plain == kind else (method.recompute,)
-        costs[name] = {s: cost for s, cost in found.items() if s in wanted}
+        costs[name] = found if plain == kind else {method.recompute: found[method.recompute]}
     if batch is None:
         batch = _common_batch(costs, budget_mib)
     choices: dict[str, Choice] = {}
@@ -121,6 +122,6 @@ def _count(case: Case, name: str) -> dict[str, Cost]:
 def _with_setting(name: str, recompute: str) -> str:
     """Return the method that is ``name`` with a setting."""
     plain = name.removesuffix("-compiled")
-    if recompute == "none" or METHODS[name].recompute == recompute:
+    if recompute == "none" or find_method(name).recompute == recompute:
         return name
     return f"{plain}-{recompute}{name[len(plain) :]}"

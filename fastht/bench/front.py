@@ -54,7 +54,7 @@ def front(rows: Sequence[Row]) -> list[Best]:
 
 
 def front_text(bests: Sequence[Best]) -> str:
-    """Return one line a budget: who is faster there, and by how much."""
+    """Return one line a budget, who is faster there and by how much, and what comes of it."""
     lines = []
     for best in bests:
         names = [
@@ -66,7 +66,7 @@ def front_text(bests: Sequence[Best]) -> str:
         else:
             verdict = f"HT {'is faster' if best.share < 1 else 'is not faster'}: {best.share:.2f}"
         lines.append(f"kept <= {best.budget / MIB:.1f} MiB   {names[0]}   {names[1]}   {verdict}")
-    return "\n".join(lines)
+    return "\n".join([*lines, _verdict(bests)])
 
 
 def plot_front(rows: Sequence[Row], title: str, path: Path) -> None:
@@ -104,6 +104,25 @@ def plot_front(rows: Sequence[Row], title: str, path: Path) -> None:
         axes.set_ylim(0, 1.1 * max(map(_ms, shown)))
     figure.suptitle(f"{title}; filled: eager, hollow: torch.compile", fontsize=SMALL)
     figure.savefig(path)
+
+
+def _verdict(bests: Sequence[Best]) -> str:
+    """Say in a sentence within which budgets HT is faster."""
+    both = [(best.budget, best.share) for best in bests if best.share is not None]
+    slower = [(budget, share) for budget, share in both if not share < 1]
+    if not both:
+        return "There is no budget that both HT and LoRA fit."
+    if not slower:
+        text = f"For every budget that both fit HT is faster ({len(both)} on this front)"
+    else:
+        where = ", ".join(f"{budget / MIB:.1f} MiB ({share:.2f})" for budget, share in slower)
+        text = f"HT is faster for {len(both) - len(slower)} of {len(both)} budgets, not for {where}"
+    for kind in ("HT", "LoRA"):
+        other = "lora" if kind == "HT" else "ht"
+        alone = [best.budget for best in bests if getattr(best, other) is None]
+        if alone:
+            text += f"; {kind} alone fits {alone[0] / MIB:.1f} MiB and less"
+    return f"{text}."
 
 
 def _kind(row: Row) -> str | None:

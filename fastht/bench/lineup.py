@@ -17,7 +17,7 @@ from fastht.bench import memory
 from fastht.bench.gate import IncorrectError
 from fastht.bench.machine import cache_bytes
 from fastht.bench.meter import Rotation
-from fastht.bench.methods import METHODS, PAPER, UnusableError
+from fastht.bench.methods import PAPER, UnusableError, find_method
 from fastht.bench.step import Precision, Step
 from fastht.bench.towers import ModelSpec, image_size
 from fastht.config import HTConfig
@@ -82,7 +82,7 @@ def line_up(
 
     Args:
         case: what is trained.
-        names: of ``METHODS``.
+        names: as :func:`fastht.bench.methods.find_method` takes them.
         tick: is called twice a method.
 
     Raises:
@@ -138,7 +138,7 @@ def make_step(case: Case, name: str, images: Callable[[tuple[int, int]], Rotatio
     made_for = images(image_size(tower))
     with torch.random.fork_rng(devices=[0] if case.device == "cuda" else []):
         torch.manual_seed(0)
-        return Step(METHODS[name], tower, made_for, case.precision, case.config)
+        return Step(find_method(name), tower, made_for, case.precision, case.config)
 
 
 def make_images(case: Case, sets: int, size: tuple[int, int]) -> Rotation[Tensor]:
@@ -179,7 +179,7 @@ def _attempt(action: Callable[[str], None], name: str) -> LeftOut | None:
             return LeftOut(line)
         if is_out_of_memory(error):
             return LeftOut("out of memory; a smaller batch may fit")
-        if METHODS[name].compiled and isinstance(error, RuntimeError):
+        if find_method(name).compiled and isinstance(error, RuntimeError):
             return LeftOut(f"torch.compile fails: {line}")
         raise
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from fastht.backbones import find_backbone
 from fastht.config import HTConfig
 from fastht.lora import NoLoraError, add_lora
 from fastht.patch import patch
-from fastht.recompute import RECOMPUTE, check_blocks, install
+from fastht.recompute import parse_recompute, reinstall
 
 # The published initialisation: "identity" would start with an up-projection of zeros, on which
 # hardware can be faster than on anything that training makes of them.
@@ -39,7 +40,7 @@ class Method:
         compiled: whether the model then goes through ``torch.compile``.
         fused: whether the adapters run on the backend that ``auto`` picks, so that what they
             compute has to be checked.
-        recompute: what the backward pass computes again, as :func:`fastht.patch` names it, or
+        recompute: what the backward pass computes again, as :func:`fastht.patch` takes it, or
             ``"library"``: the library's own gradient checkpointing.
     """
 
@@ -65,7 +66,7 @@ def _mona(model: nn.Module, config: HTConfig) -> None:
 
 
 def _ht(model: nn.Module, config: HTConfig, backend: str, recompute: str = "none") -> None:
-    if recompute == "library":
+    if recompute == _LIBRARY:
         _checkpoint(model)
         recompute = "none"
     patch(model, config, backend=backend, recompute=recompute)
@@ -77,9 +78,7 @@ def _lora(model: nn.Module, config: HTConfig, recompute: str = "none") -> None:
         add_lora(model, LORA_RANK, zeros=False)
     except NoLoraError as error:
         raise UnusableError(str(error)) from error
-    blocks = find_backbone(model).blocks
-    check_blocks(blocks, recompute)
-    install(blocks, recompute)
+    reinstall(find_backbone(model).blocks, recompute)
 
 
 def _checkpoint(model: nn.Module) -> None:
@@ -106,11 +105,11 @@ _LORA = f"LoRA by peft, r = {LORA_RANK}, on all attention projections"
 _REFERENCE = "HT adapters in plain PyTorch, with the FFT pair, as published"
 _FUSED = "HT adapters by fastht"
 _AGAIN = {
-    "none": "",
-    "mlp": ", the MLPs' activations computed again",
-    "block": ", blocks computed again but for their adapters",
-    "library": ", the library's own gradient checkpointing",
+    "mlp": "the MLPs' activations computed again",
+    "block": "blocks computed again but for their adapters",
 }
+_LIBRARY = "library"
+_OF_BLOCKS = re.compile(r"(ht|lora)-((?:mlp|block):[1-9][0-9]*)(-compiled)?")
 _ht_reference = functools.partial(_ht, backend="reference")
 _ht_auto = functools.partial(_ht, backend="auto")
 
@@ -124,8 +123,12 @@ def _both(
     recompute: str = "none",
 ) -> list[Method]:
     """Return a method that computes activations again, and the same through ``torch.compile``."""
-    name += {"none": "", "library": "-checkpointed"}.get(recompute, f"-{recompute}")
-    detail += _AGAIN[recompute]
+    if recompute == _LIBRARY:
+        name, detail = f"{name}-checkpointed", f"{detail}, the library's own gradient checkpointing"
+    elif recompute != "none":
+        what, number = parse_recompute(recompute)
+        where = "" if number is None else f", in {number} blocks alone"
+        name, detail = f"{name}-{recompute}", f"{detail}, {_AGAIN[what]}{where}"
     if recompute != "none":
         prepare = functools.partial(prepare, recompute=recompute)
     return [
@@ -154,13 +157,42 @@ METHODS = {
         *_both("lora", _LORA, _lora, recompute="block"),
         *_both("ht", _FUSED, _ht_auto, fused=True, recompute="mlp"),
         *_both("ht", _FUSED, _ht_auto, fused=True, recompute="block"),
-        _both("ht", _FUSED, _ht_auto, fused=True, recompute="library")[0],
+        _both("ht", _FUSED, _ht_auto, fused=True, recompute=_LIBRARY)[0],
     )
 }
-# Time against memory: HT and LoRA, each with every way to recompute, compiled and not.
-FRONT = tuple(
-    f"{kind}{'' if recompute == 'none' else f'-{recompute}'}{compiled}"
-    for compiled in ("", "-compiled")
-    for kind in ("lora", "ht")
-    for recompute in RECOMPUTE
-)
+
+
+def find_method(name: str) -> Method:
+    """Return the method of a name: of ``METHODS``, or as ``"ht-mlp:6"``, of six blocks.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    found = _OF_BLOCKS.fullmatch(name)
+    if found is None:
+        raise ValueError(
+            f"there is no method {name!r}; choose of {', '.join(METHODS)}, or one such as "
+            "ht-mlp:6, lora-block:6-compiled, which computes again in six blocks alone"
+        )
+    kind, recompute, compiled = found.groups()
+    if kind == "ht":
+        both = _both("ht", _FUSED, _ht_auto, fused=True, recompute=recompute)
+    else:
+        both = _both("lora", _LORA, _lora, recompute=recompute)
+    return both[compiled is not None]
+
+
+def front_names(depth: int) -> list[str]:
+    """Return the methods of the front of time against memory, for a tower of so many blocks.
+
+    HT and LoRA, each with every way to recompute, in all blocks and in a quarter or half of them;
+    compiled, which takes its time for each, in all blocks.
+    """
+    quarter, half = max(1, depth // 4), max(1, depth // 2)
+    eager = ("", f"-mlp:{quarter}", f"-mlp:{half}", "-mlp", f"-block:{half}", "-block")
+    names = [f"{kind}{again}" for kind in ("lora", "ht") for again in eager]
+    again = ("", "-mlp", "-block")
+    names += [f"{kind}{which}-compiled" for kind in ("lora", "ht") for which in again]
+    return list(dict.fromkeys(names))

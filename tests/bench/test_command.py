@@ -12,7 +12,7 @@ import fastht
 from fastht.bench import command
 from fastht.bench.command import BenchArguments, Row, find_model, make_case, table
 from fastht.bench.gate import IncorrectError
-from fastht.bench.methods import METHODS, Method
+from fastht.bench.methods import METHODS, Method, front_names
 from fastht.bench.towers import ModelSpec
 from fastht.cli import main
 from fastht.lora import NoLoraError
@@ -54,6 +54,57 @@ def test_it_prints_a_table_and_writes_everything(tmp_path, capsys):
     assert content["methods"][1]["backend"] == backend
     assert content["methods"][1]["peak_bytes"] is None
     assert content["left_out"] == {}
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """An open_clip model whose vision tower has four blocks."""
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    content = {"model_cfg": config, "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    return f"local-dir:{tmp_path}"
+
+
+def front(clip, tmp_path, monkeypatch):
+    """Run the front of a small open_clip tower; return what it wrote."""
+    monkeypatch.setattr(command, "peak_bytes", lambda case, name, step: None)
+    target, picture = tmp_path / "front.json", tmp_path / "front.png"
+    options = ("--front", "--json", str(target), "--picture", str(picture))
+    assert main([*QUICK, "--model", clip, *options]) == 0
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    return json.loads(target.read_text())
+
+
+def test_the_front_of_an_open_clip_tower(clip, tmp_path, monkeypatch, capsys):
+    names = [name for name in front_names(4) if not name.endswith("-compiled")]
+    monkeypatch.setattr(command, "front_names", lambda depth: names if depth == 4 else [])
+    content = front(clip, tmp_path, monkeypatch)
+    kept = {entry["method"]: entry["saved_bytes"] for entry in content["methods"]}
+    assert list(kept) == names
+    for kind in ("ht", "lora"):
+        own = [kept[kind + s] for s in ("", "-mlp:1", "-mlp:2", "-mlp", "-block:2", "-block")]
+        assert own[0] > own[1] > own[2] > own[3] > own[5]
+        assert own[0] > own[4] > own[5]
+    lines = capsys.readouterr().out.splitlines()
+    budgets = [line for line in lines if line.startswith("kept <= ")]
+    assert len(budgets) == len(content["front"]) >= 3
+    assert "HT is faster" in lines[lines.index(budgets[-1]) + 1]
+
+
+@pytest.mark.slow
+def test_the_front_compiled(clip, tmp_path, monkeypatch):
+    names = ["lora", "ht", "lora-mlp-compiled", "ht-mlp:2-compiled", "ht-block-compiled"]
+    monkeypatch.setattr(command, "front_names", lambda depth: names)
+    content = front(clip, tmp_path, monkeypatch)
+    assert [entry["method"] for entry in content["methods"]] == names
+    assert content["left_out"] == {}
+
+
+def test_more_blocks_than_the_tower_has_are_told_in_a_line(clip, capsys):
+    assert main([*QUICK, "--no-memory", "--model", clip, "--methods", "ht-mlp:5"]) == 1
+    assert "'mlp:5', and the tower has 4 blocks" in capsys.readouterr().err
 
 
 def test_memory_is_measured_unless_it_is_left_out(monkeypatch, capsys):

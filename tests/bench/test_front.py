@@ -16,6 +16,7 @@ ROWS = [
     row("ht", 90, 500),
     row("ht-mlp", 130, 300),
     row("ht-block", 140, 100),
+    row("ht-block:6", 145, 110),  # slower than with all of them: on no front
     row("ht-reference", 10, 50),
     row("frozen", 5, 0),
 ]
@@ -37,7 +38,21 @@ def test_the_text_says_where_ht_is_not_faster():
     lines = front_text(front(ROWS)).splitlines()
     assert lines[0].endswith("HT: ht 90 ms   LoRA: lora 100 ms   HT is faster: 0.90")
     assert lines[2].endswith("HT is not faster: 1.08")
-    assert lines[-1].endswith("LoRA: -   HT alone fits")
+    assert lines[-2].endswith("LoRA: -   HT alone fits")
+    assert lines[-1] == (
+        "HT is faster for 2 of 3 budgets, not for 400.0 MiB (1.08); HT alone fits 300.0 MiB and "
+        "less."
+    )
+
+
+def test_the_text_says_where_ht_is_faster_for_every_budget():
+    rows = [row("lora", 100, 500), row("ht-mlp:3", 95, 450), row("lora-mlp:6", 110, 400)]
+    text = front_text(front([*rows, row("ht-mlp", 105, 350), row("lora-block", 140, 90)]))
+    assert text.endswith(
+        "\nFor every budget that both fit HT is faster (4 on this front); LoRA alone fits 90.0 MiB "
+        "and less."
+    )
+    assert front_text(front([row("ht", 9, 5)])).endswith("no budget that both HT and LoRA fit.")
 
 
 def test_the_picture_has_a_mark_a_method(tmp_path):

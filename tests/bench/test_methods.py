@@ -8,7 +8,14 @@ from vits import VITS
 
 import fastht
 from fastht.backbones import find_backbone
-from fastht.bench.methods import FRONT, LORA_RANK, METHODS, UnusableError, remark
+from fastht.bench.methods import (
+    LORA_RANK,
+    METHODS,
+    UnusableError,
+    find_method,
+    front_names,
+    remark,
+)
 
 pytest.importorskip("peft")
 
@@ -36,12 +43,34 @@ def test_methods_go_by_their_own_names():
     assert {name for name, m in METHODS.items() if m.fused} == {
         name for name in METHODS if name.startswith("ht") and "reference" not in name
     }
-    assert set(FRONT) < set(METHODS)
     for name, method in METHODS.items():
         assert method.recompute == next(
             (r for r in ("mlp", "block") if f"-{r}" in name),
             ("library" if "checkpointed" in name else "none"),
         )
+
+
+def test_methods_of_some_blocks_go_by_the_number():
+    method = find_method("lora-block:6-compiled")
+    assert (method.name, method.recompute) == ("lora-block:6-compiled", "block:6")
+    assert (method.compiled, method.fused) == (True, False)
+    assert method.detail.endswith("in 6 blocks alone, torch.compile")
+    assert find_method("ht-mlp") is METHODS["ht-mlp"]
+    assert find_method("ht-mlp:1").fused
+    for name in ("ht-mlp:0", "ht-none:2", "frozen-mlp:2", "ht-mlp:2-twice", "ht-reference-mlp:1"):
+        with pytest.raises(ValueError, match=f"no method '{name}'; choose of .* such as ht-mlp:6"):
+            find_method(name)
+
+
+def test_the_front_has_both_kinds_with_each_setting():
+    names = front_names(24)
+    assert len(names) == len(set(names)) == 18
+    for kind in ("lora", "ht"):
+        own = [name.removeprefix(kind) for name in names if name.startswith(kind)]
+        assert own[:6] == ["", "-mlp:6", "-mlp:12", "-mlp", "-block:12", "-block"]
+        assert own[6:] == ["-compiled", "-mlp-compiled", "-block-compiled"]
+    assert "ht-mlp:1" in front_names(1)
+    assert all(find_method(name).name == name for name in names)
 
 
 @pytest.mark.parametrize("vit", ["native", "clip", "siglip", "transformers-clip"])

@@ -228,7 +228,11 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         check_data(out, record_entries(sides))
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        plain = arguments.plain() | {"fastht_version": fastht.__version__} | memory_record(choice)
+        plain = (
+            arguments.plain()
+            | {"fastht_version": fastht.__version__}
+            | memory_record(config, choice)
+        )
         if built.revision is not None:
             plain[REVISION] = built.revision
         write_json(out / ARGUMENTS_NAME, plain)
@@ -276,7 +280,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "intervals": intervals,
         "gallery": held_after.retrieval.gallery(),
         **({} if built.record is None else {"encoder": built.record}),
-        **memory_record(choice),
+        **memory_record(config, choice),
     }
     results["provenance"] = provenance(
         sides,

@@ -178,7 +178,7 @@ class TrainArguments:
         if self.train_towers == "none":
             del plain["train_towers"], plain["tower_lr_scale"]
         trainer = plain.pop("trainer")
-        for name in ("workers", "checkpoint_steps"):
+        for name in ("workers", "checkpoint_steps", "recompute"):
             del trainer[name]
         for name, unused in _UNUSED.items():
             held = trainer if name in trainer else plain

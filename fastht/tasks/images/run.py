@@ -108,7 +108,7 @@ class Run:
         options["blocks"] = self.arguments.blocks_of(self.method)
         for name in _FREE:
             del options[name]
-        for name in ("workers", "checkpoint_steps", "seed"):
+        for name in ("workers", "checkpoint_steps", "recompute", "seed"):
             del trainer[name]
         return {
             "task": self.task,
@@ -203,7 +203,7 @@ def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) ->
     )
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        told = {"fastht_version": fastht.__version__} | memory_record(choice)
+        told = {"fastht_version": fastht.__version__} | memory_record(config, choice)
         write_json(out / RUN_NAME, description | told)
         keep_data(out, entries)
     progress = trainer.fit()
@@ -239,7 +239,7 @@ def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) ->
         "before": before,
         "after": after,
         **of_classes,
-        **memory_record(choice),
+        **memory_record(config, choice),
     }
     if accelerator.is_main_process:
         remember(out, chosen, among=cases.side("train"))

@@ -1,4 +1,4 @@
-"""Fit a training into a memory budget: what is computed again, and the batch where that is asked.
+"""Fit a training into memory: what is computed again, and the batch where a budget is to choose it.
 
 The batch size is part of what is learnt (of the contrastive loss it is the contrast, of every loss
 it goes with the learning rate), and what is computed again is not: gradients are the same to the
@@ -40,7 +40,7 @@ def fit_memory(
     kept: Mapping[str, Any] | None = None,
     beside: Iterable[Tensor] = (),
 ) -> tuple[TrainerConfig, Choice | None]:
-    """Make a task's step fit the budget; without one nothing is changed.
+    """Make a task's step fit the budget; without one it computes again what the config says.
 
     The step is counted on the task's own first samples. Weights, running statistics and random
     numbers are afterwards as they were.
@@ -58,8 +58,16 @@ def fit_memory(
 
     Raises:
         BudgetError: nothing fits; the tower computes nothing again then.
+        ValueError: the model cannot compute again what the config says.
     """
     if config.memory_budget is None:
+        if config.recompute != "none":
+            if tower is None:
+                raise ValueError(
+                    f"--recompute {config.recompute}: this model has no vision transformer of "
+                    "fastht's; leave it out"
+                )
+            set_recompute(tower, config.recompute)
         return config, None
     processes = accelerator.num_processes
     blocks: tuple[nn.Module, ...] = ()
@@ -141,6 +149,8 @@ def kept_choice(file: Path, resume: bool) -> Mapping[str, Any] | None:
     return found
 
 
-def memory_record(choice: Choice | None) -> dict[str, Any]:
-    """Return what a run's arguments and results tell of a choice, as plain JSON types."""
-    return {} if choice is None else {"memory": choice.plain()}
+def memory_record(config: TrainerConfig, choice: Choice | None) -> dict[str, Any]:
+    """Return what a run's arguments and results tell of what is computed again, as plain JSON."""
+    if choice is not None:
+        return {"memory": choice.plain()}
+    return {} if config.recompute == "none" else {"recompute": config.recompute}

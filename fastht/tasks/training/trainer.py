@@ -79,9 +79,10 @@ class TrainerConfig:
         seed: of the split, the order and the dropout.
         workers: processes that load images, for each training process.
         checkpoint_steps: batches between two states for --resume; 0 writes one an epoch.
+        recompute: what the backward pass computes again instead of keeping it: none, mlp or block,
+            or in six blocks alone mlp:6, block:6 (see fastht.patch). It changes no result.
         memory_budget: MiB that a step may hold in each process (counted, working memory of single
-            operations apart); what the backward pass computes again is chosen to fit; default:
-            nothing is computed again.
+            operations apart); it chooses what is computed again, in place of --recompute.
         largest_batch: take the largest batch that fits --memory-budget in place of --batch-size.
             It changes what is learnt: of the contrastive loss the batch is the contrast.
         warmup_steps: optimizer steps in which the learning rate rises from 0 on a line; default: 0,
@@ -104,6 +105,7 @@ class TrainerConfig:
     seed: int = 0
     workers: int = 2
     checkpoint_steps: int = 0
+    recompute: str = "none"
     memory_budget: float | None = None
     largest_batch: bool = False
     warmup_steps: int | None = None
@@ -121,7 +123,7 @@ class TrainerConfig:
         for name in ("patience", "workers", "checkpoint_steps", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        check_budget(self.memory_budget)
+        check_budget(self.memory_budget, self.recompute)
         if self.largest_batch and self.memory_budget is None:
             raise ValueError("largest_batch needs a budget: give --memory-budget too")
         if self.warmup_steps is not None and self.warmup_epochs is not None:

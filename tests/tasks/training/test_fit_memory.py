@@ -64,16 +64,16 @@ def test_the_cheapest_setting_that_fits_is_chosen_and_nothing_else_changes(
 ):
     assert costs["none"] > costs["mlp"] > costs["block"]
     weights = {}
-    for setting in ("none", "mlp", "block"):
-        chosen = with_budget(arguments, costs[setting] + 1e-3, out=arguments.out / setting)
+    # Of five blocks the first keeps nothing, and what the last one spares is needed at once.
+    for whole, setting in (("none", "none"), ("mlp", "mlp:3"), ("block", "block:3")):
+        budget = costs[whole] + 1e-3
+        chosen = with_budget(arguments, budget, out=arguments.out / whole)
         results = train(chosen)
         assert results["memory"]["recompute"] == setting
         assert results["memory"]["batch"] == 10
         kept = json.loads((chosen.out / "arguments.json").read_text())["memory"]
         assert kept == results["memory"]
-        assert f"Chosen for {costs[setting] + 1e-3:g} MiB: {setting}, batch 10" in (
-            capsys.readouterr().out
-        )
+        assert f"Chosen for {budget:g} MiB: {setting}, batch 10" in capsys.readouterr().out
         weights[setting] = (chosen.out / "adapter" / "adapter_model.safetensors").read_bytes()
     plain = dataclasses.replace(arguments, out=arguments.out / "plain")
     assert "memory" not in train(plain)
@@ -121,7 +121,8 @@ def test_a_step_of_the_largest_batch_holds_what_was_predicted(arguments, costs, 
         set_recompute(seen["tower"], "none")
         all_kept = real(count)
         set_recompute(seen["tower"], memory["recompute"])
-        return kept + (all_kept - kept) / 4  # blocks but the first, which gets no gradient
+        # Unless it is that of the last of four blocks, there is room for it by then.
+        return kept + (all_kept - kept) / 4 * (memory["recompute"] in ("mlp", "block"))
 
     predicted = memory["predicted_bytes"]
     assert predicted == pytest.approx(step(memory["batch"]), rel=0.02)
@@ -136,11 +137,11 @@ def test_a_budget_that_nothing_fits_names_the_least(arguments, costs):
     with pytest.raises(BudgetError) as caught:
         train(with_budget(arguments, 0.05))
     found = re.search(
-        r"on 10 images: the least is ([\d.]+) MiB, with recompute='block'; one of 1",
+        r"on 10 images: the least is ([\d.]+) MiB, with recompute='block:3'; one of 1",
         str(caught.value),
     )
     assert costs["block"] <= float(found[1]) <= costs["block"] + 0.1
-    assert train(with_budget(arguments, float(found[1])))["memory"]["recompute"] == "block"
+    assert train(with_budget(arguments, float(found[1])))["memory"]["recompute"] == "block:3"
 
 
 def test_a_budget_that_fails_leaves_no_run(arguments):
@@ -159,9 +160,45 @@ def test_a_resumed_run_keeps_its_choice(arguments, costs, monkeypatch):
         train(with_budget(arguments, 1e6, resume=True, out=first.out))
 
 
+def test_a_setting_by_hand_changes_no_bit_and_is_recorded(arguments, monkeypatch):
+    seen = []
+    fit = module.fit_memory
+
+    def watched(accelerator, config, task, tower, **options):
+        found = fit(accelerator, config, task, tower, **options)
+        seen.append(patch_record(tower).recompute)
+        return found
+
+    monkeypatch.setattr("fastht.tasks.image_text.train.fit_memory", watched)
+    weights = {}
+    for setting in ("none", "mlp:2"):
+        trainer = dataclasses.replace(arguments.trainer, recompute=setting)
+        chosen = dataclasses.replace(arguments, trainer=trainer, out=arguments.out / setting)
+        results = train(chosen)
+        kept = json.loads((chosen.out / "arguments.json").read_text())
+        assert kept["trainer"]["recompute"] == setting
+        for record in (results, kept):
+            assert record.get("recompute") == (None if setting == "none" else setting)
+        weights[setting] = (chosen.out / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert len(set(weights.values())) == 1
+    # It changes no result, so a run goes on with it, or with another one.
+    again = dataclasses.replace(chosen, resume=True)
+    assert train(again)["recompute"] == "mlp:2"
+    trainer = dataclasses.replace(again.trainer, recompute="block")
+    assert train(dataclasses.replace(again, trainer=trainer))["recompute"] == "block"
+    assert seen == ["none", "mlp:2", "mlp:2", "block"]
+
+
+def test_a_model_without_a_tower_computes_nothing_again():
+    with pytest.raises(ValueError, match=r"--recompute mlp: this model has no vision transformer"):
+        module.fit_memory(None, TrainerConfig(recompute="mlp"), None, None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"recompute": "all"}, "recompute is 'all'; choose one of"),
+        ({"recompute": "mlp", "memory_budget": 1.0}, "--recompute mlp is given too"),
         ({"memory_budget": 0.0}, r"memory_budget is 0\.0; it must be a number of MiB above 0"),
         ({"memory_budget": float("nan")}, "memory_budget is nan"),
         ({"largest_batch": True}, "largest_batch needs a budget"),
