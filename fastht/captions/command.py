@@ -49,7 +49,8 @@ class CaptionsArguments:
         llm_captions: file of them, JSON lines of id and caption, or captions.
         min_words: of a language model's caption.
         max_words: likewise.
-        model: open_clip's name of the model whose tokens are counted; "none" counts none.
+        model: whose tokens are counted: open_clip's name, or the text tower of a dual encoder:
+            hf:ORG/NAME, local-dir:FOLDER or tiny-bert; "none" counts none.
         overwrite: replace the files if they are there.
     """
 

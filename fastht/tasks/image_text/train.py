@@ -236,13 +236,16 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     # A resumed run too is the base until it goes on: no copy of towers that train is needed.
     with task.as_base():
         losses_before, held_before = task.judge()
+    alarm.begin(held_before.spread)
     started = time.monotonic()
     progress = trainer.fit()
     seconds = time.monotonic() - started
-    if progress.best is None:
+    if progress.best_epoch is None:
         raise NonFiniteLossError(
             "no epoch had a finite held-out loss, so there is nothing to keep; lower --lr"
         )
+    if told := alarm.conclude(progress.best_epoch):
+        _say(accelerator, told)
     accelerator.wait_for_everyone()
     load_weights(model, method, out, own)
     load_graph(graph, out)
@@ -272,7 +275,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "caption_multiplicity": multiplicity,
         "held_out_loss_floor": floor,
         "tagging": tagging_record(tagging, tags, sharpness),
-        "collapse": alarm.record(),
+        "collapse": alarm.record(progress.best_epoch),
         "intervals": intervals,
         "gallery": held_after.retrieval.gallery(),
         **({} if built.record is None else {"encoder": built.record}),
