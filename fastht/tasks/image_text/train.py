@@ -24,12 +24,8 @@ from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.held_out import held_out_intervals
 from fastht.tasks.image_text.positives import describe_positives
 from fastht.tasks.image_text.published import describe_recipe
-from fastht.tasks.image_text.run import (
-    ARGUMENTS_NAME,
-    READING_OPTIONS,
-    REVISION,
-    kept_revision,
-)
+from fastht.tasks.image_text.reading import READING_OPTIONS
+from fastht.tasks.image_text.run import REVISION, kept_revision
 from fastht.tasks.image_text.tag_account import (
     describe_targets,
     tagging_record,
@@ -60,6 +56,7 @@ from fastht.tasks.results.tables import (
 )
 from fastht.tasks.scores.collapse import CollapseAlarm
 from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
+from fastht.tasks.training.run_files import ARGUMENTS_NAME
 from fastht.tasks.training.seen import check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
