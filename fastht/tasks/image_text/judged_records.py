@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 import fastht
-from fastht.data import DataError, Record, RecordSet, load_records
+from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
 from fastht.data.captions import Cleaning
 from fastht.data.cases import Case
 from fastht.tasks.image_text.reading import READING_OPTIONS, PairsData
@@ -135,6 +137,16 @@ def choose_folder(command: str, arguments: JudgedModel, data: str) -> Path:
     out = arguments.out or results_folder(command, data, arguments.run, arguments.model)
     check_folder(out)
     return out
+
+
+def encode_records(records: Sequence[Record], clip: ClipRun, arguments: JudgedModel) -> Tensor:
+    """Return the normalised embeddings ``[n, E]`` of the images of pairs, on the CPU.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    images = ImageTextDataset(records, clip.transform)
+    return clip.encode_images(images, arguments.batch_size, arguments.workers)
 
 
 def leave_copies(
