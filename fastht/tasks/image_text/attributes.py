@@ -20,7 +20,6 @@ from fastht.tasks.image_text.judged_records import (
     open_pairs,
 )
 from fastht.tasks.image_text.prompts import class_embeddings
-from fastht.tasks.image_text.run import ClipRun
 from fastht.tasks.image_text.tags import RecordTags, TagSource, fields_of, tags_of
 from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
