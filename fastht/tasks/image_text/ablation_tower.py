@@ -42,9 +42,9 @@ _WEIGHTS = "open_clip_model.safetensors"  # as open_clip looks for them
 def with_tower(arguments: TrainArguments, data: Path, folder: Path) -> TrainArguments:
     """Return a training that begins with a tower which has learnt from the same patients.
 
-    The tower is that of a CLIP model of a few hundred thousand parameters, which is trained whole,
-    from random weights, once for each seed. Of its own held-out patients, who are those of the
-    training, it sees nothing but what chooses its best epoch.
+    The tower is that of a small CLIP model, which is trained whole from random weights, once for
+    each seed. Of the patients that the training holds out it holds out the same: they choose its
+    best epoch, and nothing else.
 
     Args:
         arguments: of the training.

@@ -127,7 +127,7 @@ def scored(gap, ranks, right, state="learning"):
 
 def test_the_table_of_the_ablation_has_paired_intervals_over_patients_of_all_seeds():
     low, high = [0.5, 0.6, 0.4, 0.5, 0.5], [0.7, 0.8, 0.6, 0.7, 0.7]
-    base = scored(0.0, low, [0, 0, 1, 0, 0])
+    base = scored(0.0, low, [0, 0, 1, 0, 0], state=None)
     runs = {
         "heads": [scored(0.25, low, [1, 0, 1, 0, 0]), scored(0.35, low, [1, 0, 1, 0, 0])],
         "HT": [scored(0.5, high, [1, 1, 1, 1, 0]), scored(0.5, high, [1, 1, 1, 1, 0], "collapsed")],
@@ -146,7 +146,7 @@ def test_the_table_of_the_ablation_has_paired_intervals_over_patients_of_all_see
     wide = [float(end) for end in cells["rank percentile, 95 %"][1].split(" to ")]
     assert wide[0] < 50 < wide[1]
     gained = [float(end) for end in cells["zero shot accuracy, less heads, 95 %"][2].split(" to ")]
-    assert 0 < gained[0] < 40 < gained[1]
+    assert 0 <= gained[0] < 40 < gained[1]
     assert "recall" not in "".join(cells)
     assert cells["at the end"] == ["", "2 learning", "1 collapsed, 1 learning"]
     assert not any("one template" in name for name in cells)
