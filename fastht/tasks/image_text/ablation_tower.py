@@ -19,9 +19,9 @@ _CONFIG = {
     "model_cfg": {
         "embed_dim": 64,
         "vision_cfg": {
-            "image_size": 80,
-            "layers": 4,
-            "width": 96,
+            "image_size": 64,
+            "layers": 3,
+            "width": 64,
             "head_width": 32,
             "patch_size": 8,
         },
@@ -35,7 +35,7 @@ _CONFIG = {
     },
     "preprocess_cfg": {},
 }
-_TRAINER = TrainerConfig(epochs=16, batch_size=16, lr=1e-3, patience=0, workers=0)
+_TRAINER = TrainerConfig(epochs=8, batch_size=16, lr=1e-3, patience=0, workers=0)
 _WEIGHTS = "open_clip_model.safetensors"  # as open_clip looks for them
 
 

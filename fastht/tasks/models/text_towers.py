@@ -63,6 +63,8 @@ class TextTokenizer:
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens texts have, marks of start and end among them, when not cut."""
+        if not texts:
+            return []
         found = self.tokenizer(list(texts), return_attention_mask=False, verbose=False)
         return [len(tokens) for tokens in found["input_ids"]]
 

@@ -1,5 +1,6 @@
 """``fastht train --text --head``: runs of a dual encoder of a second, and what reads them."""
 
+import dataclasses
 import json
 import math
 
@@ -143,46 +144,60 @@ def test_a_dual_encoder_goes_on_to_the_same_bits(runs, pairs, tiny_model, tmp_pa
         assert (whole / file).read_bytes() == (tmp_path / kind / file).read_bytes()
 
 
-FULL = {"method": "none", "train_towers": "both", "tower_lr_scale": 1.0, "decay_all": True}
-
-
-@pytest.mark.parametrize("warmup", [0.0, 6.0])
 def test_the_alarm_fires_where_full_training_collapses_and_not_where_it_does_not(
-    runs, pairs, tiny_model, tmp_path, capsys, warmup
+    runs, pairs, tiny_model, tmp_path, capsys
 ):
-    """The published way, one rate for all without clipping, at a rate too high.
-
-    By a rate that only rises to that, the start is a good one, and the end collapsed.
-    """
+    """The published way, one rate for all without warm-up or clipping, at a rate too high."""
     trainer = TrainerConfig(
-        epochs=8, batch_size=10, lr=1.0, workers=0, warmup_epochs=warmup, clip_grad_norm=0.0,
-        patience=0,
+        epochs=4, batch_size=10, lr=1.0, workers=0, warmup_steps=0, clip_grad_norm=0.0, patience=0
+    )
+    results = train_pairs(
+        pairs, tiny_model, tmp_path / "run", method="none", train_towers="both",
+        tower_lr_scale=1.0, decay_all=True, trainer=trainer, **DUAL,
     )  # fmt: skip
-    results = train_pairs(pairs, tiny_model, tmp_path / "run", trainer=trainer, **FULL, **DUAL)
     found = results["collapse"]
-    assert found["state"] == "collapsed"
-    assert found["alarms"][-1]["recovered"] is None
+    assert (found["state"], found["best_epoch_state"]) == ("collapsed", "collapsed")
+    assert [(alarm["epoch"], alarm["recovered"]) for alarm in found["alarms"]] == [(2, None)]
     said = capsys.readouterr().out
     assert said.count("WARNING: the run has collapsed") == 1
-    assert said.count("WARNING: the run ended collapsed") == 1
-    if warmup:
-        assert found["best_epoch_state"] == "learning"
-        assert f"of epoch {results['best_epoch']}, before that." in said
-    for _, good in runs.values():
-        learning = {"state": "learning", "best_epoch_state": "learning", "alarms": []}
-        assert good["collapse"] == learning
+    assert said.count("WARNING: the run ended collapsed, as was told after epoch 2.") == 1
+    learning = {"state": "learning", "best_epoch_state": "learning", "alarms": []}
+    assert all(good["collapse"] == learning for _, good in runs.values())
+
+
+def test_a_run_that_ends_collapsed_after_a_good_start_says_which_weights_are_kept(
+    pairs, tiny_model, tmp_path, capsys, monkeypatch
+):
+    """Its rate is a thousand times higher from the sixth of seven epochs on."""
+    rise = torch.optim.lr_scheduler.LambdaLR
+    monkeypatch.setattr(
+        "fastht.tasks.training.trainer.make_schedule",
+        lambda optimizer, *_: rise(optimizer, lambda step: 0.1 if step < 15 else 100.0),
+    )
+    trainer = dataclasses.replace(QUICK, epochs=7, clip_grad_norm=0.0, patience=0)
+    results = train_pairs(
+        pairs, tiny_model, tmp_path / "run", method="none", train_towers="both", trainer=trainer,
+        **DUAL,
+    )  # fmt: skip
+    found = results["collapse"]
+    assert (found["state"], found["best_epoch_state"]) == ("collapsed", "learning")
+    assert [alarm["epoch"] for alarm in found["alarms"]] == [7]
+    assert results["best_epoch"] <= 5
+    ended = f"The weights that are kept are of epoch {results['best_epoch']}, before that."
+    assert ended in capsys.readouterr().out
+    assert results["after"]["val_loss"] < results["before"]["val_loss"]
 
 
 def test_a_slow_start_is_no_collapse(pairs, tiny_model, tmp_path, capsys):
-    """Epochs at guessing while the rate rises from nothing; then the run learns."""
-    trainer = TrainerConfig(epochs=8, batch_size=10, lr=1e-2, workers=0, warmup_epochs=30 / 4)
+    """The rate rises from nothing: two epochs at the loss of guessing, after which it learns."""
+    trainer = TrainerConfig(epochs=8, batch_size=10, lr=1e-3, workers=0, warmup_epochs=7)
     options = DUAL | {"method": "none", "trainer": trainer}
     results = train_pairs(pairs, tiny_model, tmp_path / "run", **options)
     losses = [float(row["train_loss"]) for row in rows_of(tmp_path / "run" / "history.csv")]
     assert min(losses[:2]) > 0.99 * math.log(10) > losses[-1] + 0.1
     assert results["collapse"]["alarms"] == []
     assert results["collapse"]["state"] == "learning"
-    assert "collapse" not in capsys.readouterr().out
+    assert "WARNING: the run" not in capsys.readouterr().out
 
 
 def test_texts_of_a_folder_train_and_a_moved_one_is_one_error(pairs, tiny_model, tmp_path):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import open_clip
+
+from fastht.tasks.models.text_towers import FOLDER, HUB, TINY_BERT, build_text_tokenizer
+
 _ROOM = 512  # tokens; a text of more counts as so many
 
 
@@ -18,12 +22,7 @@ def token_counter(model: str) -> tuple[Callable[[Sequence[str]], list[int]], int
 
     Raises:
         ValueError: there is no such model, or its tokenizer cannot be had.
-        ModuleNotFoundError: open_clip is not installed.
     """
-    import open_clip
-
-    from fastht.tasks.models.text_towers import FOLDER, HUB, TINY_BERT, build_text_tokenizer
-
     of_open_clip = Path(model.removeprefix(FOLDER), "open_clip_config.json").is_file()
     of_folder = model.startswith(FOLDER) and not of_open_clip
     if model == TINY_BERT or model.startswith(HUB) or of_folder:

@@ -5,10 +5,10 @@ import json
 import pytest
 from text_towers import save_bert, save_clip
 
-from fastht.captions.tower import token_counter
 from fastht.cli import main
 from fastht.tasks.image_text.caption_fit import CaptionFit, find_cut
 from fastht.tasks.models.text_towers import build_text_tower
+from fastht.tasks.models.token_counts import token_counter
 
 pytest.importorskip("transformers")
 
