@@ -260,8 +260,12 @@ _TAXONOMY_ACTIONS = {
 def _captions(arguments: Sequence[str]) -> int:
     module = _import("fastht.captions.command", "captions", "tasks")
 
+    def counter(model: str) -> Any:  # imported where tokens are counted alone
+        return _import("fastht.tasks.models.token_counts", "captions", "tasks").token_counter(model)
+
     def run() -> int:
-        return int(module.captions(_parse(module.CaptionsArguments, "captions", arguments)))
+        parsed = _parse(module.CaptionsArguments, "captions", arguments)
+        return int(module.captions(parsed, counter))
 
     return _told("captions", run, (OSError, ValueError))
 

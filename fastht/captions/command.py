@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,6 @@ from fastht.captions.engine import Captioned, Result, caption_rows, relative_pat
 from fastht.captions.exchange import read_given, write_prompts
 from fastht.captions.schema import Templates, TemplatesError, load_templates
 from fastht.captions.statistics import describe
-from fastht.captions.tower import token_counter
 from fastht.data.tables import read_table
 from fastht.files import make_directory, write_atomically, write_json
 
@@ -49,7 +48,8 @@ class CaptionsArguments:
         llm_captions: file of them, JSON lines of id and caption, or captions.
         min_words: of a language model's caption.
         max_words: likewise.
-        model: open_clip's name of the model whose tokens are counted; "none" counts none.
+        model: whose tokens are counted: open_clip's name, or the text tower of a dual encoder:
+            hf:ORG/NAME, local-dir:FOLDER or tiny-bert; "none" counts none.
         overwrite: replace the files if they are there.
     """
 
@@ -79,8 +79,15 @@ class CaptionsArguments:
             raise TemplatesError("give --llm-column or --llm-captions, not both")
 
 
-def captions(arguments: CaptionsArguments) -> int:
+def captions(
+    arguments: CaptionsArguments,
+    token_counter: Callable[[str], tuple[Callable[[Sequence[str]], list[int]], int]],
+) -> int:
     """Write the table and its statistics; return the exit status.
+
+    Args:
+        arguments: the options.
+        token_counter: from the name of a model to what counts the tokens of texts, and its context.
 
     Raises:
         TemplatesError: the templates, the table or a language model's captions cannot be used, or a

@@ -1,6 +1,7 @@
 """The modules stand where open_clip's stand: the same values, gradients, arguments and results."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -75,11 +76,22 @@ def test_the_floor_of_several_positives_is_reached_and_not_undercut():
     assert clip_loss(features, features.flip(1), 60.0, keys=keys) > floor + 1
 
 
-def test_negative_keys_are_their_own_positive_alone():
+@pytest.mark.parametrize("fold", [1, 2, 5])
+def test_the_floor_of_captions_that_are_there_m_times_is_ln_m(fold):
+    keys = torch.arange(4).repeat(fold)
+    features = torch.eye(4, dtype=torch.float64)[keys]
+    reached = clip_loss(features, features, 60.0, keys=keys)
+    assert reached.item() == pytest.approx(math.log(fold), abs=1e-12)
+
+
+@pytest.mark.parametrize("keys", [torch.full((12,), -1), torch.arange(12).flip(0)])
+def test_keys_that_all_differ_are_plain_infonce(keys):
+    """So are negative ones, which have no positive but their own."""
     batch = make_batch(12)
-    none = torch.full((12,), -1)
-    both = [clip_loss(batch.images, batch.texts, 9.0, keys=k) for k in (none, None)]
-    torch.testing.assert_close(*both)
+    plain, found = (clip_loss(batch.images, batch.texts, 9.0, keys=k) for k in (None, keys))
+    torch.testing.assert_close(plain, found)
+    twins = clip_loss(batch.images, batch.texts, 9.0, keys=keys.clamp_min(0) // 2)
+    assert abs(twins - plain) > 0.01
 
 
 def test_horovod_unknown_ways_and_ranks_are_refused():

@@ -13,14 +13,12 @@ from fastht.checkpoint import load_adapter, save_adapter
 from fastht.config import HTConfig
 from fastht.lora import add_lora, disable_lora
 from fastht.patch import disable_adapter, patch
-from fastht.tasks.image_text.towers import TOWERS_NAME, OwnWeights, Towers
+from fastht.tasks.image_text.towers import OwnWeights, Towers
 from fastht.tasks.images.supervised import load_trained, save_trained
 from fastht.tasks.models.dual import DualEncoder
+from fastht.tasks.training.run_files import ADAPTER_NAME, LORA_NAME, TOWERS_NAME
 
 Method = Literal["ht", "lora", "lora-text", "none"]
-
-ADAPTER_NAME = "adapter"
-LORA_NAME = "lora.safetensors"
 
 
 def adapt(

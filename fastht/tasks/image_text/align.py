@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastht.data import DataError, ImageTextDataset, Record
-from fastht.tasks.image_text.judged_records import PairsArguments, open_pairs
+from fastht.data import DataError, Record
+from fastht.tasks.image_text.judged_records import PairsArguments, encode_records, open_pairs
 from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
 from fastht.tasks.results.alignment_pictures import draw_alignment
 from fastht.tasks.results.comparison import comparison_table, write_comparison
@@ -73,9 +73,8 @@ def align(arguments: AlignArguments) -> int:
     embedded: dict[str, tuple[Tensor, Tensor]] = {}
     plain: dict[str, tuple[Tensor, Tensor]] = {}
     captions = [record.caption for record in records]
-    pictures = ImageTextDataset(records, clip.transform)
     for version in clip.versions():
-        images = clip.encode_images(pictures, arguments.batch_size, arguments.workers)
+        images = encode_records(records, clip, arguments)
         embedded[version] = images, clip.embedder(captions)
         if clip.embedder.graph is not None:
             plain[version] = images, clip.embedder.plain(captions)

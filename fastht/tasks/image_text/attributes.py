@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastht.data import DataError, ImageTextDataset, Record, RecordSet
+from fastht.data import DataError, Record, RecordSet
 from fastht.tasks.image_text.held_out import resample_records
 from fastht.tasks.image_text.judged_records import (
     Opened,
     PairsArguments,
+    encode_records,
     open_model,
     open_pairs,
 )
 from fastht.tasks.image_text.prompts import class_embeddings
-from fastht.tasks.image_text.run import ClipRun
 from fastht.tasks.image_text.tags import RecordTags, TagSource, fields_of, tags_of
 from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
@@ -120,7 +120,7 @@ def judge_attributes(arguments: AttributesArguments, opened: Opened) -> Attribut
 
     scored: dict[str, dict[str, AttributeScores]] = {}
     for version in clip.versions():
-        images = _encode(records, clip, arguments)
+        images = encode_records(records, clip, arguments)
         scored[version] = {"": _by_prompts(images, prompts, truth, clip.embedder)}
         if clip.embedder.graph is not None:
             scored[version]["plain_text_"] = _by_prompts(
@@ -128,7 +128,7 @@ def judge_attributes(arguments: AttributesArguments, opened: Opened) -> Attribut
             )
         if learned_truth is not None:
             scored[version]["probe_"] = _by_probes(
-                _encode(learned, clip, arguments), images, learned_truth, truth
+                encode_records(learned, clip, arguments), images, learned_truth, truth
             )
     made = resample_records(records)
     statistics = {
@@ -206,11 +206,6 @@ def _prefixed(kinds: Mapping[str, AttributeScores], weights: Tensor) -> dict[str
         for prefix, scores in kinds.items()
         for name, values in scores.resampled(weights).items()
     }
-
-
-def _encode(records: Sequence[Record], clip: ClipRun, arguments: AttributesArguments) -> Tensor:
-    data = ImageTextDataset(records, clip.transform)
-    return clip.encode_images(data, arguments.batch_size, arguments.workers)
 
 
 def _candidates(taxonomy: Taxonomy, tags: RecordTags) -> str:

@@ -20,7 +20,7 @@ from fastht.data.notes import examples, plural
 from fastht.data.set_records import is_set, make_records
 from fastht.data.source import DataSource
 from fastht.tasks.image_text.caption_fit import CaptionFit, CaptionPart, find_cut
-from fastht.tasks.image_text.run import READING_OPTIONS
+from fastht.tasks.image_text.reading import READING_OPTIONS
 from fastht.tasks.models.build import model_source
 
 

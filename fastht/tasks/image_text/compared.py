@@ -30,6 +30,7 @@ def compare_trainings(
     count: int,
     judge: Judge,
     table: Callable[[Mapping[str, Mapping[str, Scores]]], str],
+    prepare: Callable[[TrainArguments], TrainArguments] | None = None,
 ) -> dict[str, Any]:
     """Train and judge all variants with the same seeds; print and leave a table of them.
 
@@ -41,6 +42,7 @@ def compare_trainings(
         count: of seeds.
         judge: what is found out of a finished training, given its arguments.
         table: of the scores by variant and seed, in Markdown.
+        prepare: makes what trainings of a seed begin with, and returns the arguments with it.
 
     Returns:
         What ``recipe.json``'s content is: the scores of each variant and seed.
@@ -75,7 +77,7 @@ def compare_trainings(
                 resume=(folder / STATE_NAME).exists(),
             )
             if not (folder / RESULTS_NAME).exists():
-                train(one)
+                train(one if prepare is None else prepare(one))
             scores[name][str(seed)] = judge(one)
         # After each seed, so that a comparison that is cut short is one of fewer seeds.
         found = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -15,23 +14,19 @@ from typing import Any
 from fastht.captions.engine import caption_rows
 from fastht.captions.schema import load_templates
 from fastht.data import ImageTextDataset
+from fastht.data.tables import read_table
 from fastht.files import make_directory, write_atomically, write_json
-from fastht.tasks.image_text.compared import (
-    SEEDS,
-    Scores,
-    compare_trainings,
-    in_percent,
-    seeds_said,
-    table_of,
-    trained_scores,
-)
+from fastht.tasks.image_text.ablation_table import IMAGES, STATE, ablation_table
+from fastht.tasks.image_text.ablation_tower import with_tower
+from fastht.tasks.image_text.compared import SEEDS, Scores, compare_trainings, trained_scores
 from fastht.tasks.image_text.judged_records import keep_unseen, load_judged
 from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
 from fastht.tasks.image_text.run import load_clip
 from fastht.tasks.image_text.train_arguments import TrainArguments
+from fastht.tasks.models.build import TINY_MODEL
 from fastht.tasks.models.encoders import NO_HEAD, OWN
 from fastht.tasks.models.text_towers import TINY_BERT
-from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.results.tables import BEFORE_NAME, PREDICTIONS_NAME, RESULTS_NAME
 
 ALIGNED_NAME = "aligned.json"
 _HEAD = "mlp-256"
@@ -39,6 +34,7 @@ _HEAD = "mlp-256"
 _TIER_SHARES = {"organ": 0.2, "condition": 0.5}
 _LABEL = "label"
 _DESCRIPTORS = ("shape", "margin", "echogenicity", "orientation", "posterior", "calcification")
+ONE_TEMPLATE = "one template"
 _ONE_TEMPLATE = """\
 organ: breast
 image: [filepath]
@@ -50,29 +46,22 @@ tiers:
     needs: [condition]
     templates: ["An ultrasound image of the {organ} with a {condition}."]
 """
-_COSINES = ("gap", "paired", "unmatched")
-_ENDS = "zero_shot_accuracy, 95 % of each seed"
-SHOWN = (
-    *_COSINES,
-    "zero_shot_accuracy",
-    _ENDS,
-    "image_to_text_recall@5",
-    "image_to_text_recall@10",
-    "text_to_image_recall@5",
-    "text_to_image_recall@10",
-    "image_effective_rank",
-    "alarm",
-)
 
 
 def run_ablation(arguments: TrainArguments) -> dict[str, Any]:
     """Train and judge all variants with the same seeds; see :func:`compare_trainings`."""
+    prepare: Callable[[TrainArguments], TrainArguments] | None = None
+    if arguments.model == TINY_MODEL and arguments.data == "sample":
+        tables = write_captions(_beside(arguments, "captions"))
+        towers = _beside(arguments, "towers")
+        prepare = lambda one: with_tower(one, tables[ONE_TEMPLATE], towers)  # noqa: E731
     return compare_trainings(
         arguments,
         dual_variants(arguments),
         SEEDS,
         lambda one: judge_pairs(one, arguments.data),
         ablation_table,
+        prepare,
     )
 
 
@@ -107,9 +96,14 @@ def dual_variants(arguments: TrainArguments) -> dict[str, TrainArguments]:
         "HT": ht,
     }
     if arguments.data == "sample":
-        tables = write_captions(arguments.out.with_name(f"{arguments.out.name}-captions"))
+        tables = write_captions(_beside(arguments, "captions"))
         variants |= {f"HT {name}": replace(ht, data=str(path)) for name, path in tables.items()}
     return variants
+
+
+def _beside(arguments: TrainArguments, what: str) -> Path:
+    """Return a folder beside that of the comparison, which holds nothing but runs."""
+    return arguments.out.with_name(f"{arguments.out.name}-{what}")
 
 
 def write_captions(folder: Path) -> dict[str, Path]:
@@ -127,7 +121,7 @@ def write_captions(folder: Path) -> dict[str, Path]:
     write_atomically(one, _ONE_TEMPLATE.encode())
     kinds = {
         "three tiers": (load_templates("breast"), [_told_in_part(row) for row in rows]),
-        "one template": (load_templates(str(one)), rows),
+        ONE_TEMPLATE: (load_templates(str(one)), rows),
     }
     found = {}
     for name, (templates, told) in kinds.items():
@@ -172,10 +166,16 @@ def judge_pairs(arguments: TrainArguments, data: str) -> Scores:
     results = json.loads((out / RESULTS_NAME).read_text(encoding="utf-8"))
     trained = trained_scores(arguments)
     judged = {}
-    for version in ("before", "after"):
-        ends = results["intervals"].get(version, {}).get("zero_shot_accuracy")
-        judged[version] = trained[version] | aligned[version] | {_ENDS: ends}
-    judged["after"]["alarm"] = float(results["collapse"] is not None)
+    for version, table in (("before", BEFORE_NAME), ("after", PREDICTIONS_NAME)):
+        _, rows = read_table(out / table)
+        right = [
+            (row["file"], row["patient"] or None, float(row["zero_shot_accuracy"]))
+            for _, row in rows
+            if row.get("zero_shot_accuracy")
+        ]
+        images = aligned[version].pop(IMAGES) | {"zero_shot_accuracy": right}
+        judged[version] = trained[version] | aligned[version] | {IMAGES: images}
+    judged["after"][STATE] = results["collapse"]["state"]
     return judged
 
 
@@ -196,31 +196,9 @@ def _align(arguments: TrainArguments, data: str) -> dict[str, Any]:
         )
         for version in clip.versions()
     }
-    scores: dict[str, Any] = {version: judged.scores() for version, judged in pairs.items()}
+    scores: dict[str, Any] = {}
+    for version, judged in pairs.items():
+        percentiles = zip(records, judged.percentiles.tolist(), strict=True)
+        rows = [(i, record.patient, value) for i, (record, value) in enumerate(percentiles)]
+        scores[version] = judged.scores() | {IMAGES: {"rank_percentile": rows}}
     return scores | {"intervals": pair_intervals(pairs)}
-
-
-def ablation_table(scores: Mapping[str, Mapping[str, Scores]]) -> str:
-    """Return a Markdown table: cosines and ranks as they are, all else in percent.
-
-    Args:
-        scores: by variant, seed, ``before`` or ``after``, and name.
-    """
-    first = next(iter(scores.values()))
-    columns: dict[str, list[Mapping[str, Any]]] = {"base": [r["before"] for r in first.values()]}
-    columns |= {name: [run["after"] for run in runs.values()] for name, runs in scores.items()}
-    return table_of(columns, SHOWN, _cell, seeds_said(len(first)))
-
-
-def _cell(name: str, values: Sequence[Any]) -> str:
-    if not values:
-        return ""
-    if name == _ENDS:
-        return "; ".join(f"{100 * low:.0f}-{100 * high:.0f}" for low, high in values)
-    if name == "alarm":
-        return f"{sum(values):.0f} of {len(values)}"
-    if name in _COSINES or name.endswith("rank"):
-        digits = 1 if name.endswith("rank") else 3
-        mean = f"{statistics.fmean(values):.{digits}f}"
-        return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-    return in_percent(values)

@@ -8,23 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 import fastht
-from fastht.data import DataError, Record, RecordSet, load_records
+from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
 from fastht.data.captions import Cleaning
 from fastht.data.cases import Case
+from fastht.tasks.image_text.reading import READING_OPTIONS, PairsData
 from fastht.tasks.image_text.run import (
-    READING_OPTIONS,
     UNKNOWN_FILES,
     ClipRun,
     check_folder,
     file_key,
     load_clip,
-    read_arguments,
     read_split,
     results_folder,
 )
 from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
+from fastht.tasks.training.run_files import read_run_arguments
 
 SIMULATED = "These images are SIMULATED: they show that things work, nothing clinical."
 ItemT = TypeVar("ItemT", Case, Record)
@@ -78,34 +80,18 @@ class JudgedModel:
 
 
 @dataclass(frozen=True)
-class JudgedPairs:
-    """Images with captions, and how their table is read.
+class JudgedPairs(PairsData):
+    """Images with captions that a model is judged on.
 
     Attributes:
         data: "run" (what the run held out, or the sample if there is no run), "sample", a CSV or
             TSV table, webdataset shards ("shards/{000..009}.tar"), or a folder, JSON or Parquet
             file of a set with captions (`fastht data list`).
-        image_key: column of the image files; default: filepath, or filename.
-        caption_key: column of the captions; default: title, or Caption.
-        label_key: column of the classes; default: label.
-        patient_key: column of the patients; default: patient, or a name that means the same.
-        split_key: column of the sides; default: split, if there.
-        frame_key: column of the frames of multi-frame files; default: frame.
-        separator: column separator of the table; default: found out.
-        image_dirs: folders in which relative image paths are looked up, before the table's own.
         cleaning: what texts keep: letters of every script, or ASCII alone as in the paper;
             default: as the run did, else letters.
     """
 
     data: str = "run"
-    image_key: str | None = None
-    caption_key: str | None = None
-    label_key: str | None = None
-    patient_key: str | None = None
-    split_key: str | None = None
-    frame_key: str | None = None
-    separator: str | None = None
-    image_dirs: tuple[Path, ...] = ()
     cleaning: Cleaning | None = None
 
 
@@ -137,7 +123,7 @@ def open_model(arguments: JudgedModel) -> Opened:
     clip = load_clip(arguments.run, arguments.model, arguments.pretrained, arguments.adapter)
     if arguments.unseen_by is None:
         return Opened(clip, clip.arguments)
-    trained = read_arguments(arguments.unseen_by)
+    trained = read_run_arguments(arguments.unseen_by, "--adapter")
     return Opened(replace(clip, sides=read_split(arguments.unseen_by)), trained)
 
 
@@ -151,6 +137,16 @@ def choose_folder(command: str, arguments: JudgedModel, data: str) -> Path:
     out = arguments.out or results_folder(command, data, arguments.run, arguments.model)
     check_folder(out)
     return out
+
+
+def encode_records(records: Sequence[Record], clip: ClipRun, arguments: JudgedModel) -> Tensor:
+    """Return the normalised embeddings ``[n, E]`` of the images of pairs, on the CPU.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    images = ImageTextDataset(records, clip.transform)
+    return clip.encode_images(images, arguments.batch_size, arguments.workers)
 
 
 def leave_copies(

@@ -62,6 +62,11 @@ class PairScores:
         scores = {name: values.item() for name, values in self._resampled(once).items()}
         return scores | {name: found.value for name, found in self._spread.items()}
 
+    @property
+    def percentiles(self) -> Tensor:
+        """The share of unmatched texts that each pair's image is farther from, ``[n]``."""
+        return self._pairs.percentiles
+
     def _resampled(self, weights: Tensor) -> dict[str, Tensor]:
         """Return scores ``[r]`` for weights of the images, ``[r, images]``."""
         found = self.retrieval.resampled(weights, RANKS)

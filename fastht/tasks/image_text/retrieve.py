@@ -15,6 +15,7 @@ from fastht.data.captions import clean_caption
 from fastht.tasks.image_text.judged_records import (
     Judged,
     PairsArguments,
+    encode_records,
     open_model,
     open_pairs,
 )
@@ -75,7 +76,7 @@ def _measure(judged: Judged, arguments: RetrieveArguments) -> None:
     captions = [record.caption for record in records]
     versions = {}
     for version in clip.versions():
-        images = _encode(records, clip, arguments)
+        images = encode_records(records, clip, arguments)
         plain = clip.embedder.plain(captions)
         texts = clip.embedder.tagged(captions, plain)
         beside = None if clip.embedder.graph is None else plain
@@ -109,7 +110,7 @@ def _answer(query: str, judged: Judged, arguments: RetrieveArguments) -> None:
     """Print the files of the images nearest to a text, and draw them."""
     clip = judged.clip
     different = list({(record.image, record.frame): record for record in judged.records}.values())
-    images = _encode(different, clip, arguments)
+    images = encode_records(different, clip, arguments)
     nearest = _nearest(images, clip.embedder([query])[0])
     for place, (index, similarity) in enumerate(nearest, 1):
         print(f"{place}  {similarity:.4f}  {different[index].image}")
@@ -155,11 +156,6 @@ def _nearest(images: Tensor, text: Tensor) -> list[tuple[int, float]]:
     """Return the indexes of the images nearest to a text, with their similarities."""
     found = (images @ text).topk(min(_NEAREST, len(images)))
     return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
-
-
-def _encode(records: Sequence[Record], clip: ClipRun, arguments: RetrieveArguments) -> Tensor:
-    data = ImageTextDataset(records, clip.transform)
-    return clip.encode_images(data, arguments.batch_size, arguments.workers)
 
 
 def _adapted(clip: ClipRun) -> str:

@@ -38,26 +38,14 @@ from fastht.tasks.models.encoders import NO_HEAD, OWN, Encoder, EncoderNames, bu
 from fastht.tasks.results.folders import inner_folder, run_folder
 from fastht.tasks.training.loading import make_loader, read_batches
 from fastht.tasks.training.progress import ProgressBar
+from fastht.tasks.training.run_files import ARGUMENTS_NAME, check_weights, read_run_arguments
 from fastht.tasks.training.seen import SPLIT_NAME
 
-ARGUMENTS_NAME = "arguments.json"
 REVISION = "text_revision"  # in that file
 UNKNOWN_FILES = (
     "NOTE: no file of this data is in the split of {run}. Files are known by their paths, so "
     "copies of images that trained would be scored as if they were new."
 )
-READING_OPTIONS = (
-    "image_key",
-    "caption_key",
-    "label_key",
-    "patient_key",
-    "split_key",
-    "frame_key",
-    "separator",
-    "image_dirs",
-    "cleaning",
-)
-_NEEDED = ("data", "model", "pretrained", "method", "lora_rank")
 
 
 def read_split(run: Path) -> dict[str, str]:
@@ -212,13 +200,9 @@ def load_clip(run: Path | None, model: str, pretrained: str, adapter: Path | Non
         return _load_model(model, pretrained, adapter)
     if adapter is not None:
         raise ValueError("--run and --adapter are both given: a run has its own; leave out one")
-    arguments = read_arguments(run)
+    arguments = read_run_arguments(run, "--adapter")
     method: Method = arguments["method"]
-    if not weights_path(run, method).exists():
-        raise ValueError(
-            f"{run} has no {weights_path(run, method).name}: its training has not finished an "
-            "epoch yet; go on with fastht train --resume"
-        )
+    check_weights(run, [weights_path(run, method).name])
     sides = read_split(run)
     names = EncoderNames(
         arguments["model"],
@@ -302,25 +286,3 @@ def kept_revision(run: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None  # what is wrong with the folder is told when it is resumed
     return revision
-
-
-def read_arguments(run: Path) -> dict[str, Any]:
-    """Return the arguments that a run of ``fastht train`` was started with.
-
-    Raises:
-        ValueError: the folder holds no run, or one of another version.
-    """
-    try:
-        arguments = json.loads((run / ARGUMENTS_NAME).read_text(encoding="utf-8"))
-        missing = [name for name in _NEEDED if name not in arguments]
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{run} is no run of fastht train: {ARGUMENTS_NAME} cannot be read ({error}); give "
-            "the folder that was its --out"
-        ) from error
-    if missing:
-        raise ValueError(
-            f"{run} is no run of this version of fastht train: {ARGUMENTS_NAME} lacks "
-            f"{', '.join(missing)}; train anew, or give its adapter by --adapter"
-        )
-    return dict(arguments)

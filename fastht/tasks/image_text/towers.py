@@ -16,11 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastht.files import write_atomically
 from fastht.tasks.training.optimization import ParameterGroup
+from fastht.tasks.training.run_files import TOWERS_NAME
 from fastht.tasks.training.state import ResumeError
 
 Towers = Literal["none", "image", "text", "both"]
 
-TOWERS_NAME = "towers.safetensors"
 # Where open_clip's models keep what projects a tower's features: parameters or modules.
 _HEADS = {
     "image": (

@@ -24,12 +24,8 @@ from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.held_out import held_out_intervals
 from fastht.tasks.image_text.positives import describe_positives
 from fastht.tasks.image_text.published import describe_recipe
-from fastht.tasks.image_text.run import (
-    ARGUMENTS_NAME,
-    READING_OPTIONS,
-    REVISION,
-    kept_revision,
-)
+from fastht.tasks.image_text.reading import READING_OPTIONS
+from fastht.tasks.image_text.run import REVISION, kept_revision
 from fastht.tasks.image_text.tag_account import (
     describe_targets,
     tagging_record,
@@ -60,6 +56,7 @@ from fastht.tasks.results.tables import (
 )
 from fastht.tasks.scores.collapse import CollapseAlarm
 from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
+from fastht.tasks.training.run_files import ARGUMENTS_NAME
 from fastht.tasks.training.seen import check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import (
@@ -240,13 +237,16 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
     # A resumed run too is the base until it goes on: no copy of towers that train is needed.
     with task.as_base():
         losses_before, held_before = task.judge()
+    alarm.begin(held_before.spread)
     started = time.monotonic()
     progress = trainer.fit()
     seconds = time.monotonic() - started
-    if progress.best is None:
+    if progress.best_epoch is None:
         raise NonFiniteLossError(
             "no epoch had a finite held-out loss, so there is nothing to keep; lower --lr"
         )
+    if told := alarm.conclude(progress.best_epoch):
+        _say(accelerator, told)
     accelerator.wait_for_everyone()
     load_weights(model, method, out, own)
     load_graph(graph, out)
@@ -276,7 +276,7 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         "caption_multiplicity": multiplicity,
         "held_out_loss_floor": floor,
         "tagging": tagging_record(tagging, tags, sharpness),
-        "collapse": alarm.record(),
+        "collapse": alarm.record(progress.best_epoch),
         "intervals": intervals,
         "gallery": held_after.retrieval.gallery(),
         **({} if built.record is None else {"encoder": built.record}),

@@ -14,6 +14,7 @@ from fastht.tasks.image_text.adapted import Method
 from fastht.tasks.image_text.caption_fit import CaptionPart
 from fastht.tasks.image_text.contrastive_module import Loss
 from fastht.tasks.image_text.positives import Positives
+from fastht.tasks.image_text.reading import PairsData
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.towers import Towers
 from fastht.tasks.models.build import TINY_MODEL
@@ -48,23 +49,10 @@ _UNUSED = {
 
 
 @dataclass(frozen=True)
-class TrainArguments:
+class TrainArguments(PairsData):
     """Fine-tune HT adapters, or LoRA, in an open_clip model on images and captions.
 
     Attributes:
-        data: "sample" (simulated images that come with fastht), a CSV or TSV table, webdataset
-            shards ("shards/{000..009}.tar"), or a folder, JSON or Parquet file of a set with
-            captions (`fastht data list`), where the keys below are fields, with dots for those
-            inside others.
-        image_key: column of the image files; default: filepath, or filename.
-        caption_key: column of the captions; default: title, or Caption.
-        label_key: column of the classes; default: label.
-        patient_key: column of the patients, none of whom is both trained on and held out; default:
-            patient, or a name that means the same.
-        split_key: column of the sides; default: split, if there.
-        frame_key: column of the frames of multi-frame files; default: frame.
-        separator: column separator of the table; default: found out.
-        image_dirs: folders in which relative image paths are looked up, before the table's own.
         cleaning: what captions keep: letters of every script, or ASCII alone as in the paper.
         caption_part: what is read of captions that are longer than the text tower reads: their
             start, their end, or the sentences that fewest captions share.
@@ -108,15 +96,6 @@ class TrainArguments:
             three seeds; echocare-clip-ablation compares what trains of a dual encoder.
     """
 
-    data: str = "sample"
-    image_key: str | None = None
-    caption_key: str | None = None
-    label_key: str | None = None
-    patient_key: str | None = None
-    split_key: str | None = None
-    frame_key: str | None = None
-    separator: str | None = None
-    image_dirs: tuple[Path, ...] = ()
     cleaning: Cleaning = "letters"
     caption_part: CaptionPart = "start"
     val_fraction: float = 0.1

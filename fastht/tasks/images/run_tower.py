@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,16 +21,16 @@ from fastht.data.places import Group, place_of
 from fastht.data.signature import read_entries_table
 from fastht.lora import add_lora, merge_lora
 from fastht.tasks.models.build import VisionModel, build_clip
+from fastht.tasks.training.run_files import (
+    ADAPTER_NAME,
+    LORA_NAME,
+    TOWERS_NAME,
+    check_weights,
+    read_run_arguments,
+)
 from fastht.tasks.training.seen import SPLIT_NAME
 from fastht.tasks.training.state import ResumeError
 
-# What a run of fastht train keeps where.
-ARGUMENTS_NAME = "arguments.json"
-ADAPTER_NAME = "adapter"
-LORA_NAME = "lora.safetensors"
-TOWERS_NAME = "towers.safetensors"
-
-_NEEDED = ("model", "pretrained", "method", "lora_rank", "data")
 _VISION = "visual."
 _LEFT_OUT = "of val or test whose patient the run of --from-run trained on"
 
@@ -111,28 +110,12 @@ def read_run_tower(run: Path) -> RunTower:
     Raises:
         ValueError: the folder holds no run of ``fastht train``, or one without weights.
     """
-    try:
-        arguments = json.loads((run / ARGUMENTS_NAME).read_text(encoding="utf-8"))
-        lacking = [name for name in _NEEDED if name not in arguments]
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{run} is no run of fastht train: {ARGUMENTS_NAME} cannot be read ({error}); give "
-            "the folder that was its --out"
-        ) from error
-    if lacking:
-        raise ValueError(
-            f"{run} is no run of this version of fastht train: {ARGUMENTS_NAME} lacks "
-            f"{', '.join(lacking)}; train anew, or give its adapter by --start"
-        )
+    arguments = read_run_arguments(run, "--start")
     method = arguments["method"]
     wanted = {"ht": [ADAPTER_NAME], "none": []}.get(method, [LORA_NAME])
     if method == "none" or arguments.get("train_towers", "none") != "none":
         wanted.append(TOWERS_NAME)
-    if absent := [name for name in wanted if not (run / name).exists()]:
-        raise ValueError(
-            f"{run} has no {absent[0]}: its training has not finished an epoch yet; go on with "
-            "fastht train --resume"
-        )
+    check_weights(run, wanted)
     return RunTower(run, arguments, _digest(run / name for name in wanted))
 
 

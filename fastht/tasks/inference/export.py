@@ -11,9 +11,10 @@ import tyro
 from fastht.exporting import Export, ExportError
 from fastht.exporting import export as write_export
 from fastht.tasks.image_text.prompts import Prompts
-from fastht.tasks.image_text.run import ARGUMENTS_NAME, load_clip
+from fastht.tasks.image_text.run import load_clip
 from fastht.tasks.images.finished import open_run
 from fastht.tasks.inference.predictors import class_prompts, embed_classes
+from fastht.tasks.training.run_files import ARGUMENTS_NAME
 
 
 @dataclass(frozen=True)

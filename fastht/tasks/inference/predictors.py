@@ -23,10 +23,11 @@ from fastht.tasks.image_text.prompts import (
     load_prompts,
     prompt_labels,
 )
-from fastht.tasks.image_text.run import ARGUMENTS_NAME, ClipRun, load_clip
+from fastht.tasks.image_text.run import ClipRun, load_clip
 from fastht.tasks.images.finished import open_run
 from fastht.tasks.images.run import RUN_NAME
 from fastht.tasks.models.build import model_source
+from fastht.tasks.training.run_files import ARGUMENTS_NAME
 from fastht.tasks.training.seen import count_trained
 from fastht.tasks.training.state import ResumeError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,13 @@ class TextTokenizer:
         )
         tokens: Tensor = found["input_ids"]
         return tokens
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens texts have, marks of start and end among them, when not cut."""
+        if not texts:
+            return []
+        found = self.tokenizer(list(texts), return_attention_mask=False, verbose=False)
+        return [len(tokens) for tokens in found["input_ids"]]
 
 
 class HFTextTower(nn.Module):
@@ -143,44 +151,85 @@ def build_text_tower(name: str, revision: str | None = None) -> TextTower:
     Raises:
         ValueError: it cannot be had, is no text encoder, or lacks weights.
     """
+    transformers = _transformers(name)
+    if name == TINY_BERT:
+        return _tiny_bert(transformers)
+    source, options = _source(name, revision)
+    with _loading(f"the text tower {name}", "--text"):
+        commit = _pin(transformers, name, source, options)
+        return _load(transformers, source, options, commit)
+
+
+def build_text_tokenizer(name: str) -> TextTokenizer:
+    """Return the tokenizer of a text tower, whose weights are not read.
+
+    Args:
+        name: as of :func:`build_text_tower`.
+
+    Raises:
+        ValueError: it cannot be had.
+    """
+    transformers = _transformers(name)
+    if name == TINY_BERT:
+        return _wrap(_tiny_tokenizer(transformers), None)
+    source, options = _source(name, None)
+    with _loading(f"the tokenizer of {name}", "--model"):
+        _pin(transformers, name, source, options)
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        return _wrap(transformers.AutoTokenizer.from_pretrained(source, **options), config)
+
+
+def _transformers(name: str) -> Any:
     try:
         import transformers
     except ImportError as error:
         raise ValueError(
-            f"--text {name} needs transformers: pip install 'fastht[tasks]' ({error})"
+            f"{name} needs transformers: pip install 'fastht[tasks]' ({error})"
         ) from error
-    if name == TINY_BERT:
-        return _tiny_bert(transformers)
+    return transformers
+
+
+def _source(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Return what transformers calls a text tower, and how it is asked for it."""
     if name.startswith(HUB):
         source, _, asked = name.removeprefix(HUB).partition("@")
-        revision = revision or asked or None
-        options: dict[str, Any] = {"revision": revision}
-    elif name.startswith(FOLDER):
-        source, options = name.removeprefix(FOLDER), {"local_files_only": True}
+        return source, {"revision": revision or asked or None}
+    if name.startswith(FOLDER):
+        source = name.removeprefix(FOLDER)
         if not (Path(source) / "config.json").is_file():
             raise ValueError(
                 f"{source} has no config.json: give the folder of a model and its tokenizer as "
                 "transformers' save_pretrained writes them"
             )
-    else:
-        raise ValueError(
-            f"--text {name} names no text tower: give hf:ORG/NAME, local-dir:FOLDER, {TINY_BERT} "
-            "(small and random), or own for the model's own"
-        )
+        return source, {"local_files_only": True}
+    raise ValueError(
+        f"--text {name} names no text tower: give hf:ORG/NAME, local-dir:FOLDER, {TINY_BERT} "
+        "(small and random), or own for the model's own"
+    )
+
+
+def _pin(transformers: Any, name: str, source: str, options: dict[str, Any]) -> str | None:
+    """Ask for all of one commit, also where "main" moves in between; return the commit."""
+    if not name.startswith(HUB):
+        return None
+    file = transformers.utils.cached_file(source, "config.json", **options)
+    found = _COMMIT.search(str(file))
+    commit = found[1] if found else None
+    options["revision"] = commit or options["revision"]
+    return commit
+
+
+@contextmanager
+def _loading(what: str, option: str) -> Iterator[None]:
+    """Turn what goes wrong with a repository or folder into one error that names it."""
     try:
-        if name.startswith(HUB):
-            # Model and tokenizer of one commit, also where "main" moves in between.
-            file = transformers.utils.cached_file(source, "config.json", **options)
-            found = _COMMIT.search(str(file))
-            revision = found[1] if found else None
-            options["revision"] = revision or options["revision"]
-        return _load(transformers, source, options, revision)
+        yield
     except (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError) as error:
         # Of a model that is no text encoder anything may be missing.
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"cannot load the text tower {name}: {reason}; give a folder that holds it, by --text "
-            f"{FOLDER}FOLDER, or --text {TINY_BERT}, small and random"
+            f"cannot load {what}: {reason}; give a folder that holds it, by {option} "
+            f"{FOLDER}FOLDER, or {option} {TINY_BERT}, small and random"
         ) from error
 
 
@@ -206,21 +255,32 @@ def _load(
     return _finish(encoder.float(), tokenizer, revision)
 
 
-def _finish(
-    encoder: Any, tokenizer: Any, revision: str | None = None, notes: tuple[str, ...] = ()
-) -> TextTower:
-    """Pad to the right, find out how texts are pooled and how long they may be."""
-    config = getattr(encoder.config, "text_config", encoder.config)
+def _wrap(tokenizer: Any, config: Any) -> TextTokenizer:
+    """Pad to the right, and find out how long texts may be.
+
+    Args:
+        tokenizer: of transformers; it is changed.
+        config: of the text tower; ``None``: its tokenizer knows.
+    """
+    config = getattr(config, "text_config", config)
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ValueError("its tokenizer has neither padding nor end; set its pad_token")
         tokenizer.pad_token = tokenizer.eos_token
-    # RoBERTa counts positions from behind the padding's number.
-    offset = encoder.config.pad_token_id + 1 if "roberta" in config.model_type else 0
     positions = getattr(config, "max_position_embeddings", None) or _CONTEXT
-    context = min(_CONTEXT, positions - offset, tokenizer.model_max_length)
-    wrapped = TextTokenizer(tokenizer, context)
+    if "roberta" in getattr(config, "model_type", ""):
+        # It counts positions from behind the padding's number.
+        positions -= config.pad_token_id + 1
+    return TextTokenizer(tokenizer, min(_CONTEXT, positions, tokenizer.model_max_length))
+
+
+def _finish(
+    encoder: Any, tokenizer: Any, revision: str | None = None, notes: tuple[str, ...] = ()
+) -> TextTower:
+    """Find out how texts are pooled, and what there is to say."""
+    config = getattr(encoder.config, "text_config", encoder.config)
+    wrapped = _wrap(tokenizer, config)
     tokens = wrapped(["ultrasound"])
     encoder.eval()
     with torch.no_grad():
@@ -245,8 +305,7 @@ def _finish(
     return TextTower(module, width, wrapped, pooling, revision, notes)
 
 
-def _tiny_bert(transformers: Any) -> TextTower:
-    """Draw a small BERT, the same one each time."""
+def _tiny_tokenizer(transformers: Any) -> Any:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
 
@@ -260,15 +319,20 @@ def _tiny_bert(transformers: Any) -> TextTower:
     )
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     special |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-    tokenizer = transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=pieces, model_max_length=_CONTEXT, **special
     )
+
+
+def _tiny_bert(transformers: Any) -> TextTower:
+    """Draw a small BERT, the same one each time."""
+    tokenizer = _tiny_tokenizer(transformers)
     width = _TINY["hidden_size"]
     config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         intermediate_size=2 * width,
         max_position_embeddings=_CONTEXT,
-        pad_token_id=vocabulary["[PAD]"],
+        pad_token_id=tokenizer.pad_token_id,
         # By BERT's 0.02 the vectors of all texts would be nearly the same.
         initializer_range=width**-0.5,
         **_TINY,

@@ -175,7 +175,7 @@ class Pairs:
         result = []
         for rows in _blocks(len(self.images), len(self.images)):
             similar = self.images[rows] @ self.texts.T
-            own = self.paired[rows, None]
+            own = similar.gather(1, rows[:, None])  # of the same product: equal texts are ties
             apart = self.captions[rows, None] != self.captions
             apart &= self.within[rows, None] == self.within
             won = ((similar < own).double() + 0.5 * (similar == own)) * apart

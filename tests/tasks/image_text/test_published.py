@@ -7,18 +7,20 @@ from typing import get_args
 import pytest
 import torch
 from run_files import read
+from safetensors.torch import load_file
 
 from fastht.cli import main
+from fastht.data import load_records, split_records
+from fastht.tasks.image_text import ablation_tower
+from fastht.tasks.image_text.ablation_table import IMAGES, STATE, ablation_table
 from fastht.tasks.image_text.compared import table_of
-from fastht.tasks.image_text.dual_ablation import (
-    SHOWN,
-    ablation_table,
-    dual_variants,
-    write_captions,
-)
+from fastht.tasks.image_text.dual_ablation import dual_variants, write_captions
 from fastht.tasks.image_text.published import describe_recipe, published, with_recipe
+from fastht.tasks.image_text.run import file_key, read_split
 from fastht.tasks.image_text.train_arguments import Recipe, TrainArguments
+from fastht.tasks.models.build import build_clip
 from fastht.tasks.training.optimization import make_schedule
+from fastht.tasks.training.trainer import TrainerConfig
 
 RECIPES = [name for name in get_args(Recipe) if published(name)]
 
@@ -111,14 +113,69 @@ def test_the_ablation_has_variants_that_differ_in_what_trains_and_one_table(tmp_
     own = dual_variants(dataclasses.replace(arguments, data="x.csv", text="hf:a/b", head="mlp-9"))
     assert len(own) == 6
     assert {(a.text, a.head) for a in own.values()} == {("hf:a/b", "mlp-9")}
-    run = {"gap": 0.25, "zero_shot_accuracy": 0.5, SHOWN[4]: [0.4, 0.6], "alarm": 1.0}
-    table = ablation_table({"heads": {"0": {"before": run, "after": run | {"gap": 0.5}}}})
-    assert "| gap | 0.250 | 0.500 |" in table
-    assert "| zero shot accuracy | 50.0 | 50.0 |" in table
-    assert "| 40-60 | 40-60 |" in table
-    assert "1 of 1" in table
-    assert "recall" not in table
+
+
+def scored(gap, ranks, right, state="learning"):
+    """Scores of one seed, of images of patients that have two each; one image has no patient."""
+    patients = ["a", "a", "b", "b", None]
+    images = {
+        name: [[f"{i}.png", p, v] for i, (p, v) in enumerate(zip(patients, values, strict=True))]
+        for name, values in (("rank_percentile", ranks), ("zero_shot_accuracy", right))
+    }
+    return {"gap": gap, "zero_shot_accuracy": sum(right) / 5, IMAGES: images, STATE: state}
+
+
+def test_the_table_of_the_ablation_has_paired_intervals_over_patients_of_all_seeds():
+    low, high = [0.5, 0.6, 0.4, 0.5, 0.5], [0.7, 0.8, 0.6, 0.7, 0.7]
+    base = scored(0.0, low, [0, 0, 1, 0, 0], state=None)
+    runs = {
+        "heads": [scored(0.25, low, [1, 0, 1, 0, 0]), scored(0.35, low, [1, 0, 1, 0, 0])],
+        "HT": [scored(0.5, high, [1, 1, 1, 1, 0]), scored(0.5, high, [1, 1, 1, 1, 0], "collapsed")],
+    }
+    scores = {
+        name: {str(i): {"before": base, "after": run} for i, run in enumerate(own)}
+        for name, own in runs.items()
+    }
+    cells = {
+        row.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in row.split(" | ")[1:]]
+        for row in ablation_table(scores).splitlines()
+    }
+    assert cells["gap"] == ["0.000 ± 0.000", "0.300 ± 0.071", "0.500 ± 0.000"]
+    # What is the same for each image has an interval of no width, however the images differ.
+    assert cells["rank percentile, less heads, 95 %"] == ["", "", "+20.0 to +20.0"]
+    wide = [float(end) for end in cells["rank percentile, 95 %"][1].split(" to ")]
+    assert wide[0] < 50 < wide[1]
+    gained = [float(end) for end in cells["zero shot accuracy, less heads, 95 %"][2].split(" to ")]
+    assert 0 <= gained[0] < 40 < gained[1]
+    assert "recall" not in "".join(cells)
+    assert cells["at the end"] == ["", "2 learning", "1 collapsed, 1 learning"]
+    assert not any("one template" in name for name in cells)
     assert table_of({"a": [{}]}, ("x",), lambda *_: "", "h") == "| h | a |\n|---|---|\n"
+
+
+def test_the_towers_of_the_ablation_learn_from_no_patient_who_is_held_out(tmp_path, monkeypatch):
+    """And begin where they were left, which is not where random ones begin."""
+    quick = dataclasses.replace(ablation_tower._TRAINER, epochs=1, lr=1e-4)
+    monkeypatch.setattr(ablation_tower, "_TRAINER", quick)
+    monkeypatch.setenv("FASTHT_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "few.csv"
+    rows = write_captions(tmp_path)["one template"].read_text().splitlines()[:81]
+    data.write_text("\n".join([*rows, ""]))
+    trainer = TrainerConfig(epochs=1, batch_size=16, workers=0, seed=1)
+    arguments = TrainArguments(data=str(data), val_fraction=0.25, trainer=trainer)
+    made = ablation_tower.with_tower(arguments, data, tmp_path / "towers")
+    assert made.data == arguments.data
+    train_side, held_out = split_records(load_records(data).records, val_fraction=0.25, seed=1)
+    sides = read_split(tmp_path / "towers" / "run-1")
+    assert {sides[file_key(r.image)] for r in train_side} == {"train"}
+    assert {sides[file_key(r.image)] for r in held_out} == {"val"}
+    learnt, _ = build_clip(made.model, made.pretrained)
+    random, _ = build_clip(made.model, "none")
+    saved = load_file(tmp_path / "towers" / "run-1" / "towers.safetensors")
+    state = learnt.state_dict()
+    assert saved.keys() >= dict(learnt.named_parameters()).keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in saved.items())
+    assert not torch.equal(state["visual.conv1.weight"], random.state_dict()["visual.conv1.weight"])
 
 
 def test_captions_of_the_ablation_have_three_tiers_or_one_template(tmp_path):

@@ -125,6 +125,23 @@ def test_uniformity_is_its_definition_and_told_from_a_collapse():
     assert math.isnan(uniformity(images[:1]))
 
 
+@pytest.mark.parametrize("constant", ["images", "texts", "both"])
+def test_of_constant_features_nothing_is_told_apart(constant):
+    """However near the pairs are: a high cosine alone says nothing."""
+    images, texts = pairs(40)
+    assert alignment_scores(images, texts)["gap"] > 0.1
+    same = normalize(torch.ones(1, 12), dim=1).expand(40, -1)
+    if constant != "texts":
+        images = same
+    if constant != "images":
+        texts = same
+    found = alignment_scores(images, texts)
+    assert found["gap"] == pytest.approx(0, abs=1e-9)
+    assert found["rank_percentile"] == pytest.approx(0.5, abs=1e-9)
+    if constant == "both":
+        assert found["paired"] == pytest.approx(1)
+
+
 def test_effective_rank():
     generator = torch.Generator().manual_seed(0)
     directions = torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import open_clip
+
+from fastht.tasks.models.text_towers import FOLDER, HUB, TINY_BERT, build_text_tokenizer
 
 _ROOM = 512  # tokens; a text of more counts as so many
 
@@ -11,14 +16,18 @@ def token_counter(model: str) -> tuple[Callable[[Sequence[str]], list[int]], int
     """Return what counts the tokens of texts, marks of start and end included, and the context.
 
     Args:
-        model: a name of open_clip, whose tokenizer is built; no weights are read.
+        model: a name of open_clip, or a text tower of a dual encoder, as ``fastht train --text``
+            takes it. Its tokenizer is built; no weights are read. A folder with
+            ``open_clip_config.json`` is open_clip's, another one is of transformers.
 
     Raises:
-        ValueError: open_clip has no such model.
-        ModuleNotFoundError: open_clip is not installed.
+        ValueError: there is no such model, or its tokenizer cannot be had.
     """
-    import open_clip
-
+    of_open_clip = Path(model.removeprefix(FOLDER), "open_clip_config.json").is_file()
+    of_folder = model.startswith(FOLDER) and not of_open_clip
+    if model == TINY_BERT or model.startswith(HUB) or of_folder:
+        text = build_text_tokenizer(model)
+        return text.lengths, text.context_length
     if ":" not in model and model not in open_clip.list_models():
         raise ValueError(f"open_clip has no model {model!r}, whose tokens were to be counted")
     tokenizer = open_clip.get_tokenizer(model)
