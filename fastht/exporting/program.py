@@ -71,6 +71,8 @@ def trace(part: Exported, sizes: Sizes, dtype: torch.dtype, dynamic_grid: bool) 
     for parameter in program.parameters():
         parameter.requires_grad_(False)
     _check_operators(program)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names the folders of whoever exports
     return program
 
 

@@ -76,6 +76,14 @@ def test_a_file_says_what_it_takes(registers: Any, form: str) -> None:
         fastht.load_exported(registers[1][form].path)(text=torch.zeros(1))
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_names_no_folder_of_who_exported_it(registers: Any, form: str) -> None:
+    content = registers[1][form].path.read_bytes()
+    for module in (fastht, torch):
+        assert str(Path(module.__file__).parent).encode() not in content
+    assert b"layer_norm" in content.lower() or b"LayerNormalization" in content
+
+
 def test_operators_are_standard(registers: Any) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(registers[1]["onnx"].path)
