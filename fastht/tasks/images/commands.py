@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from fastht.data.cases import Task
+from fastht.data.images import DataError
 from fastht.data.lesions import note_lesions
 from fastht.data.signature import case_entries, note_copies
 from fastht.files import check_writable
@@ -17,7 +18,7 @@ from fastht.tasks.images.experiment import (
     load_split,
 )
 from fastht.tasks.images.paired import report
-from fastht.tasks.images.run import Run, divides_alike, perform
+from fastht.tasks.images.run import Run, begun, divides_alike, perform
 from fastht.tasks.images.run_tower import read_run_tower
 from fastht.tasks.results.known_images import judge_copies
 from fastht.tasks.results.report import ReportArguments
@@ -62,7 +63,7 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
     check_writable(out)
-    if not arguments.resume and (held := next((run.out for run in runs if run.out.exists()), None)):
+    if not arguments.resume and (held := next((run.out for run in runs if begun(run.out)), None)):
         raise ResumeError(f"{held} is there already: add --resume, or give another --out")
     cases = load_split(arguments, task, [run.out for run in runs if divides_alike(run)])
     if task == "segment":
@@ -83,7 +84,11 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     for number, run in enumerate(runs, 1):
         share = "" if run.percent == 100 else f", {run.percent:g} % of the training data"
         say(f"\nrun {number} of {len(runs)}: {run.method}{share}, seed {run.seed} -> {run.out}")
-        perform(run, cases, entries)
+        try:
+            perform(run, cases, entries)
+        except DataError as error:
+            what = "run `fastht data check` on it, which lists all that is wrong at once"
+            raise DataError(f"{error}; {what}") from error
     if accelerator.is_main_process:
         print()
         report(ReportArguments((out,), out))
