@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from fastht.data.cases import Task
-from fastht.data.images import DataError
 from fastht.data.lesions import note_lesions
 from fastht.data.signature import case_entries, note_copies
 from fastht.files import check_writable
@@ -84,11 +83,7 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     for number, run in enumerate(runs, 1):
         share = "" if run.percent == 100 else f", {run.percent:g} % of the training data"
         say(f"\nrun {number} of {len(runs)}: {run.method}{share}, seed {run.seed} -> {run.out}")
-        try:
-            perform(run, cases, entries)
-        except DataError as error:
-            what = "run `fastht data check` on it, which lists all that is wrong at once"
-            raise DataError(f"{error}; {what}") from error
+        perform(run, cases, entries)
     if accelerator.is_main_process:
         print()
         report(ReportArguments((out,), out))
