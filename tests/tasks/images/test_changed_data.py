@@ -105,7 +105,7 @@ def test_an_image_that_cannot_be_read_leaves_nothing_in_the_way(arguments, own_t
 
     rewrite(own_table, breaking)
     (own_table.parent / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    message = r"broken\.png: cannot be read.*run `fastht data check`"
+    message = r"broken\.png: not an image.*run `fastht data check`"
     for _ in range(2):  # the second time it is not that a run is there already
         with pytest.raises(DataError, match=message):
             train("segment", arguments)
