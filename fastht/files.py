@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,6 +54,49 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
     sync_directory(path.parent)
+
+
+@contextmanager
+def new_files(target: Path) -> Iterator[Path]:
+    """Make a file that is not there yet, with others beside it: all of them, or none.
+
+    Yields:
+        A path of the same name in a hidden folder beside ``target``. What lies in that folder after
+        the block comes into place, on disk, ``target`` last: where it stands, the others do.
+
+    Raises:
+        FileExistsError: one of them is there already, and stays as it is.
+        OSError: they cannot be written.
+    """
+    placed: list[Path] = []
+    workplace: Path | None = None
+    try:
+        workplace = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        )
+        yield workplace / target.name
+        made = sorted(workplace.iterdir(), key=lambda path: path.name == target.name)
+        for path in made:
+            if os.path.lexists(target.parent / path.name):
+                there = target.parent / path.name
+                raise FileExistsError(f"{there} exists; remove it, or give another path")
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        for path in made:
+            os.replace(path, target.parent / path.name)
+            placed.append(target.parent / path.name)
+    except BaseException as error:
+        for path in placed:
+            with suppress(OSError):
+                path.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            # It would name a file that is gone, or none.
+            raise type(error)(error.errno, error.strerror, str(target)) from error
+        raise
+    finally:
+        if workplace is not None:
+            shutil.rmtree(workplace, ignore_errors=True)
+    sync_directory(target.parent)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -252,6 +252,15 @@ def throughput(fused="cpu") -> list[dict[str, Any]]:
     ]
 
 
+def export() -> list[dict[str, Any]]:
+    info = {"model": "vit_base_patch16_224", "batch": 8, "dtype": "float32", "pass": "forward"}
+    forms = {"ht": (400, 330), "exported": (380, 335), "onnxruntime": (500, 334)}
+    return [
+        entry(f"test_export[8-{name}]", ms / 1e3, contestant=name, bytes=size * MIB, **info)
+        for name, (ms, size) in forms.items()
+    ]
+
+
 def losses(fused: str = "blocked", dtype: str = "float32") -> list[dict[str, Any]]:
     """Batches of 1024 and 4096: 16 times as long and, where logits are whole, as much memory."""
     slower = {fused: 1.0, "dense": 2.0, "open_clip": 2.5}
@@ -277,7 +286,7 @@ def everything(fused: str = "cpu", shapes=SHAPES) -> list[dict[str, Any]]:
             for part in ("forward", "backward", "both"):
                 made += adapter(shape, dtype, part, fused)
     made += [*sweeps(fused), *memory(fused), *tower(fused)]
-    made += threads() if fused == "cpu" else []
+    made += [*threads(), *export()] if fused == "cpu" else []
     made += [*training("fp32"), *training("bf16"), *throughput(fused)]
     return made + losses("triton" if fused == "triton" else "blocked")
 
@@ -291,6 +300,7 @@ SUITES = {
     "tower": tower,
     "training": training,
     "throughput": throughput,
+    "export": export,
     "losses": losses,
     "losses_memory": lambda: [e for e in losses() if "memory" in e["name"]],
 }

@@ -15,6 +15,7 @@ from fastht.files import (
     check_writable,
     exclusive,
     make_directory,
+    new_files,
     remove_leftovers,
     sync_directory,
     write_atomically,
@@ -184,3 +185,47 @@ def test_a_read_only_folder_is_refused_before_anything_is_done(
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root may write anywhere
     with pytest.raises(PermissionError, match=rf"cannot be written: '{re.escape(str(tmp_path))}'"):
         check_writable(tmp_path / "a" / "b")
+
+
+def write_two(target: Path, meanwhile: str | None = None) -> None:
+    with new_files(target) as path:
+        path.write_bytes(b"1")
+        path.with_name(f"{path.name}.data").write_bytes(b"2")
+        assert not target.exists()
+        if meanwhile is not None:
+            target.with_name(meanwhile).write_bytes(b"meanwhile")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_new_files_come_into_place_together(tmp_path: Path) -> None:
+    write_two(tmp_path / "m")
+    assert content(tmp_path) == {"m": b"1", "m.data": b"2"}
+
+
+@pytest.mark.parametrize("there", ["m", "m.data"])
+def test_new_files_replace_none_and_come_all_or_none(tmp_path: Path, there: str) -> None:
+    with pytest.raises(FileExistsError, match=f"{there} exists; remove it, or give another path"):
+        write_two(tmp_path / "m", meanwhile=there)
+    assert content(tmp_path) == {there: b"meanwhile"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_new_files_that_fail_in_the_last_step_leave_nothing(
+    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = os.replace
+
+    def replace(one: Path, other: Path) -> None:
+        if other.name == "m":
+            raise error
+        own(one, other)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(type(error)) as raised:
+        write_two(tmp_path / "m")
+    assert content(tmp_path) == {}
+    if isinstance(raised.value, OSError):
+        assert raised.value.filename == str(tmp_path / "m")

@@ -134,3 +134,11 @@ def test_only_the_tasks_know_of_the_tasks() -> None:
     for module, targets in graph().items():
         if wing(module) is None and module != "fastht.tasks":
             assert module in above or not any(wing(target) for target in targets), module
+
+
+def test_monai_is_imported_late() -> None:
+    """It takes longer than all else, and those who predict need none of it."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "monai" not in ast.unparse(node), path

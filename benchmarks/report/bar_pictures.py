@@ -70,6 +70,20 @@ def throughput(results: Results) -> Figure | None:
     return _draw(results, "The trainer, higher is better", rows)
 
 
+def export(results: Results) -> Figure | None:
+    """Draw the time of a forward pass and the bytes of each form: a row for each case."""
+    columns: dict[str, Callable[[Entry], float | None]] = {
+        "forward, ms": lambda entry: 1e3 * entry.median,
+        "weights or file, MiB": lambda entry: _mebibytes(entry, "bytes"),
+    }
+    found = derive.groups(results, "test_export", "model", "batch", "dtype")
+    rows = {
+        _heading(case): {label: _values(group, value) for label, value in columns.items()}
+        for case, group in found.items()
+    }
+    return _draw(results, "An adapted model and its exported forms, lower is better", rows)
+
+
 def _values(group: Group, value_of: Callable[[Entry], float | None]) -> dict[str, float]:
     """Return what is known of each contestant."""
     values = {name: value_of(entry) for name, entry in group.items()}

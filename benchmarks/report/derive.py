@@ -14,6 +14,7 @@ from benchmarks.roofline import least_seconds
 ORDER = (
     "loading alone", "frozen", "fused", "published", "eager", "compile", "gemms", "full", "lora",
     "lora-compiled", "mona", "ht-reference", "ht-reference-compiled", "ht", "ht-compiled",
+    "exported", "aotinductor", "onnxruntime",
     "dense", "open_clip", "chunked", "memeff", "siglip-kernel",
 )  # fmt: skip
 # field of a sweep -> what it is called, and its value at an entry

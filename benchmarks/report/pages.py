@@ -64,5 +64,6 @@ SECTIONS: tuple[tuple[str, Section, tuple[str, ...]], ...] = (
     ("Adapters in a frozen tower", tower_sections.tower, ()),
     ("Training step", tower_sections.training, ("training.png",)),
     ("Throughput of the trainer", tower_sections.throughput, ("throughput.png",)),
+    ("Exported models", tower_sections.export, ("export.png",)),
     ("Contrastive losses", losses_sections.losses, ("losses.png",)),
 )

@@ -15,6 +15,7 @@ PICTURES = {
     "memory.png": bar_pictures.memory,
     "training.png": bar_pictures.training,
     "throughput.png": bar_pictures.throughput,
+    "export.png": bar_pictures.export,
     "losses.png": line_pictures.losses,
 }
 

@@ -38,6 +38,7 @@ SUITES = {
         ("model", "batch", "precision"), ("saved_bytes", "held_bytes", "peak_bytes", "trainable")
     ),
     "test_throughput": Suite(("model", "batch", "precision", "images")),
+    "test_export": Suite(("model", "batch", "dtype", "pass"), ("bytes",)),
     "test_losses": Suite(_LOSS),
     "test_losses_memory": Suite(_LOSS, ("peak_bytes",)),
 }

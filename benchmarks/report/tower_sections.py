@@ -106,6 +106,29 @@ def throughput(results: Results) -> Iterator[str]:
     yield from table((*header, "of loading alone"), rows)
 
 
+def export(results: Results) -> Iterator[str]:
+    """Show time and bytes of the files of ``fastht.export`` beside the model's."""
+    found = derive.groups(results, "test_export", "model", "batch", "dtype")
+    if not found:
+        return
+    yield (
+        "Evaluation on a CPU, without gradients, adapters in every block. `ht`: the patched model; "
+        "`ht-reference`: the same with its adapters in plain PyTorch, as published; `exported`: "
+        "the file of `fastht.export`, run by PyTorch; `aotinductor`: what it makes of that file "
+        "ahead of time; `onnxruntime`: the ONNX file. All have been held against `ht-reference` "
+        "in the same run. MiB are of the weights or of the file that is run."
+    )
+    yield ""
+    rows = []
+    for (model, batch, dtype), group in found.items():
+        for name, entry in group.items():
+            share = ratio(entry.median, median(group, "ht"))
+            row = [model, batch, dtype, name, milliseconds(entry), number(batch / entry.median)]
+            rows.append((*row, times(share), mebibytes(entry.info["bytes"])))
+    header = ("model", "batch", "dtype", "", "ms", "images/s", "of ht's time", "MiB")
+    yield from table(header, rows)
+
+
 def images_per_s(entry: Entry | None) -> float | None:
     """Return the images of a round over its seconds."""
     return None if entry is None else entry.info["images"] / entry.median

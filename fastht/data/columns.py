@@ -25,6 +25,11 @@ _ALIKE = {
     "label": {"class", "classes", "category", "diagnosis", "pathology", "labels", "histology"},
     "frame": {"frameindex", "frameid", "framenumber", "slice", "sliceindex"},
 }
+# Parts of names that probably mean it too, in languages that tables of hospitals are in.
+_PARTS = {
+    "patient": re.compile(r"pa[tcz]ien|proband|患者|病人|病历号|住院号|환자"),
+    "label": re.compile(r"diagn[oó]s|klasse|clase|诊断|진단"),
+}
 # What fastht's commands read, each some of them.
 _KNOWN = {"filepath", "filename", "image", "mask", "title", "caption", "split"}
 _SHOWN = 12
@@ -80,12 +85,17 @@ def note_columns(
         f"{column} looks like the {what}'s: if it is, give it by --{what}-key {quote(column)}"
         for column in left
         for what in _ALIKE
-        if read.get(what) is None and _bare(column) in _ALIKE[what] | _SAME[what]
+        if read.get(what) is None and _is_alike(column, what)
     ]
     if left:
         text = f"{plural(len(left), 'column')} not read: {examples(left, _SHOWN)}"
         notes.append(Note("columns_not_read", len(left), "; ".join([text, *hints])))
     return tuple(notes)
+
+
+def _is_alike(column: str, what: str) -> bool:
+    bare, parts = _bare(column), _PARTS.get(what)
+    return bare in _ALIKE[what] | _SAME[what] or (parts is not None and bool(parts.search(bare)))
 
 
 class Cells:

@@ -15,7 +15,7 @@ from pathlib import Path
 from fastht.data.cases import Case, split_part
 from fastht.data.embedded import is_embedded, read_embedded
 from fastht.data.images import DataError
-from fastht.data.notes import examples, plural
+from fastht.data.notes import Note, examples, plural
 from fastht.data.records import Record
 from fastht.data.tables import read_table
 
@@ -75,6 +75,24 @@ def case_entries(cases: Iterable[Case]) -> list[Entry]:
         )
         for case in listed
     ]
+
+
+def note_copies(entries: Iterable[Entry]) -> tuple[Note, ...]:
+    """Note images that are on several sides under different names, byte by byte the same."""
+    alike: dict[tuple[str, str | None], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.content:
+            alike[entry.content, split_part(entry.file)[1]].append(entry)
+    told = []
+    for group in alike.values():
+        names = list({entry.file: f"{entry.name} ({entry.split})" for entry in group}.values())
+        if len(names) > 1 and len({entry.split for entry in group}) > 1:
+            told.append(" = ".join(names))
+    if not told:
+        return ()
+    text = f"{plural(len(told), 'image')} on several sides, as copies byte by byte: "
+    remedy = "scores will be too good: remove the copies, or give each and its image one patient"
+    return (Note("copies_on_several_sides", len(told), f"{text}{examples(told)}; {remedy}"),)
 
 
 def entries_table(entries: Iterable[Entry]) -> bytes:

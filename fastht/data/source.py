@@ -27,9 +27,10 @@ class DataSource:
         exclude_origin: sets that layout bus-cot pools and that are left out, e.g. BUSI BUSBRA.
         concept: take only the images of layout rocov2 that have this UMLS concept (CUI).
         separator: column separator of a table; default: found out.
-        image_key: field of the image in layouts json and parquet, with dots for fields inside
-            fields; default: image, in Parquet the one column of images.
-        caption_key: likewise of the caption, also in layout reports; default: caption.
+        image_key: column of the images of a table, default: filepath, filename or image; or their
+            field in layouts json and parquet, with dots for fields inside fields, default: image,
+            in Parquet the one column of images.
+        caption_key: likewise of the captions, also in layout reports; default: title or caption.
         label_key: column of the classes of a table, or likewise; default: label.
         patient_key: column of the patients, none of whom is on two sides, or likewise; default:
             patient, in a table also a name that means the same.

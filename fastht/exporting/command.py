@@ -15,7 +15,7 @@ from fastht.exporting import metadata as about
 from fastht.exporting import prepare
 from fastht.exporting.errors import ExportError
 from fastht.exporting.load import SUFFIXES
-from fastht.exporting.onnx import check_installed, read_onnx, write_onnx
+from fastht.exporting.onnx import check_installed, data_file, read_onnx, write_onnx
 from fastht.exporting.parts import (
     Exported,
     Inputs,
@@ -28,7 +28,7 @@ from fastht.exporting.parts import (
     sizes_of,
 )
 from fastht.exporting.program import difference, read_program, trace, write_program
-from fastht.files import check_writable, write_atomically
+from fastht.files import check_writable, new_files
 
 Format = Literal["torch", "onnx"]
 _BATCHES = (1, 2, 5)  # that a file is tried with
@@ -41,7 +41,9 @@ class Export:
     Attributes:
         path: the file.
         format: ``"torch"`` or ``"onnx"``.
-        size_bytes: of the file.
+        data: where an ONNX file has its weights, if they are more than 1.5 GiB: it has to stay
+            beside the file and keep its name.
+        size_bytes: of the file and its data.
         adapters: HT adapters that were folded.
         error: the largest difference from the model, relative to the model's largest value, over
             the batches and grids that the file was tried with.
@@ -50,6 +52,7 @@ class Export:
 
     path: Path
     format: Format
+    data: Path | None
     size_bytes: int
     adapters: int
     error: float
@@ -81,7 +84,8 @@ def export(
             ``[B, 3, H, W]`` to tensors.
         path: the file to write; by custom ``.pt2`` or ``.onnx``.
         format: ``"torch"`` for ``torch.export.load`` and AOTInductor; ``"onnx"`` for ONNX Runtime
-            and others, up to 2 GiB, not in bfloat16; it needs ``fastht[export]``.
+            and others, not in bfloat16; it needs ``fastht[export]``. More than 1.5 GiB of weights
+            go to a second file, ``<path>.data``.
         part: ``"image"``, ``"text"`` or ``"both"`` of a model with ``encode_image`` and
             ``encode_text``; ``None`` takes all that there is. Features are as the model returns
             them, not normalised.
@@ -101,7 +105,7 @@ def export(
         ExportError: the model is in training mode, on the meta device, sharded or unknown; an
             option does not fit it; a package is missing; or the file does not compute what the
             model does. Nothing is written then.
-        FileExistsError: the file exists.
+        FileExistsError: the file exists, or one of the name of its data.
         OSError: it cannot be written.
         TypeError: the model is no module.
     """
@@ -138,23 +142,26 @@ def export(
     told = about.merge(told | _of_contrastive(root), metadata or {})
 
     program = trace(make_part(made, chosen, resized), sizes, dtype, dynamic_grid)
-    if format == "onnx":
-        data = write_onnx(program, list(tried[0]), outputs, told)
-        run, _ = read_onnx(data)
-    else:
-        data = write_program(program, told)
-        run, _ = read_program(data)
-    error = max(difference(run(i), e, dtype) for i, e in zip(tried, expected, strict=True))
-    _check_target(target, format)  # it may have come meanwhile
-    write_atomically(target, data)
-    return Export(target, format, len(data), folded, error, told)
+    with new_files(target) as path:
+        if format == "onnx":
+            write_onnx(program, list(tried[0]), outputs, told, path)
+            run, _ = read_onnx(path)
+        else:
+            write_program(program, told, path)
+            run, _ = read_program(path)
+        error = max(difference(run(i), e, dtype) for i, e in zip(tried, expected, strict=True))
+        del run  # some systems do not move a file that somebody reads
+        data = data_file(target) if data_file(path).exists() else None
+        written = sum(file.stat().st_size for file in path.parent.iterdir())
+    return Export(target, format, data, written, folded, error, told)
 
 
 def _check_target(target: Path, format: Format) -> None:
     if target.is_dir():
         raise ExportError(f"{target} is a folder; name a file in it, as model{SUFFIXES[format]}")
-    if os.path.lexists(target):
-        raise FileExistsError(f"{target} exists; remove it, or give another path")
+    for path in (target, data_file(target))[: 1 + (format == "onnx")]:
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path} exists; remove it, or give another path")
     if not target.parent.is_dir():
         raise ExportError(f"there is no folder {target.parent}; make it first")
     if (target.suffix.lower() == SUFFIXES["onnx"]) != (format == "onnx"):

@@ -52,6 +52,8 @@ class ExportedModel:
 def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
     """Read a file of :func:`fastht.export`, a ``.pt2`` or ``.onnx``.
 
+    An ``.onnx`` of more than 1.5 GiB has its weights in a ``.onnx.data`` beside it.
+
     A ``.pt2`` is read by ``torch.export.load``, which may run code of a file that somebody has made
     for it: read those of people whom you trust.
 
@@ -60,6 +62,5 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
         OSError: it cannot be read.
     """
     path = Path(path)
-    data = path.read_bytes()
-    run, text = read_onnx(data) if path.suffix.lower() == SUFFIXES["onnx"] else read_program(data)
+    run, text = read_onnx(path) if path.suffix.lower() == SUFFIXES["onnx"] else read_program(path)
     return ExportedModel(read_metadata(text, str(path)), run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from fastht.exporting.errors import ExportError
 from fastht.exporting.parts import Inputs, Outputs
 
 METADATA_KEY = "fastht"  # among an ONNX file's own metadata
-_LARGEST = 2**31 - 2**20  # bytes of a protobuf file, less what is no weight
+_IN_ONE_FILE = 3 * 2**29  # bytes of weights; a protobuf file ends at 2 GiB, with what is no weight
 _NEEDED = "pip install 'fastht[export]'"
 
 
@@ -31,22 +32,26 @@ def check_installed() -> None:
         raise ExportError(f"format='onnx' needs {', '.join(missing)}: {_NEEDED}")
 
 
+def data_file(path: Path) -> Path:
+    """Return where an ONNX file has its weights if they are too many for itself."""
+    return path.with_name(f"{path.name}.data")
+
+
 def write_onnx(
-    program: ExportedProgram, inputs: list[str], outputs: list[str], metadata: Mapping[str, Any]
-) -> bytes:
-    """Return the content of an ONNX file.
+    program: ExportedProgram,
+    inputs: list[str],
+    outputs: list[str],
+    metadata: Mapping[str, Any],
+    path: Path,
+) -> None:
+    """Write an ONNX file; weights of more than 1.5 GiB go to :func:`data_file` beside it.
 
     Raises:
-        ExportError: an operator has no counterpart, or the weights are too many for one file.
+        ExportError: an operator has no counterpart.
+        OSError: they cannot be written.
     """
     import torch.onnx
 
-    weights = sum(t.numel() * t.element_size() for t in program.state_dict.values())
-    if weights > _LARGEST:
-        raise ExportError(
-            f"the weights take {weights / 2**30:.1f} GiB and an ONNX file holds 2; export a "
-            "model.half(), or format='torch'"
-        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own calls
@@ -56,7 +61,6 @@ def write_onnx(
                 input_names=inputs,
                 output_names=outputs,
                 dynamo=True,
-                external_data=False,
                 verbose=False,
             )
     except Exception as error:
@@ -64,29 +68,38 @@ def write_onnx(
         raise ExportError(
             f"torch.onnx cannot translate the model: {reason}; export format='torch'"
         ) from error
-    proto = made.model_proto
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, json.dumps(metadata)
-    return bytes(proto.SerializeToString())
+    made.model.metadata_props[METADATA_KEY] = json.dumps(metadata)
+    weights = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    made.save(path, external_data=weights > _IN_ONE_FILE)
 
 
-def read_onnx(data: bytes) -> tuple[Callable[[Inputs], Outputs], str]:
-    """Return what runs an ONNX file's content on the CPU, and its metadata as text, or ``""``.
+def read_onnx(path: Path) -> tuple[Callable[[Inputs], Outputs], str]:
+    """Return what runs an ONNX file on the CPU, and its metadata as text, or ``""``.
 
     Raises:
         ExportError: ONNX Runtime is not installed, or cannot run it.
+        OSError: it cannot be read.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise ExportError(f"an ONNX file needs onnxruntime: {_NEEDED}") from error
+    path.open("rb").close()  # ONNX Runtime has errors of its own for what is not there
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # of classes of its own, none of them public
         reason = " ".join(str(error).split())[:300]
+        if "external" in reason.lower() or data_file(path).name in reason:
+            raise ExportError(
+                f"the weights of {path} are in a file of their own, {path.stem}.onnx.data as "
+                f"fastht.export names it, which ONNX Runtime cannot read ({reason}); put both into "
+                "one folder, under the names that they were written by"
+            ) from error
         raise ExportError(
             f"ONNX Runtime cannot run the file on a CPU: {reason}; export the model in float32, or "
             "format='torch'"

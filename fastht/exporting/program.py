@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,30 +71,38 @@ def trace(part: Exported, sizes: Sizes, dtype: torch.dtype, dynamic_grid: bool) 
     for parameter in program.parameters():
         parameter.requires_grad_(False)
     _check_operators(program)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names the folders of whoever exports
     return program
 
 
-def write_program(program: ExportedProgram, metadata: Mapping[str, Any]) -> bytes:
-    """Return the content of a .pt2 file."""
-    file = io.BytesIO()
+def write_program(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> None:
+    """Write a .pt2 file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = io.BytesIO()  # torch's own writer has other errors than OSError for a full disk
     torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(metadata)})
-    return file.getvalue()
+    path.write_bytes(file.getbuffer())
 
 
-def read_program(data: bytes) -> tuple[Callable[[Inputs], Outputs], str]:
-    """Return what runs the content of a .pt2 file, and its metadata as text; ``""`` if it has none.
+def read_program(path: Path) -> tuple[Callable[[Inputs], Outputs], str]:
+    """Return what runs a .pt2 file, and its metadata as text; ``""`` if it has none.
 
     Raises:
         ExportError: it is none.
+        OSError: it cannot be read.
     """
     extra = {METADATA_FILE: ""}
-    try:
-        module: nn.Module = torch.export.load(io.BytesIO(data), extra_files=extra).module()
-    except Exception as error:
-        raise ExportError(
-            f"no program of torch.export that this torch {torch.__version__} reads "
-            f"({_first_lines(error)}); export it again"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            module: nn.Module = torch.export.load(file, extra_files=extra).module()
+        except Exception as error:
+            raise ExportError(
+                f"no program of torch.export that this torch {torch.__version__} reads "
+                f"({_first_lines(error)}); export it again"
+            ) from error
 
     @torch.no_grad()
     def run(inputs: Inputs) -> Outputs:

@@ -138,6 +138,14 @@ def test_a_compiled_model_trains_the_same(run: Run, monkeypatch: pytest.MonkeyPa
     }
 
 
+@pytest.mark.slow
+def test_what_the_inductor_compiles_trains_the_same(run: Run) -> None:
+    expected, _ = run("eager")
+    weights, _ = run("compiled", "--torchcompile")
+    assert difference(weights, expected) < 1e-2
+    assert weights.keys() == expected.keys()
+
+
 WORKER = Path(__file__).parent.parent / "open_clip_worker.py"
 # Of two processes with half of the images each, as in one with all of them.
 WHOLE = ("--batch-size", "16")

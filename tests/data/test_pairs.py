@@ -182,6 +182,8 @@ def test_two_columns_that_mean_the_patient_are_refused(tmp_path: Path) -> None:
     [
         ("case_id", "case_id looks like the patient's: if it is, give it by --patient-key case_id"),
         ("Diagnosis", "Diagnosis looks like the label's: .* --label-key Diagnosis"),
+        ("Patienten-ID", "Patienten-ID looks like the patient's: .* --patient-key Patienten-ID"),
+        ("Hauptdiagnose", "Hauptdiagnose looks like the label's: .* --label-key Hauptdiagnose"),
         ("frame no", "1 column not read: frame no"),
         ("age", "1 column not read: age"),
     ],

@@ -76,6 +76,14 @@ def test_a_file_says_what_it_takes(registers: Any, form: str) -> None:
         fastht.load_exported(registers[1][form].path)(text=torch.zeros(1))
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_names_no_folder_of_who_exported_it(registers: Any, form: str) -> None:
+    content = registers[1][form].path.read_bytes()
+    for module in (fastht, torch):
+        assert str(Path(module.__file__).parent).encode() not in content
+    assert b"layer_norm" in content.lower() or b"LayerNormalization" in content
+
+
 def test_operators_are_standard(registers: Any) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(registers[1]["onnx"].path)
@@ -217,14 +225,20 @@ def test_lora_is_merged(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_16_bits_the_rule_of_correctness_holds(dtype: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [("torch", torch.bfloat16), ("torch", torch.float16), ("onnx", torch.float16)],
+)
+def test_in_16_bits_the_rule_of_correctness_holds(
+    form: Any, dtype: torch.dtype, tmp_path: Path
+) -> None:
     exact, vit = patched("registers").double(), VITS["registers"]
     model = patched("registers").to(dtype)
     # The same weights, rounded.
     exact.load_state_dict({k: v.double() for k, v in model.state_dict().items()})
-    fastht.export(model, tmp_path / "m.pt2")
-    file = fastht.load_exported(tmp_path / "m.pt2")
+    path = tmp_path / f"m{SUFFIX[form]}"
+    fastht.export(model, path, form)
+    file = fastht.load_exported(path)
     ours, plain, scale = [], [], 0.0
     with torch.no_grad():
         for seed in range(6):
@@ -258,8 +272,8 @@ def test_a_file_of_other_numbers_is_not_written(
 def test_a_file_of_zeros_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = command.read_program
 
-    def zeros(data: bytes) -> Any:
-        run, text = right(data)
+    def zeros(path: Path) -> Any:
+        run, text = right(path)
         return (lambda i: {k: torch.zeros_like(v) for k, v in run(i).items()}), text
 
     monkeypatch.setattr(command, "read_program", zeros)

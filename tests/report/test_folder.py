@@ -28,7 +28,7 @@ def test_each_machine_has_a_folder(file, results: Path, capsys) -> None:
     assert found.keys() == {"cpu-example-xeon-processor-avx512", "cuda-example-h200"}
     everywhere = {"README.md", "results.json", *folder.PICTURES}
     assert found["cpu-example-xeon-processor-avx512"].keys() == everywhere
-    assert found["cuda-example-h200"].keys() == everywhere - {"threads.png"}
+    assert found["cuda-example-h200"].keys() == everywhere - {"threads.png", "export.png"}
     for files in found.values():
         for name, data in files.items():
             if name.endswith(".png"):

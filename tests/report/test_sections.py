@@ -8,6 +8,7 @@ from fabricated_results import (
     MAIN,
     contest,
     everything,
+    export,
     losses,
     memory,
     roofs,
@@ -129,6 +130,13 @@ def test_what_adapters_add_to_a_frozen_tower(file) -> None:
     assert [(row[""], row["adapters add"]) for row in rows] == [
         ("frozen", "-"), ("fused", "3.1 %"), ("published", "20 %"),
     ]  # fmt: skip
+
+
+def test_exported_models_against_the_patched_one(file) -> None:
+    rows = {row[""]: row for row in table(page_of(file(*export())), "Exported models")}
+    assert list(rows) == ["ht", "exported", "onnxruntime"]
+    assert list(rows["exported"].values())[4:] == ["380 (38)", "21.1", "0.95", "335.0"]
+    assert rows["onnxruntime"]["of ht's time"] == "1.25"
 
 
 def test_a_training_step_against_lora(file) -> None:

@@ -52,7 +52,7 @@ class Layout:
     tags: tuple[str, ...] = ()
 
 
-TABLE_OPTIONS = ("separator", "label_key", "patient_key", "split_key", "frame_key", *_SEVERAL)
+TABLE_OPTIONS = ("separator", "frame_key", *_KEYS)
 LAYOUTS = {
     "published": Layout(
         "all/images, all/masks, segmentation/NAME/{train,val,test}.txt, "

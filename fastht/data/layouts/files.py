@@ -112,7 +112,7 @@ def read_labels(path: Path) -> dict[str, Described]:
     """Read rows of file name, label and perhaps patient, with or without a header.
 
     Raises DataError if the table cannot be read, a row is not of that form, or an image has two
-    different rows.
+    different rows. Names may have folders before them.
     """
     described: dict[str, Described] = {}
     text = read_text(path)
@@ -130,6 +130,7 @@ def read_labels(path: Path) -> dict[str, Described]:
             if not 2 <= len(row) <= 3 or not is_image_name(row[0]):
                 raise DataError(f"{where}: not a row of image file, label[, patient]; correct it")
             found = Described(row[1] or None, (row[2] or None) if len(row) == 3 else None)
+            row[0] = row[0].replace("\\", "/")
             if described.setdefault(row[0], found) != found:
                 raise DataError(f"{where}: {row[0]} has another row before; remove one of the two")
     except csv.Error as error:

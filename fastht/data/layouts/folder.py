@@ -35,25 +35,35 @@ def read(root: Path, task: Need) -> Reading:
     """Read the cases of all splits that there are."""
     reading = Reading()
     described = _described(reading, root)
+    taken: dict[str, str] = {}
     for split, part in _parts(root):
         if _is_paired(part):
             own = _described(reading, part) if part != root else {}
-            _read_pairs(reading, part, split, task, described | own)
+            _read_pairs(reading, root, part, split, task, described | own, taken)
         elif task == "segment":
             reading.problems.append(
                 f"{part}: no folder images; class folders are for classification alone"
             )
         else:
             for folder in _class_folders(part):
-                _read_class(reading, folder, split, described)
-    _note_rows(reading, root, described)
+                _read_class(reading, root, folder, split, described, taken)
+    _note_rows(reading, root, described, taken)
     return reading
 
 
 def _read_class(
-    reading: Reading, folder: Path, split: Split | None, described: Mapping[str, Described]
+    reading: Reading,
+    root: Path,
+    folder: Path,
+    split: Split | None,
+    described: Mapping[str, Described],
+    taken: dict[str, str],
 ) -> None:
-    """Add the cases of the folder of one class."""
+    """Add the cases of the folder of one class.
+
+    described: rows of labels.csv, by the images' names or their paths below root.
+    taken: images by the rows that told of them, to which those of this folder are added.
+    """
     if folder.name.lower() in _NO_CLASSES:
         reading.problems.append(
             f"{folder}: a folder of this name is no class; rename it, or put images into images/ "
@@ -70,15 +80,36 @@ def _read_class(
             reading.used.add(str(image))
             continue
         name = _name(split, f"{folder.name}-{stem_of(image)}")
-        patient = described.get(image.name, Described(None, None)).patient
-        label = folder.name
-        reading.cases.append(Case(name, str(image), label=label, patient=patient, split=split))
+        key, (label, patient) = _row(described, root, image)
+        with reading.noting():
+            table = root / "labels.csv"
+            if label not in (None, folder.name):
+                what = f"lies in {folder.name} and is {label} in {table}"
+                raise DataError(f"{image}: {what}; correct one of the two")
+            if key and taken.setdefault(key, str(image)) != str(image) and patient:
+                what = f"{key} of {table} may be {taken[key]} or {image}"
+                named = f"{folder.name}/{image.name}"
+                raise DataError(f"{what}; name the image with its folder, {named}")
+            reading.cases.append(
+                Case(name, str(image), label=folder.name, patient=patient, split=split)
+            )
 
 
-def _note_rows(reading: Reading, root: Path, described: Mapping[str, Described]) -> None:
+def _row(
+    described: Mapping[str, Described], root: Path, image: Path
+) -> tuple[str | None, Described]:
+    """The row of an image, by as much of its path below root as there is in the table."""
+    parts = image.relative_to(root).parts
+    keys = ("/".join(parts[i:]) for i in range(len(parts)))
+    key = next((key for key in keys if key in described), None)
+    return key, described[key] if key is not None else Described(None, None)
+
+
+def _note_rows(
+    reading: Reading, root: Path, described: Mapping[str, Described], taken: Mapping[str, str]
+) -> None:
     """Note rows of labels.csv whose images are not there."""
-    there = {Path(case.image).name for case in reading.cases}
-    if lost := [name for name in described if name not in there]:
+    if lost := [name for name in described if name not in taken]:
         text = f"{plural(len(lost), 'row')} of {root / 'labels.csv'} without image"
         reading.notes.append(Note("rows_without_image", len(lost), f"{text}: {examples(lost)}"))
 
@@ -95,12 +126,14 @@ def _described(reading: Reading, folder: Path) -> dict[str, Described]:
 
 def _read_pairs(
     reading: Reading,
+    root: Path,
     part: Path,
     split: Split | None,
     task: Need,
     described: Mapping[str, Described],
+    taken: dict[str, str],
 ) -> None:
-    """Add the cases of a folder of images and one of masks."""
+    """Add the cases of a folder of images and one of masks; see :func:`_read_class`."""
     images = ImageFolder(_folder(part, _IMAGES) or part / "images")
     masks = ImageFolder(_folder(part, _MASKS) or part / "masks")
     if not images.files:
@@ -116,7 +149,8 @@ def _read_pairs(
                 mask = masks.find(image.name, stem, f"{stem}_mask")
                 if mask is None:
                     raise DataError(f"{image}: no mask {masks.path / stem}.png; add it")
-            label, patient = described.get(image.name, Described(None, None))
+            key, (label, patient) = _row(described, root, image)
+            taken |= {} if key is None else {key: str(image)}
             files = (str(mask),) if mask else ()
             name = _name(split, stem_of(image))
             reading.cases.append(Case(name, str(image), files, label, patient, split=split))

@@ -33,6 +33,8 @@ def read(
     task: Need,
     *,
     separator: str | None = None,
+    image_key: str | None = None,
+    caption_key: str | None = None,
     label_key: str | None = None,
     patient_key: str | None = None,
     split_key: str | None = None,
@@ -46,6 +48,7 @@ def read(
     caption) if they are there.
 
     separator: of the columns; None finds it out.
+    image_key, caption_key: names of columns; None takes those above.
     label_key, patient_key, frame_key: names of columns; None takes label, patient and frame, or a
         name that means the same.
     split_key: name of the column of the split; None takes split.
@@ -55,16 +58,17 @@ def read(
     Raises DataError if the table cannot be read or lacks a column of images or one that is named.
     """
     columns, rows = read_table(root, separator)
-    image_key = _first(_IMAGE_KEYS, columns)
+    require_columns([key for key in (image_key, caption_key) if key], columns, root)
+    image_key = image_key or _first(_IMAGE_KEYS, columns)
     if image_key is None:
         wanted = " or ".join(_IMAGE_KEYS)
         raise DataError(
-            f"{root}: no column {wanted}; the columns are {', '.join(columns)}; rename one "
-            "(and check --separator)"
+            f"{root}: no column {wanted}; the columns are {', '.join(columns)}; name the one of "
+            "the images by --image-key (and check --separator)"
         )
     if task == "segment" and "mask" not in columns:
         raise DataError(f"{root}: no column mask; the columns are {', '.join(columns)}; add it")
-    caption_key = _first(_CAPTION_KEYS, columns)
+    caption_key = caption_key or _first(_CAPTION_KEYS, columns)
     given = {"label": label_key, "patient": patient_key, "frame": frame_key}
     read_as = {what: find_column(columns, what, key, root) for what, key in given.items()}
     split_column = find_split(columns, split_key, root)

@@ -16,7 +16,7 @@ import fastht
 from fastht.data import DataError, RecordSet, load_records, split_records
 from fastht.data.overlap.remembered import remember
 from fastht.data.records import note_patients
-from fastht.data.signature import record_entries
+from fastht.data.signature import note_copies, record_entries
 from fastht.files import cache_dir, check_writable, write_json
 from fastht.tasks.image_text.adapted import adapt, load_weights, own_weights, weights_path
 from fastht.tasks.image_text.caption_fit import CaptionFit, find_cut
@@ -233,7 +233,11 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         if built.revision is not None:
             plain[REVISION] = built.revision
         write_json(out / ARGUMENTS_NAME, plain)
-        keep_data(out, record_entries(sides))
+        entries = record_entries(sides)
+        keep_data(out, entries)
+        for note in note_copies(entries):
+            records = replace(records, notes=(*records.notes, note))
+            print(f"note: {note.text}", flush=True)
     # A resumed run too is the base until it goes on: no copy of towers that train is needed.
     with task.as_base():
         losses_before, held_before = task.judge()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastht.data.cases import Task
 from fastht.data.lesions import note_lesions
-from fastht.data.signature import case_entries
+from fastht.data.signature import case_entries, note_copies
 from fastht.files import check_writable
 from fastht.tasks.images.experiment import (
     FEW_SHOT_PERCENTS,
@@ -17,7 +17,7 @@ from fastht.tasks.images.experiment import (
     load_split,
 )
 from fastht.tasks.images.paired import report
-from fastht.tasks.images.run import Run, divides_alike, perform
+from fastht.tasks.images.run import Run, begun, divides_alike, perform
 from fastht.tasks.images.run_tower import read_run_tower
 from fastht.tasks.results.known_images import judge_copies
 from fastht.tasks.results.report import ReportArguments
@@ -62,12 +62,14 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
     check_writable(out)
-    if not arguments.resume and (held := next((run.out for run in runs if run.out.exists()), None)):
+    if not arguments.resume and (held := next((run.out for run in runs if begun(run.out)), None)):
         raise ResumeError(f"{held} is there already: add --resume, or give another --out")
     cases = load_split(arguments, task, [run.out for run in runs if divides_alike(run)])
     if task == "segment":
         lesions = note_lesions(cases, arguments.image_size, arguments.resize)
         cases = replace(cases, notes=(*cases.notes, *lesions))
+    entries = case_entries(cases)
+    cases = replace(cases, notes=(*cases.notes, *note_copies(entries)))
     accelerator = make_accelerator(arguments.trainer)  # the processes of all runs
     say = functools.partial(accelerator.print, flush=True)
     say(cases.account())
@@ -78,7 +80,6 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     if arguments.from_run is not None:
         say(f"The image tower is that of {arguments.from_run}, with what it trained.")
         judge_copies(arguments.from_run, cases.side("test"), "warn", say)
-    entries = case_entries(cases)
     for number, run in enumerate(runs, 1):
         share = "" if run.percent == 100 else f", {run.percent:g} % of the training data"
         say(f"\nrun {number} of {len(runs)}: {run.method}{share}, seed {run.seed} -> {run.out}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss, DiceLoss, FocalLoss
 from torch import Tensor
 
 from fastht.tasks.scores.classification import classification_scores
@@ -15,6 +15,10 @@ from fastht.tasks.scores.classification import resampled as resampled_classifica
 from fastht.tasks.scores.intervals import weighted_means
 from fastht.tasks.scores.native import Tolerances
 from fastht.tasks.scores.segmentation import image_scores, score_names, summarise
+
+# MONAI takes longer to import than all else: it is, where something is learnt or scored.
+if find_spec("monai") is None:
+    raise ModuleNotFoundError("No module named 'monai'", name="monai")
 
 
 class SegmentationGoal:
@@ -29,6 +33,8 @@ class SegmentationGoal:
     monitor = "dice"
 
     def __init__(self, tolerances: Tolerances | None = None) -> None:
+        from monai.losses import DiceCELoss, DiceLoss
+
         self.tolerances = tolerances or Tolerances()
         # squared_pred and the small smoothing are the published code's.
         options: dict[str, Any] = {"squared_pred": True, "smooth_nr": 1e-8, "smooth_dr": 1e-8}
@@ -75,6 +81,8 @@ class ClassificationGoal:
     monitor = "accuracy"
 
     def __init__(self, classes: Sequence[str] | None = None) -> None:
+        from monai.losses import FocalLoss
+
         self.classes = classes
         self._loss = FocalLoss(to_onehot_y=True)
 

@@ -151,7 +151,7 @@ def perform(run: Run, cases: CaseSet, entries: Sequence[Entry] | None = None) ->
     description = run.describe(cases)
     out = run.out
     entries = case_entries(cases) if entries is None else entries
-    if (out / SPLIT_NAME).exists():  # else nothing was started, or by an older version
+    if begun(out) and (out / SPLIT_NAME).exists():  # older versions kept none
         check_data(out, entries)
     if (done := _finished(out, description)) is not None:
         return done
@@ -279,13 +279,18 @@ def read_description(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def begun(out: Path) -> bool:
+    """Whether a run's folder holds what starting anew would lose: weights, a state or results."""
+    return any((out / name).exists() for name in (STATE_NAME, BEST_NAME, RESULTS_NAME))
+
+
 def divides_alike(run: Run) -> bool:
     """Whether a run is in its folder already, with the options that decide the sides of its data.
 
     Raises:
         ResumeError: the folder holds a damaged run.
     """
-    if not (run.out / RUN_NAME).exists():
+    if not (begun(run.out) and (run.out / RUN_NAME).exists()):
         return False
     found, now = read_description(run.out), run.arguments
     before = (found["split_seed"], *map(found["options"].get, ("val_fraction", "test_fraction")))

@@ -200,6 +200,11 @@ def load_trained(model: nn.Module, path: Path, without: Collection[str] = ()) ->
     Raises:
         ResumeError: the file is not there, damaged, or of another model.
     """
+    if not path.exists():
+        raise ResumeError(
+            f"{path.parent} holds no finished epoch ({path.name} is not there); go on with its "
+            "training by --resume"
+        )
     try:
         state = from_safetensors(path.read_bytes())
     except (OSError, SafetensorError) as error:

@@ -60,9 +60,10 @@ def export_run(arguments: ExportArguments) -> int:
                 "--part, --prompts and --classes are for runs of fastht train; leave them out"
             )
         made = _export_images(arguments, out)
+    beside = f", with its weights in {made.data.name}, to be kept beside it" if made.data else ""
     print(
-        f"{made.path}: {made.size_bytes / 2**20:,.1f} MiB, {made.adapters} HT adapters folded; "
-        f"its numbers are within {made.error:.1e} of the model's, relative to the largest."
+        f"{made.path}: {made.size_bytes / 2**20:,.1f} MiB{beside}, {made.adapters} HT adapters "
+        f"folded; its numbers are within {made.error:.1e} of the model's, relative to the largest."
     )
     return 0
 

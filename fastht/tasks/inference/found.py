@@ -66,13 +66,13 @@ def find_images(paths: Sequence[str], frames: Frames) -> Found:
     """
     found = Found()
     names: set[str] = set()
-    seen: set[str] = set()
+    seen: dict[str, Path] = {}
     for path, name in _files(paths):
         real = os.path.realpath(path)
         if real in seen:
-            found.skipped[str(path)] = "named twice"
+            found.skipped[str(path)] = f"the same file: {seen[real]}"
             continue
-        seen.add(real)
+        seen[real] = path
         why = _no_image(path)
         if why is None:
             try:

@@ -29,6 +29,7 @@ ABOUT_NAME = "predict.json"
 SKIPPED_NAME = "skipped.csv"
 MASKS_NAME, OVERLAYS_NAME = "masks", "overlays"
 _OUTLINE = (230, 159, 0)  # light, as most of an ultrasound image is dark
+_QUICKLY = 1  # of zlib's levels: by the usual one, PNGs took more time than all else
 _TOUCHING = np.ones((3, 3))  # pixels that meet at a corner are of one region
 
 Row = dict[str, Any]
@@ -154,4 +155,4 @@ def _spaced(area: float | None, row: float | None, column: float | None, source:
 
 def _save(path: Path, picture: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    picture.save(path, compress_level=_QUICKLY)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 import fastht
 from fastht.data.cases import Case, read_case_image
 from fastht.data.images import DataError
+from fastht.exporting.onnx import data_file
 from fastht.files import check_writable, write_json
 from fastht.tasks.inference.found import Found, Frames, find_images
 from fastht.tasks.inference.leave import (
@@ -167,8 +168,11 @@ def _predict(
 def _settings(arguments: PredictArguments, found: Found) -> dict[str, Any]:
     """Return what decides the predictions, so that two halves of a table are of one model."""
     source = arguments.source
-    weights = [source] if source.is_file() else sorted(source.glob("*.safetensors"))
-    weights += sorted((source / "adapter").glob("*.safetensors"))
+    if source.is_file():
+        weights = [path for path in (source, data_file(source)) if path.exists()]
+    else:
+        weights = sorted(source.glob("*.safetensors"))
+        weights += sorted((source / "adapter").glob("*.safetensors"))
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:

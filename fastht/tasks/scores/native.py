@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from monai.metrics.utils import get_mask_edges, get_surface_distance
 from torch import Tensor
 
 
@@ -83,6 +82,8 @@ def surface_edges(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     Only the rectangle that holds both masks is looked at: what is outside has no border, and an
     image of a million pixels costs no more than its lesion.
     """
+    from monai.metrics.utils import get_mask_edges  # which takes long to import
+
     both = prediction | truth
     rows, columns = (both.any(dim=side).nonzero().flatten() for side in (1, 0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -103,6 +104,8 @@ def surface_scores(
         tolerance: of the surface Dice, in the unit of the spacing.
         spacing: of rows and columns; default: 1, which makes the unit a pixel.
     """
+    from monai.metrics.utils import get_surface_distance
+
     pairs = ((prediction, truth), (truth, prediction))
     there, back = (
         torch.as_tensor(get_surface_distance(one, other, "euclidean", spacing))

@@ -8,12 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.metrics import (
-    compute_average_surface_distance,
-    compute_dice,
-    compute_hausdorff_distance,
-    compute_iou,
-)
 from torch import Tensor
 
 OVERLAPS = ("dice", "iou")
@@ -51,6 +45,13 @@ def image_scores(prediction: Tensor, truth: Tensor) -> dict[str, list[float]]:
 
 def _filled(prediction: Tensor, truth: Tensor) -> list[float]:
     """Return the scores of one image, both of whose masks hold something."""
+    from monai.metrics import (  # which takes long to import
+        compute_average_surface_distance,
+        compute_dice,
+        compute_hausdorff_distance,
+        compute_iou,
+    )
+
     a, b = (torch.stack([1 - m, m], dim=1).float() for m in (prediction.int(), truth.int()))
     with warnings.catch_warnings():
         # MONAI also looks at the background, which is empty where a mask fills the image.

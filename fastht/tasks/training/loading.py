@@ -57,7 +57,10 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
                 return
             yield batch
     except DataError as error:
-        raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
+        what = str(error).rpartition(f"{DataError.__name__}: ")[2].strip()
+        raise DataError(
+            f"{what}; run `fastht data check` on the data, which lists all such files at once"
+        ) from error
     except (RuntimeError, OSError) as error:
         if told := _explain(str(error), loader.num_workers):
             raise LoadingError(told) from error

@@ -33,6 +33,14 @@ def test_splits_above_with_shared_or_own_labels(tmp_path: Path, shared: bool) ->
         assert found[3].label == "mass"
 
 
+def test_labels_by_paths(tmp_path: Path) -> None:
+    miniature_sets.folder(tmp_path)
+    lines(tmp_path / "labels.csv", "images/0.png,cyst,p0", "1.png,mass,p1", "gone/2.png,mass,p1")
+    found = load_cases(tmp_path)
+    assert [case.patient for case in found] == ["p0", "p1", None, None]
+    assert "without image: gone/2.png" in found.account()
+
+
 def test_class_folders(tmp_path: Path) -> None:
     miniature_sets.class_folders(tmp_path)
     found = load_cases(tmp_path, task="classify")
@@ -44,6 +52,24 @@ def test_class_folders(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="no folder images; class folders are for classification"):
         load_cases(tmp_path)
+
+
+def test_patients_of_class_folders(tmp_path: Path) -> None:
+    for name in ("cyst/1.png", "cyst/2.png", "mass/1.png", "mass/3.png"):
+        picture(tmp_path / name)
+    table = tmp_path / "labels.csv"
+    lines(table, "cyst/1.png,cyst,a", "2.png,cyst,b", "mass\\1.png,mass,c", "gone.png,mass,d")
+    found = load_cases(tmp_path, task="classify")
+    assert [(case.name, case.patient) for case in found] == [
+        ("cyst-1", "a"), ("cyst-2", "b"), ("mass-1", "c"), ("mass-3", None),
+    ]  # fmt: skip
+    assert "1 row of" in found.account()
+    lines(table, "1.png,,a", "2.png,cyst,b")
+    with pytest.raises(DataError, match=r"may be .*cyst/1.png or .*name the .* folder, mass/1.png"):
+        load_cases(tmp_path, task="classify")
+    lines(table, "2.png,mass,b")
+    with pytest.raises(DataError, match=r"2\.png: lies in cyst and is mass in .*; correct one"):
+        load_cases(tmp_path, task="classify")
 
 
 def test_class_folders_under_splits(tmp_path: Path) -> None:

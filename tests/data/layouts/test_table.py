@@ -39,6 +39,14 @@ def test_image_column_alone_and_nextgen_names(root: Path) -> None:
     )
 
 
+def test_columns_of_other_names(root: Path) -> None:
+    lines(root / "t.csv", "Bild;Befund;caption;label", "pictures/1.png;Zyste;not this;cyst")
+    found = load_cases(root / "t.csv", task="pairs", image_key="Bild", caption_key="Befund")
+    assert (found.cases[0].image, found.cases[0].caption) == (str(root / "pictures/1.png"), "Zyste")
+    with pytest.raises(DataError, match="no column Foto; the columns are Bild, Befund"):
+        load_cases(root / "t.csv", task="classify", image_key="Foto")
+
+
 def test_absolute_paths(root: Path) -> None:
     lines(root / "sub" / "t.csv", "filepath,label", f"{root / 'pictures/1.png'},cyst")
     case = load_cases(root / "sub" / "t.csv", task="classify").cases[0]
@@ -76,7 +84,7 @@ def test_bad_rows(root: Path, row: str, message: str) -> None:
 def test_bad_tables(root: Path) -> None:
     lines(root / "t.csv", "path,label", "pictures/0.png,a")
     with pytest.raises(
-        DataError, match=r"no column filepath or filename or image; the columns are"
+        DataError, match=r"no column filepath or filename or image; .*name .* by --image-key"
     ):
         load_cases(root / "t.csv")
     lines(root / "t.csv", "filepath,label", "pictures/0.png,a")

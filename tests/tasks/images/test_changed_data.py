@@ -96,6 +96,25 @@ def test_changed_data_is_neither_resumed_nor_scored(arguments, own_table, change
     assert (folder / "results.json").read_bytes() == before
 
 
+def test_an_image_that_cannot_be_read_leaves_nothing_in_the_way(arguments, own_table):
+    trained = experiment.load_split(arguments, "segment").side("train")[0].image
+
+    def breaking(rows):
+        mine = next(row for row in rows if trained.endswith(row["filepath"]))
+        return [{**mine, "filepath": "broken.png"}, *(row for row in rows if row is not mine)]
+
+    rewrite(own_table, breaking)
+    (own_table.parent / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    message = r"broken\.png: not an image.*run `fastht data check`"
+    for _ in range(2):  # the second time it is not that a run is there already
+        with pytest.raises(DataError, match=message):
+            train("segment", arguments)
+    with pytest.raises(ResumeError, match=r"holds no finished epoch.*--resume"):
+        evaluate("segment", EvalArguments(run=arguments.out / "frozen" / "seed-0"))
+    rewrite(own_table, lambda rows: rows[1:])  # that one comes first
+    assert train("segment", arguments) == 0
+
+
 def test_a_run_of_another_rule_of_splits_goes_on_with_its_sides(arguments, monkeypatch):
     """As runs of versions that dealt patients out by rank."""
     found = arguments.load("segment")

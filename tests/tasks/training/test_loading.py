@@ -79,7 +79,7 @@ def test_bugs_keep_their_traceback_and_data_their_words():
     with pytest.raises(RuntimeError, match="a bug") as told:
         list(read_batches(make_loader(Numbers(RuntimeError("a bug")), workers=1, batch_size=2)))
     assert not isinstance(told.value, LoadingError)
-    with pytest.raises(DataError, match=r"^a\.png: broken$"):
+    with pytest.raises(DataError, match=r"^a\.png: broken; run `fastht data check`"):
         list(
             read_batches(make_loader(Numbers(DataError("a.png: broken")), workers=1, batch_size=2))
         )
