@@ -24,6 +24,7 @@ from fastht.patch import (
     make_adapters,
     patch_record,
     patched_config,
+    refuse_bereft,
 )
 from fastht.saved import CheckpointError, SavedAdapter, read_adapter, write_adapter
 from fastht.wrappers import refuse_wrapped, unwrap
@@ -110,6 +111,7 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
         targets = _existing_adapters(root, backbone, saved, path)
     else:
         refuse_wrapped(model)
+        refuse_bereft(root)
         resolve_backend(backend, channels=saved.config.bottleneck_dim)
         grid = saved.filter_grid_size or backbone.grid_size
         try:

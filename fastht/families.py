@@ -6,6 +6,7 @@ same library is found too. A new layout is one more entry of :data:`FAMILIES`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,8 @@ class Layout:
         num_prefix_tokens: class and register tokens before the patches, P.
         sequence_first: whether the blocks take ``[N, B, D]``; ``None`` where they have to be tried.
         read_grid: returns ``(H, W)`` from the patch projection's arguments and output.
+        masked: the module that is told which patches of smaller images are padding; ``None`` where
+            a tower knows of no padding.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -50,6 +53,7 @@ class Layout:
     num_prefix_tokens: int
     sequence_first: bool | None
     read_grid: GridReader
+    masked: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ def _read_timm(module: Any) -> Layout:
 
 # transformers
 
+# What tells its embeddings which patches are padding.
+MASK = "patch_attention_mask"
 # Where its towers keep their blocks, by release and by model.
 _BLOCKS = (
     "encoder.layers",
@@ -229,6 +235,8 @@ def _read_transformers(module: Any) -> Layout:
         num_prefix_tokens=_prefix_tokens(embeddings),
         sequence_first=False,
         read_grid=map_grid,
+        # Idefics 2 and 3, SmolVLM, Aria, Phi-4
+        masked=embeddings if MASK in inspect.signature(embeddings.forward).parameters else None,
     )
 
 

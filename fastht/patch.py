@@ -17,12 +17,22 @@ from fastht import attention_order
 from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, UnsupportedModelError, find_backbone
 from fastht.config import HTConfig
-from fastht.hooks import RecordGrid, RunAdapter, add_hook, find_hook, remove_hook
+from fastht.hooks import (
+    RecordGrid,
+    RefusePadding,
+    RunAdapter,
+    add_check,
+    add_hook,
+    find_hook,
+    remove_check,
+    remove_hook,
+)
 from fastht.recompute import check_blocks, check_recompute, install, reinstall, remove
 from fastht.releases import tell_unknown_releases
 from fastht.scriptable import allow_script, forget_script
 from fastht.tower import TowerState
 from fastht.wrappers import (
+    device_of,
     has_lora,
     original_name,
     plain_name,
@@ -132,6 +142,7 @@ def patch(
             f"keep={record.keep!r}, recompute={record.recompute!r}); "
             "call fastht.unpatch first to change them"
         )
+    refuse_bereft(root)
     kept = resolve_modules(root, modules_to_save)
     check_blocks(backbone.blocks, check_recompute(recompute))
     made = make_adapters(backbone, config, backend, backbone.grid_size, keep)
@@ -152,15 +163,18 @@ def unpatch(model: ModelT) -> ModelT:
         NotPatchedError: the model has no adapters, or was patched through a larger model.
     """
     root = unwrap(model)
-    backbone = _patched_backbone(root)
     record = patch_record(root)
     if record is None:
+        _patched_backbone(root)
         raise NotPatchedError(
             f"{type(root).__name__} was patched through another module: "
             "unpatch the model that was given to fastht.patch"
         )
+    backbone = find_backbone(root)  # its adapters may be gone, with the blocks that held them
     # Nothing below fails.
     remove_hook(backbone.patch_projection)
+    if backbone.masked is not None:
+        remove_check(backbone.masked)
     for index in _adapters(backbone):
         block = backbone.blocks[index]
         block._modules.pop(ADAPTER_NAME, None)  # one block may stand in several places by now
@@ -172,11 +186,12 @@ def unpatch(model: ModelT) -> ModelT:
     forget_script(root)
     del vars(root)[_PATCH_ATTRIBUTE]
     if record.had_lora or not has_lora(root):
+        flags = record.requires_grad
+        # A tool may have come since, or gone, and have renamed parameters either way.
+        flags = {original_name(name): flag for name, flag in flags.items()} | flags
         for name, parameter in root.named_parameters():
             name = plain_name(name)
-            before = record.requires_grad.get(name)
-            if before is None:
-                before = record.requires_grad.get(original_name(name))
+            before = flags.get(name, flags.get(original_name(name)))
             if before is not None:  # else it came after patch, as a new head does
                 parameter.requires_grad_(before)
     _forget_compiled_code()
@@ -309,7 +324,7 @@ def make_adapters(
                 grid_size=grid_size,
                 backend=backend,
                 keep=keep,
-                device=example.device,
+                device=device_of(block, example),
                 dtype=torch.float64 if example.dtype == torch.float64 else torch.float32,
             )
     return made
@@ -342,6 +357,8 @@ def attach(
     for path in modules_to_save:
         root.get_submodule(path).requires_grad_(True)
     add_hook(backbone.patch_projection, RecordGrid(state, backbone.read_grid))
+    if backbone.masked is not None:
+        add_check(backbone.masked, RefusePadding(state))
     for index, adapter in made.items():
         block = backbone.blocks[index]
         adapter.tower = state
@@ -359,6 +376,15 @@ def attach(
 def patch_record(root: nn.Module) -> PatchRecord | None:
     """Return what was noted when this very module was patched, or ``None``."""
     return vars(root).get(_PATCH_ATTRIBUTE)
+
+
+def refuse_bereft(root: nn.Module) -> None:
+    """Raise ``ValueError`` if a model without adapters was patched and has lost them since."""
+    if patch_record(root) is not None:
+        raise ValueError(
+            f"{type(root).__name__} was patched, and the blocks with its HT adapters were taken "
+            "out of it since; call fastht.unpatch first, which gives the base its flags back"
+        )
 
 
 def resolve_modules(root: nn.Module, names: Sequence[str]) -> tuple[str, ...]:

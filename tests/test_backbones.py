@@ -20,6 +20,7 @@ from vits import (
     openai_tower,
     timm_hybrid,
     timm_vit,
+    transformers_vit,
 )
 
 import fastht
@@ -221,6 +222,28 @@ def test_siglip2_needs_one_grid_a_batch() -> None:
 
 
 # The layout of blocks
+
+
+def test_padded_images_are_refused() -> None:
+    """Idefics and its kin hide padding from attention; the convolutions would read it."""
+    model = transformers_vit("Idefics3VisionTransformer", "Idefics3VisionConfig")
+    mask = torch.ones(2, 4, 4, dtype=torch.bool)
+    mask[1, :, 3] = False
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def features(mask: Tensor | None) -> Tensor:
+        return model(image, patch_attention_mask=mask).last_hidden_state
+
+    with torch.no_grad():
+        base = features(mask)
+        fastht.patch(model, fastht.HTConfig(init="paper", dropout=0.0))
+        with pytest.raises(ValueError, match=r"are padded.*one size a batch, without padding"):
+            features(mask)
+        torch.testing.assert_close(features(torch.ones_like(mask)), features(None))
+        with fastht.disable_adapter(model):
+            assert torch.equal(features(mask), base)
+        fastht.unpatch(model)
+        assert torch.equal(features(mask), base)
 
 
 class _Attention(nn.Module):

@@ -351,6 +351,30 @@ def test_print_trainable_parameters(tower: nn.Module, capsys: pytest.CaptureFixt
     )
 
 
+def test_a_model_that_lost_its_patched_blocks_can_be_unpatched() -> None:
+    model = timm_vit("vit_small_patch14_reg4_dinov2")
+    fastht.patch(model, fastht.HTConfig(layers=[-1]))
+    model.prune_intermediate_layers([0])
+    with pytest.raises(fastht.NotPatchedError, match="has no HT adapters"):
+        fastht.adapters(model)
+    with pytest.raises(ValueError, match=r"blocks with its HT adapters were taken out.*unpatch"):
+        fastht.patch(model)
+    fastht.unpatch(model)
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    fastht.patch(model)
+    assert list(fastht.adapters(model)) == [0]
+
+
+def test_a_shallow_copy_shares_its_adapters(tower: nn.Module) -> None:
+    fastht.patch(tower)
+    fastht.unpatch(copy.copy(tower))  # which has the same blocks
+    fastht.unpatch(tower)
+    assert all(p.requires_grad for p in tower.parameters())
+    with pytest.raises(fastht.NotPatchedError):
+        fastht.unpatch(tower)
+
+
 def test_one_block_in_several_places_is_refused(tower: nn.Module) -> None:
     own = tower.transformer.resblocks[1]
     tower.transformer.resblocks[1] = tower.transformer.resblocks[0]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._pytree import tree_leaves
 
 from fastht.ops.call import Call
 
@@ -226,9 +227,28 @@ def _(dout: Tensor, x: Tensor, params: Sequence[Tensor], *options: Any) -> list[
     return [*([torch.empty_like(x)] if need_input else []), *(grads if need_params else [])]
 
 
+@ht_adapter_backward.register_vmap
+def _(info: Any, in_dims: Any, dout: Tensor, *arguments: Any) -> tuple[list[Tensor], list[int]]:
+    """Take the gradients of many output gradients at once (``is_grads_batched``) one by one.
+
+    Raises:
+        RuntimeError: something else than the output's gradient is batched.
+    """
+    where, *others = in_dims
+    if any(dim is not None for dim in tree_leaves(others, is_leaf=lambda dim: dim is None)):
+        raise RuntimeError(
+            "the backward pass of a fused HT adapter ran before the transform of torch.func that "
+            'batches it; use backend="reference" there'
+        )
+    found = [ht_adapter_backward(each, *arguments) for each in dout.unbind(where)]
+    return [torch.stack(gradients) for gradients in zip(*found, strict=True)], [0] * len(found[0])
+
+
 def _nobody_between(tensors: Sequence[Tensor]) -> bool:
-    """Whether the dispatcher would find no mode and no subclass that wants to see the op."""
-    return not is_in_torch_dispatch_mode() and _PLAIN.issuperset(map(type, tensors))
+    """Whether the dispatcher would find no mode, no transform and no subclass to tell of the op."""
+    if is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active():
+        return False
+    return _PLAIN.issuperset(map(type, tensors))
 
 
 def _keep(
