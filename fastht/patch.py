@@ -316,7 +316,9 @@ def make_adapters(
                 f"block {index} ({type(block).__name__}) has an attribute {ADAPTER_NAME!r} of its "
                 "own, where fastht would keep its adapter"
             )
-        example = next(p for p in block.parameters() if p.is_floating_point())
+        # A block may have no parameters of its own: where layers are dropped, nn.Identity stays.
+        own = (*block.parameters(), *backbone.tower.parameters())
+        example = next(p for p in own if p.is_floating_point())
         with torch.inference_mode(False):  # they are to train, wherever they are made
             made[index] = HTAdapter(
                 backbone.dim,

@@ -366,6 +366,18 @@ def test_a_model_that_lost_its_patched_blocks_can_be_unpatched() -> None:
     assert list(fastht.adapters(model)) == [0]
 
 
+def test_a_block_without_parameters_has_an_adapter_too() -> None:
+    model = timm_vit("vit_small_patch14_reg4_dinov2").double()
+    model.blocks[0] = nn.Identity()
+    image = VITS["registers"].image().double()
+    base = _output(model, image)
+    fastht.patch(model)
+    assert {p.dtype for p in fastht.adapter_parameters(model)} == {torch.float64}
+    assert torch.equal(_output(model, image), base)
+    randomize(fastht.adapters(model)[0].parameters())
+    assert not torch.allclose(_output(model, image), base, atol=1e-3)
+
+
 def test_a_shallow_copy_shares_its_adapters(tower: nn.Module) -> None:
     fastht.patch(tower)
     fastht.unpatch(copy.copy(tower))  # which has the same blocks
