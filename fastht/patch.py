@@ -27,6 +27,7 @@ from fastht.hooks import (
     remove_check,
     remove_hook,
 )
+from fastht.modules_to_save import resolve_modules
 from fastht.recompute import check_blocks, check_recompute, install, reinstall, remove
 from fastht.releases import tell_unknown_releases
 from fastht.scriptable import allow_script, forget_script
@@ -192,7 +193,9 @@ def unpatch(model: ModelT) -> ModelT:
         for name, parameter in root.named_parameters():
             name = plain_name(name)
             before = flags.get(name, flags.get(original_name(name)))
-            if before is not None:  # else it came after patch, as a new head does
+            if before is None:  # it came after patch, as a new head does
+                continue
+            with torch.inference_mode(parameter.is_inference()):  # where alone such a one has flags
                 parameter.requires_grad_(before)
     _forget_compiled_code()
     return model
@@ -387,36 +390,6 @@ def refuse_bereft(root: nn.Module) -> None:
             f"{type(root).__name__} was patched, and the blocks with its HT adapters were taken "
             "out of it since; call fastht.unpatch first, which gives the base its flags back"
         )
-
-
-def resolve_modules(root: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the paths that ``names`` are, or else those that end with them.
-
-    Raises:
-        TypeError: ``names`` is no sequence of texts.
-        ValueError: a name fits no module that has parameters, or one with adapters inside.
-    """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"modules_to_save is {names!r}; give a list of names")
-    own = {path: m for path, m in root.named_modules() if path and list(m.parameters())}
-    found = []
-    for name in names:
-        fitting = [name] if name in own else [path for path in own if path.endswith(f".{name}")]
-        if not fitting:
-            children = [n for n, child in root.named_children() if list(child.parameters())]
-            raise ValueError(
-                f"modules_to_save names {name!r}, and {type(root).__name__} has no module of that "
-                f"name with parameters; it holds {', '.join(children)}"
-            )
-        found += fitting
-    paths = tuple(sorted(set(found)))
-    blocks = set(find_backbone(root).blocks)
-    for path in paths:
-        if blocks & set(own[path].modules()):
-            raise ValueError(
-                f"modules_to_save names {path!r}, which holds the vision blocks; name smaller parts"
-            )
-    return paths
 
 
 def _adapters(backbone: Backbone) -> dict[int, HTAdapter]:

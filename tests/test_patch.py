@@ -408,3 +408,21 @@ def test_adapters_made_in_inference_mode_train(tower: nn.Module) -> None:
     assert not any(p.is_inference() for p in fastht.adapter_parameters(tower))
     loss(tower(VITS["openai"].image())).backward()
     assert all(p.grad is not None for p in fastht.adapter_parameters(tower))
+
+
+def test_a_base_made_in_inference_mode_serves_and_comes_back() -> None:
+    with torch.inference_mode():
+        tower = openai_tower()
+    flags = [p.requires_grad for p in tower.parameters()]
+    with torch.inference_mode():
+        base = tower(IMAGE)
+    with pytest.raises(ValueError, match=r"'ln_post'.*inference_mode and cannot train"):
+        fastht.patch(tower, modules_to_save=["ln_post"])
+    fastht.patch(tower)
+    randomize(fastht.adapter_parameters(tower))
+    with torch.inference_mode():
+        assert not torch.allclose(tower(IMAGE), base, atol=1e-3)
+    fastht.unpatch(tower)
+    assert [p.requires_grad for p in tower.parameters()] == flags
+    with torch.inference_mode():
+        assert torch.equal(tower(IMAGE), base)
