@@ -183,6 +183,7 @@ _ELSEWHERE: dict[str, dict[str, Any]] = {
     "VitDet": {},
     "PixtralVision": {},
     "SamVision": {},
+    "SegGpt": {"image_size": [64, 32], "pretrain_image_size": 32},
     "MllamaVision": {"attention_heads": 2, "intermediate_layers_indices": [0]},
 }
 
@@ -209,6 +210,18 @@ def test_eomt_is_refused() -> None:
         model = transformers.EomtForUniversalSegmentation(config)
     with pytest.raises(fastht.UnsupportedModelError, match="number of tokens changes"):
         fastht.patch(model)
+
+
+def test_tokens_in_windows_are_refused() -> None:
+    for windows in (1, 2):
+        model = transformers_vit(
+            "RfDetrDinov2Backbone", "RfDetrDinov2Config", num_windows=windows, out_indices=[-1]
+        )
+        if windows == 1:
+            assert len(find_backbone(model).blocks) == 2
+        else:
+            with pytest.raises(fastht.UnsupportedModelError, match=r"RfDetr.*not towers with win"):
+                fastht.patch(model)
 
 
 def test_siglip2_needs_one_grid_a_batch() -> None:

@@ -157,6 +157,10 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "VisionTextDualEncoder with CLIP": _dual(_tower("CLIPVisionModel", "CLIPVisionConfig")),
     "VisionTextDualEncoder with ViT": _dual(_tower("ViTModel", "ViTConfig")),
     "XCLIPVision": _xclip,
+    "Pixio": _tower("PixioModel", "PixioConfig", n_cls_tokens=3),
+    "MLCDVision": _tower("MLCDVisionModel", "MLCDVisionConfig"),
+    "Idefics2Vision": _tower("Idefics2VisionTransformer", "Idefics2VisionConfig"),
+    "SmolVLMVision": _tower("SmolVLMVisionTransformer", "SmolVLMVisionConfig"),
     "ViTMAE": _tower("ViTMAEModel", "ViTMAEConfig"),
     "Eomt": _tower("EomtForUniversalSegmentation", "EomtConfig"),
     "SAM": _sam("SamVisionModel", "SamVisionConfig"),
@@ -193,6 +197,13 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "VitDet": _tower("VitDetModel", "VitDetConfig"),
     "Pixtral": _tower("PixtralVisionModel", "PixtralVisionConfig"),
     "Mllama": _mllama,
+    "SegGPT": _tower(
+        "SegGptModel", "SegGptConfig", image_size=[64, 32], pretrain_image_size=32, mlp_dim=64,
+        intermediate_hidden_state_indices=[0, 1], merge_index=0,
+    ),
+    "RF-DETR's backbone": _tower(
+        "RfDetrDinov2Backbone", "RfDetrDinov2Config", num_windows=2, out_features=["stage2"]
+    ),
 }  # fmt: skip
 
 
