@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, find_backbone
 from fastht.fingerprint import differences, fingerprint, same_weights, settings
-from fastht.hooks import find_hook
 from fastht.hub.download import address_in, fetch_adapter
 from fastht.ops import resolve_backend
 from fastht.patch import (
@@ -25,6 +24,7 @@ from fastht.patch import (
     patch_record,
     patched_config,
     refuse_bereft,
+    tower_state,
 )
 from fastht.saved import CheckpointError, SavedAdapter, read_adapter, write_adapter
 from fastht.wrappers import refuse_wrapped, unwrap
@@ -108,6 +108,7 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
     _require_shape(saved, backbone, path)
     patched = any(adapter_of(block) is not None for block in backbone.blocks)
     if patched:
+        tower_state(root)
         targets = _existing_adapters(root, backbone, saved, path)
     else:
         refuse_wrapped(model)
@@ -126,7 +127,7 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
             parameter.copy_(value)
     if not patched:
         attach(root, backbone, targets, saved.config, backend, tuple(sorted(saved.modules)))
-    find_hook(backbone.patch_projection).state.source = source
+    tower_state(root).source = source
     return model
 
 
@@ -139,9 +140,7 @@ def adapter_source(model: nn.Module) -> str | None:
     Raises:
         NotPatchedError: the model has no adapters.
     """
-    adapters(model)
-    source: str | None = find_hook(find_backbone(unwrap(model)).patch_projection).state.source
-    return source
+    return tower_state(unwrap(model)).source
 
 
 def _module_states(model: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -136,6 +136,7 @@ def patch(
         kept = resolve_modules(root, modules_to_save)
         asked = (config, backend, kept, keep, check_recompute(recompute))
         if asked == record.asked:
+            tower_state(root)
             return model
         raise ValueError(
             f"{type(root).__name__} has HT adapters already ({record.config}, "
@@ -233,8 +234,9 @@ def disable_adapter(model: nn.Module) -> Iterator[None]:
 
     Raises:
         NotPatchedError: the model has no adapters.
+        ValueError: another tool has taken their hooks out.
     """
-    state: TowerState = find_hook(_patched_backbone(unwrap(model)).patch_projection).state
+    state = tower_state(unwrap(model))
     before = state.disable(True)
     try:
         yield
@@ -381,6 +383,25 @@ def attach(
 def patch_record(root: nn.Module) -> PatchRecord | None:
     """Return what was noted when this very module was patched, or ``None``."""
     return vars(root).get(_PATCH_ATTRIBUTE)
+
+
+def tower_state(root: nn.Module) -> TowerState:
+    """Return what the adapters of a patched model share.
+
+    Raises:
+        NotPatchedError: the model has no adapters.
+        ValueError: another tool has taken their hooks out.
+    """
+    backbone = _patched_backbone(root)
+    hooked = (backbone.patch_projection, *(backbone.blocks[index] for index in _adapters(backbone)))
+    hooks = [find_hook(module) for module in hooked]
+    if None in hooks:
+        raise ValueError(
+            f"{type(root).__name__} has HT adapters that do not run, since another tool has taken "
+            "forward hooks out of it: save them, call fastht.unpatch, and load them again"
+        )
+    state: TowerState = hooks[0].state
+    return state
 
 
 def refuse_bereft(root: nn.Module) -> None:

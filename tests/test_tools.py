@@ -265,6 +265,24 @@ def test_timms_average() -> None:
 # unpatch: all or nothing
 
 
+def test_adapters_without_their_hooks_are_told(tmp_path: Path) -> None:
+    model = _patched()
+    expected = _output(model)
+    for module in model.modules():
+        module._forward_hooks.clear()
+    calls: tuple[Any, ...] = (
+        lambda: fastht.disable_adapter(model).__enter__(),
+        lambda: fastht.patch(model, fastht.HTConfig(dropout=0.0)),
+        lambda: fastht.load_adapter(model, tmp_path),
+    )
+    fastht.save_adapter(model, tmp_path)  # nothing is lost
+    for call in calls:
+        with pytest.raises(ValueError, match=r"do not run.*save them, call fastht\.unpatch"):
+            call()
+    fastht.load_adapter(fastht.unpatch(model), tmp_path)
+    assert torch.equal(_output(model), expected)
+
+
 def test_unpatch_does_not_mind_hooks_and_methods_that_others_took_away() -> None:
     base = snapshot(VIT.build())["tensors"]
     model = VIT.build()
