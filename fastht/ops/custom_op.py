@@ -289,6 +289,8 @@ def _gradients(
     need_params = any(need_each)
     if dout is None or not (need_input or need_params):
         return None, grads
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(dout):
+        return _one_by_one(ctx, dout, need_input, need_each)
     x, *rest = _saved_tensors(ctx)
     params, rest = rest[: ctx.num_params], rest[ctx.num_params :]
     saved, seed = rest[:5], rest[5] if len(rest) > 5 else None
@@ -303,6 +305,26 @@ def _gradients(
             for g, needed in zip(results[int(need_input) :], need_each, strict=True)
         ]
     return results[0] if need_input else None, grads
+
+
+def _one_by_one(
+    ctx: Any, dout: Tensor, need_input: bool, need_each: Sequence[bool]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Do as :func:`_gradients` for a batch of output gradients (``is_grads_batched``).
+
+    They come as one tensor of the vmap that torch.autograd has of its own, without torch.func.
+    """
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    batch = torch._remove_batch_dim(dout, level, 0, 0)
+    found = [_gradients(ctx, each, need_input, need_each) for each in batch]
+
+    def together(gradients: Sequence[Tensor | None]) -> Tensor | None:
+        given = [g for g in gradients if g is not None]
+        return torch._add_batch_dim(torch.stack(given), 0, level) if given else None
+
+    inputs, params = zip(*found, strict=True)
+    return together(inputs), [together(each) for each in zip(*params, strict=True)]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

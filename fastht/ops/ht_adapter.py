@@ -78,14 +78,16 @@ def ht_adapter(
         )
     device = x.device
     for name, p in params.items():
+        if p.device != device and p.is_meta:
+            raise ValueError(
+                f"{name} is on {p.device} and x on {device}; give accelerate's offloading "
+                "preload_module_classes=['HTAdapter'], or the adapter memory (to_empty, then "
+                "reset_parameters)"
+            )
         if p.device != device:
-            remedy = "move the adapter or its tokens"
-            if p.is_meta:
-                remedy = (
-                    "give accelerate's offloading preload_module_classes=['HTAdapter'], or the "
-                    "adapter memory (to_empty, then reset_parameters)"
-                )
-            raise ValueError(f"{name} is on {p.device} and x on {device}; {remedy}")
+            raise ValueError(
+                f"{name} is on {p.device} and x on {device}; move the adapter or its tokens"
+            )
     channels = params["down.bias"].shape[0]
     run = backend_of_call(backend, x, channels).run
     reason = composite_reason()
