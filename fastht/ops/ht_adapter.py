@@ -78,13 +78,13 @@ def ht_adapter(
         )
     device = x.device
     for name, p in params.items():
-        if p.device != device and p.is_meta:
-            raise ValueError(
-                f"{name} is on {p.device} and x on {device}; give accelerate's offloading "
-                "preload_module_classes=['HTAdapter'], or the adapter memory (to_empty, then "
-                "reset_parameters)"
-            )
         if p.device != device:
+            if p.is_meta:
+                raise ValueError(
+                    f"{name} is on {p.device} and x on {device}; give accelerate's offloading "
+                    "preload_module_classes=['HTAdapter'], or the adapter memory (to_empty, then "
+                    "reset_parameters)"
+                )
             raise ValueError(
                 f"{name} is on {p.device} and x on {device}; move the adapter or its tokens"
             )

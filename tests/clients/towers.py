@@ -159,7 +159,6 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "XCLIPVision": _xclip,
     "Pixio": _tower("PixioModel", "PixioConfig", n_cls_tokens=3),
     "MLCDVision": _tower("MLCDVisionModel", "MLCDVisionConfig"),
-    "Idefics2Vision": _tower("Idefics2VisionTransformer", "Idefics2VisionConfig"),
     "SmolVLMVision": _tower("SmolVLMVisionTransformer", "SmolVLMVisionConfig"),
     "ViTMAE": _tower("ViTMAEModel", "ViTMAEConfig"),
     "Eomt": _tower("EomtForUniversalSegmentation", "EomtConfig"),
