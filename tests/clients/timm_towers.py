@@ -121,23 +121,27 @@ def examine(module: str) -> Module:
 
 
 def table(found: dict[str, Module]) -> str:
-    """Return the rows of the document: the modules that patch, then what the others say."""
+    """Return the rows of the document: the modules that patch, then the others."""
     rows = [f"| timm {timm.__version__} | patched | refused | tried |", "|---|---|---|---|"]
-    others: list[Module] = []
+    others = {name: module for name, module in found.items() if not module.patched}
     for name, module in found.items():
-        if not module.patched:
-            others.append(module)
-            continue
-        count = sum(map(len, module.patched.values()))
-        refused = "; ".join(f"{n}: {words}" for words, n in module.refused.items()) or "none"
-        rows.append(f"| {name} | {count} | {refused} | {'; '.join(module.tried)} |")
-    words = sum((module.refused for module in others), Counter())
-    plain = sum(n for said, n in words.items() if said.startswith("found no vision transformer"))
-    rows.append(
-        f"| {len(others)} other modules | none | {plain} of {sum(words.values())}: found no vision "
-        "transformer in CLASS | |"
-    )
+        if name not in others:
+            count = sum(map(len, module.patched.values()))
+            tried = "; ".join(module.tried)
+            rows.append(f"| `{name}` | {count} | {_shown(module.refused)} | {tried} |")
+    words = sum((module.refused for module in others.values()), Counter())
+    names = ", ".join(f"`{name}`" for name in others)
+    rows.append(f"| {names} | none | {_shown(words)} | |")
     return "\n".join(rows)
+
+
+def _shown(refused: Counter[str]) -> str:
+    """Put refusals that differ in the name of the class into one."""
+    found: Counter[str] = Counter()
+    for words, count in refused.items():
+        plain = words.startswith("found no vision transformer in")
+        found["found no vision transformer in CLASS" if plain else words] += count
+    return "; ".join(f"{count}: {words}" for words, count in found.items()) or "none"
 
 
 def main() -> int:
