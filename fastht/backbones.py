@@ -31,6 +31,7 @@ class Backbone:
         num_prefix_tokens: class and register tokens before the patches, P.
         declared_sequence_first: :attr:`sequence_first`, where the blocks say so.
         read_grid: returns ``(H, W)`` from the patch projection's arguments and output.
+        masked: the module that is told which patches are padding, or ``None``.
     """
 
     family: str
@@ -43,6 +44,7 @@ class Backbone:
     num_prefix_tokens: int
     declared_sequence_first: bool | None
     read_grid: GridReader
+    masked: nn.Module | None = None
 
     @functools.cached_property
     def sequence_first(self) -> bool:
@@ -119,6 +121,7 @@ def find_backbone(model: nn.Module) -> Backbone:
         num_prefix_tokens=layout.num_prefix_tokens,
         declared_sequence_first=layout.sequence_first,
         read_grid=layout.read_grid,
+        masked=layout.masked,
     )
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, find_backbone
 from fastht.fingerprint import differences, fingerprint, same_weights, settings
-from fastht.hooks import find_hook
 from fastht.hub.download import address_in, fetch_adapter
 from fastht.ops import resolve_backend
 from fastht.patch import (
@@ -24,6 +23,8 @@ from fastht.patch import (
     make_adapters,
     patch_record,
     patched_config,
+    refuse_bereft,
+    tower_state,
 )
 from fastht.saved import CheckpointError, SavedAdapter, read_adapter, write_adapter
 from fastht.wrappers import refuse_wrapped, unwrap
@@ -107,9 +108,11 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
     _require_shape(saved, backbone, path)
     patched = any(adapter_of(block) is not None for block in backbone.blocks)
     if patched:
+        tower_state(root)
         targets = _existing_adapters(root, backbone, saved, path)
     else:
         refuse_wrapped(model)
+        refuse_bereft(root)
         resolve_backend(backend, channels=saved.config.bottleneck_dim)
         grid = saved.filter_grid_size or backbone.grid_size
         try:
@@ -124,7 +127,7 @@ def load_adapter(model: ModelT, path: str | os.PathLike[str], *, backend: str = 
             parameter.copy_(value)
     if not patched:
         attach(root, backbone, targets, saved.config, backend, tuple(sorted(saved.modules)))
-    find_hook(backbone.patch_projection).state.source = source
+    tower_state(root).source = source
     return model
 
 
@@ -137,9 +140,7 @@ def adapter_source(model: nn.Module) -> str | None:
     Raises:
         NotPatchedError: the model has no adapters.
     """
-    adapters(model)
-    source: str | None = find_hook(find_backbone(unwrap(model)).patch_projection).state.source
-    return source
+    return tower_state(unwrap(model)).source
 
 
 def _module_states(model: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -6,6 +6,7 @@ same library is found too. A new layout is one more entry of :data:`FAMILIES`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,8 @@ class Layout:
         num_prefix_tokens: class and register tokens before the patches, P.
         sequence_first: whether the blocks take ``[N, B, D]``; ``None`` where they have to be tried.
         read_grid: returns ``(H, W)`` from the patch projection's arguments and output.
+        masked: the module that is told which patches of smaller images are padding; ``None`` where
+            a tower knows of no padding.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -50,6 +53,7 @@ class Layout:
     num_prefix_tokens: int
     sequence_first: bool | None
     read_grid: GridReader
+    masked: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ def _read_timm(module: Any) -> Layout:
 
 # transformers
 
+# What tells its embeddings which patches are padding.
+MASK = "patch_attention_mask"
 # Where its towers keep their blocks, by release and by model.
 _BLOCKS = (
     "encoder.layers",
@@ -166,7 +172,7 @@ _PROJECTIONS = (
     "patch_embedding",
     "patch_embed",
 )
-_PREFIX_TOKENS = ("cls_token", "distillation_token")
+_PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")
 
 
 def _part(module: Any, path: str) -> Any:
@@ -186,8 +192,8 @@ def _transformers_projection(module: nn.Module) -> nn.Conv2d | None:
     return next((part for part in found if isinstance(part, nn.Conv2d)), None)
 
 
-# Of embeddings whose tokens are not those of one image's patches: ViLT, YOLOS, TimeSformer.
-_OTHER_TOKENS = ("text_embeddings", "detection_tokens", "time_embeddings")
+# Of embeddings whose tokens are not those of one image's patches: ViLT, YOLOS, TimeSformer, SegGPT.
+_OTHER_TOKENS = ("text_embeddings", "detection_tokens", "time_embeddings", "segment_token_input")
 
 
 def _is_transformers(module: nn.Module) -> bool:
@@ -200,6 +206,8 @@ def _is_transformers(module: nn.Module) -> bool:
         and not any(hasattr(module.embeddings, name) for name in _OTHER_TOKENS)
         # EoMT puts its queries before the patches of the last blocks.
         and not isinstance(getattr(module, "query", None), nn.Embedding)
+        # RF-DETR cuts its tokens into windows between the embeddings and the blocks.
+        and getattr(getattr(module, "config", None), "num_windows", 1) == 1
         and _image_size(module) is not None
     )
 
@@ -229,6 +237,8 @@ def _read_transformers(module: Any) -> Layout:
         num_prefix_tokens=_prefix_tokens(embeddings),
         sequence_first=False,
         read_grid=map_grid,
+        # Idefics 2 and 3, SmolVLM, Aria, Phi-4
+        masked=embeddings if MASK in inspect.signature(embeddings.forward).parameters else None,
     )
 
 
@@ -242,11 +252,10 @@ def _built_grid(module: Any, projection: nn.Conv2d) -> tuple[int, int]:
 
 def _prefix_tokens(embeddings: Any) -> int:
     """Count class, distillation and register tokens by the parameters that hold them."""
-    count = sum(isinstance(getattr(embeddings, name, None), Tensor) for name in _PREFIX_TOKENS)
-    if getattr(embeddings, "class_embedding", None) is not None:
-        count += 1
-    registers = getattr(embeddings, "register_tokens", None)
-    return count + (registers.shape[1] if isinstance(registers, Tensor) else 0)
+    count = 0 if getattr(embeddings, "class_embedding", None) is None else 1
+    held = (getattr(embeddings, name, None) for name in _PREFIX_TOKENS)
+    # [1, tokens, D]: Pixio has several class tokens
+    return count + sum(tokens.shape[-2] for tokens in held if isinstance(tokens, Tensor))
 
 
 def _is_siglip2(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The two forward hooks by which a patched tower runs its adapters."""
+"""The hooks by which a patched tower runs its adapters."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from fastht.backbones import GridReader
+from fastht.families import MASK
 from fastht.ops.context import composite_reason
 from fastht.tower import TowerState
 
 # Hooks are entered under a name of our own: the running numbers that register_forward_hook gives
 # restart in every process, so that an unpickled model's hooks could be overwritten unnoticed.
 _KEY = "fastht"
+_PADDED = (
+    "some images of this batch are padded (patch_attention_mask), and HT adapters convolve over "
+    "all patches: give images of one size a batch, without padding"
+)
 
 
 def add_hook(module: nn.Module, hook: Any) -> None:
@@ -22,6 +27,22 @@ def add_hook(module: nn.Module, hook: Any) -> None:
     hooks[_KEY] = hook
     # First in line: whatever else watches a block's output sees the adapted one.
     hooks.move_to_end(_KEY, last=False)
+
+
+def add_check(module: nn.Module, check: Any) -> None:
+    """Enter a check of a module's arguments, to be called with the keywords too."""
+    hooks: Any = module._forward_pre_hooks
+    with_keywords: Any = module._forward_pre_hooks_with_kwargs
+    hooks[_KEY] = check
+    with_keywords[_KEY] = True
+
+
+def remove_check(module: nn.Module) -> None:
+    """Take our check out of a module, where it has one."""
+    hooks: Any = module._forward_pre_hooks
+    with_keywords: Any = module._forward_pre_hooks_with_kwargs
+    hooks.pop(_KEY, None)
+    with_keywords.pop(_KEY, None)
 
 
 def find_hook(module: nn.Module) -> Any:
@@ -51,6 +72,27 @@ class RecordGrid:
                 "whose result tells the HT adapters their grid: make it a leaf of the tracer"
             )
         self.state.record(*self.read(args, output))
+
+
+class RefusePadding:
+    """Forward pre-hook of embeddings that are told which patches are padding.
+
+    Attention leaves these out; an adapter's convolutions and its gate would mix them into the
+    patches of the image.
+    """
+
+    def __init__(self, state: TowerState) -> None:
+        self.state = state
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if there is padding."""
+        mask = kwargs.get(MASK, args[1] if len(args) > 1 else None)
+        if not self.state.enabled or not isinstance(mask, Tensor):
+            return
+        if torch.compiler.is_compiling():  # a branch would break the graph
+            torch._assert_async(mask.all(), _PADDED)  # type: ignore[call-arg]
+        elif not mask.is_meta and not bool(mask.all()):
+            raise ValueError(_PADDED)
 
 
 class RunAdapter:

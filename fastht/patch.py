@@ -17,12 +17,23 @@ from fastht import attention_order
 from fastht.adapter import HTAdapter
 from fastht.backbones import Backbone, UnsupportedModelError, find_backbone
 from fastht.config import HTConfig
-from fastht.hooks import RecordGrid, RunAdapter, add_hook, find_hook, remove_hook
+from fastht.hooks import (
+    RecordGrid,
+    RefusePadding,
+    RunAdapter,
+    add_check,
+    add_hook,
+    find_hook,
+    remove_check,
+    remove_hook,
+)
+from fastht.modules_to_save import resolve_modules
 from fastht.recompute import check_blocks, install, parse_recompute, reinstall, remove
 from fastht.releases import tell_unknown_releases
 from fastht.scriptable import allow_script, forget_script
 from fastht.tower import TowerState
 from fastht.wrappers import (
+    device_of,
     has_lora,
     original_name,
     plain_name,
@@ -127,6 +138,7 @@ def patch(
         parse_recompute(recompute)
         asked = (config, backend, kept, keep, recompute)
         if asked == record.asked:
+            tower_state(root)
             return model
         raise ValueError(
             f"{type(root).__name__} has HT adapters already ({record.config}, "
@@ -134,6 +146,7 @@ def patch(
             f"keep={record.keep!r}, recompute={record.recompute!r}); "
             "call fastht.unpatch first to change them"
         )
+    refuse_bereft(root)
     kept = resolve_modules(root, modules_to_save)
     check_blocks(backbone.blocks, recompute)
     made = make_adapters(backbone, config, backend, backbone.grid_size, keep)
@@ -154,15 +167,18 @@ def unpatch(model: ModelT) -> ModelT:
         NotPatchedError: the model has no adapters, or was patched through a larger model.
     """
     root = unwrap(model)
-    backbone = _patched_backbone(root)
     record = patch_record(root)
     if record is None:
+        _patched_backbone(root)
         raise NotPatchedError(
             f"{type(root).__name__} was patched through another module: "
             "unpatch the model that was given to fastht.patch"
         )
+    backbone = find_backbone(root)  # its adapters may be gone, with the blocks that held them
     # Nothing below fails.
     remove_hook(backbone.patch_projection)
+    if backbone.masked is not None:
+        remove_check(backbone.masked)
     for index in _adapters(backbone):
         block = backbone.blocks[index]
         block._modules.pop(ADAPTER_NAME, None)  # one block may stand in several places by now
@@ -174,12 +190,15 @@ def unpatch(model: ModelT) -> ModelT:
     forget_script(root)
     del vars(root)[_PATCH_ATTRIBUTE]
     if record.had_lora or not has_lora(root):
+        flags = record.requires_grad
+        # A tool may have come since, or gone, and have renamed parameters either way.
+        flags = {original_name(name): flag for name, flag in flags.items()} | flags
         for name, parameter in root.named_parameters():
             name = plain_name(name)
-            before = record.requires_grad.get(name)
-            if before is None:
-                before = record.requires_grad.get(original_name(name))
-            if before is not None:  # else it came after patch, as a new head does
+            before = flags.get(name, flags.get(original_name(name)))
+            if before is None:  # it came after patch, as a new head does
+                continue
+            with torch.inference_mode(parameter.is_inference()):  # where alone such a one has flags
                 parameter.requires_grad_(before)
     _forget_compiled_code()
     return model
@@ -217,8 +236,9 @@ def disable_adapter(model: nn.Module) -> Iterator[None]:
 
     Raises:
         NotPatchedError: the model has no adapters.
+        ValueError: another tool has taken their hooks out.
     """
-    state: TowerState = find_hook(_patched_backbone(unwrap(model)).patch_projection).state
+    state = tower_state(unwrap(model))
     before = state.disable(True)
     try:
         yield
@@ -303,7 +323,9 @@ def make_adapters(
                 f"block {index} ({type(block).__name__}) has an attribute {ADAPTER_NAME!r} of its "
                 "own, where fastht would keep its adapter"
             )
-        example = next(p for p in block.parameters() if p.is_floating_point())
+        # A block may have no parameters of its own: where layers are dropped, nn.Identity stays.
+        own = (*block.parameters(), *backbone.tower.parameters())
+        example = next(p for p in own if p.is_floating_point())
         with torch.inference_mode(False):  # they are to train, wherever they are made
             made[index] = HTAdapter(
                 backbone.dim,
@@ -311,7 +333,7 @@ def make_adapters(
                 grid_size=grid_size,
                 backend=backend,
                 keep=keep,
-                device=example.device,
+                device=device_of(block, example),
                 dtype=torch.float64 if example.dtype == torch.float64 else torch.float32,
             )
     return made
@@ -344,6 +366,8 @@ def attach(
     for path in modules_to_save:
         root.get_submodule(path).requires_grad_(True)
     add_hook(backbone.patch_projection, RecordGrid(state, backbone.read_grid))
+    if backbone.masked is not None:
+        add_check(backbone.masked, RefusePadding(state))
     for index, adapter in made.items():
         block = backbone.blocks[index]
         adapter.tower = state
@@ -363,34 +387,32 @@ def patch_record(root: nn.Module) -> PatchRecord | None:
     return vars(root).get(_PATCH_ATTRIBUTE)
 
 
-def resolve_modules(root: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the paths that ``names`` are, or else those that end with them.
+def tower_state(root: nn.Module) -> TowerState:
+    """Return what the adapters of a patched model share.
 
     Raises:
-        TypeError: ``names`` is no sequence of texts.
-        ValueError: a name fits no module that has parameters, or one with adapters inside.
+        NotPatchedError: the model has no adapters.
+        ValueError: another tool has taken their hooks out.
     """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"modules_to_save is {names!r}; give a list of names")
-    own = {path: m for path, m in root.named_modules() if path and list(m.parameters())}
-    found = []
-    for name in names:
-        fitting = [name] if name in own else [path for path in own if path.endswith(f".{name}")]
-        if not fitting:
-            children = [n for n, child in root.named_children() if list(child.parameters())]
-            raise ValueError(
-                f"modules_to_save names {name!r}, and {type(root).__name__} has no module of that "
-                f"name with parameters; it holds {', '.join(children)}"
-            )
-        found += fitting
-    paths = tuple(sorted(set(found)))
-    blocks = set(find_backbone(root).blocks)
-    for path in paths:
-        if blocks & set(own[path].modules()):
-            raise ValueError(
-                f"modules_to_save names {path!r}, which holds the vision blocks; name smaller parts"
-            )
-    return paths
+    backbone = _patched_backbone(root)
+    hooked = (backbone.patch_projection, *(backbone.blocks[index] for index in _adapters(backbone)))
+    hooks = [find_hook(module) for module in hooked]
+    if None in hooks:
+        raise ValueError(
+            f"{type(root).__name__} has HT adapters that do not run, since another tool has taken "
+            "forward hooks out of it: save them, call fastht.unpatch, and load them again"
+        )
+    state: TowerState = hooks[0].state
+    return state
+
+
+def refuse_bereft(root: nn.Module) -> None:
+    """Raise ``ValueError`` if a model without adapters was patched and has lost them since."""
+    if patch_record(root) is not None:
+        raise ValueError(
+            f"{type(root).__name__} was patched, and the blocks with its HT adapters were taken "
+            "out of it since; call fastht.unpatch first, which gives the base its flags back"
+        )
 
 
 def _adapters(backbone: Backbone) -> dict[int, HTAdapter]:

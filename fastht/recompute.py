@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastht.hooks import add_hook, remove_hook
-from fastht.ops.context import composite_reason
+from fastht.ops.context import FLOP_COUNT, composite_reason
 
 RECOMPUTE = ("none", "mlp", "block")
 # What a block calls its second LayerNorm, and what comes after it up to the activation or further.
@@ -218,7 +218,9 @@ def _normed_mlp(
 
 def _is_recorded(values: tuple[Any, ...]) -> bool:
     """Whether autograd keeps anything of a call with these arguments and parameters."""
-    if not torch.is_grad_enabled() or torch.jit.is_tracing() or composite_reason() is not None:
+    if not torch.is_grad_enabled() or torch.jit.is_tracing():
+        return False
+    if composite_reason() not in (None, FLOP_COUNT):  # what is computed again counts too
         return False
     return any(isinstance(value, Tensor) and value.requires_grad for value in values)
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +171,7 @@ def write_adapter(adapter: SavedAdapter, path: str | os.PathLike[str]) -> None:
     )
     config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     make_directory(folder)
+    _warn_of_a_model(folder)
     with exclusive(folder) as alone:
         old = _standing_adapter(folder)
         if alone:
@@ -179,6 +181,21 @@ def write_adapter(adapter: SavedAdapter, path: str | os.PathLike[str]) -> None:
             write_atomically(config_path, _json(content | {"previous": old}))
         write_atomically(weights_path, data)
         write_atomically(config_path, _json(content))
+
+
+def _warn_of_a_model(folder: Path) -> None:
+    """Warn where a model of transformers' lies in the folder, too."""
+    try:
+        found = "model_type" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        return
+    if found:
+        warnings.warn(
+            f"{folder} holds a model of transformers too, whose from_pretrained takes every "
+            f"{CONFIG_NAME} for peft's and fails where peft is installed: save the adapter to a "
+            "folder of its own",
+            stacklevel=4,
+        )
 
 
 def read_adapter(path: str | os.PathLike[str]) -> SavedAdapter:

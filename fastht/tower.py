@@ -76,9 +76,10 @@ class TowerState:
             return
         self._threads.add(threading.get_ident())
         self._seen.add((height, width))
-        # A forward without gradients is never recomputed. Compiled code does not come here for its
-        # recomputation, and to trace the set would recompile for every new grid.
-        if torch.is_grad_enabled():
+        # A forward without gradients is never recomputed; but inside of a backward pass (in a hook)
+        # it is taken for a recomputation. Compiled code does not come here for its recomputation,
+        # and to trace the set would recompile for every new grid.
+        if torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             self.grids.setdefault(height * width, set()).add((height, width))
 
     def disable(self, disabled: bool) -> bool:

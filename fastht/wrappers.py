@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 # Where torch.compile and torch's checkpoint_wrapper keep the module that they wrap. Either may be
 # put around a block, before or after patching; the adapter belongs to the block itself.
@@ -60,6 +61,21 @@ def _is_average(model: nn.Module) -> bool:
     return bool(names & {"AveragedModel", "ModelEma", "ModelEmaV2", "ModelEmaV3"}) and isinstance(
         getattr(model, "module", None), nn.Module
     )
+
+
+def device_of(block: nn.Module, parameter: Tensor) -> torch.device:
+    """Return where a block computes with one of its parameters.
+
+    One that accelerate offloads is on the meta device between the calls.
+    """
+    if parameter.is_meta:
+        for module in block.modules():
+            hook = getattr(module, "_hf_hook", None)
+            for part in (hook, *getattr(hook, "hooks", ())):
+                device = getattr(part, "execution_device", None)
+                if device is not None:
+                    return torch.device(device)
+    return parameter.device
 
 
 def has_lora(model: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from vits import (
     openai_tower,
     timm_hybrid,
     timm_vit,
+    transformers_vit,
 )
 
 import fastht
@@ -182,6 +183,7 @@ _ELSEWHERE: dict[str, dict[str, Any]] = {
     "VitDet": {},
     "PixtralVision": {},
     "SamVision": {},
+    "SegGpt": {"image_size": [64, 32], "pretrain_image_size": 32},
     "MllamaVision": {"attention_heads": 2, "intermediate_layers_indices": [0]},
 }
 
@@ -210,6 +212,18 @@ def test_eomt_is_refused() -> None:
         fastht.patch(model)
 
 
+def test_tokens_in_windows_are_refused() -> None:
+    for windows in (1, 2):
+        model = transformers_vit(
+            "RfDetrDinov2Backbone", "RfDetrDinov2Config", num_windows=windows, out_indices=[-1]
+        )
+        if windows == 1:
+            assert len(find_backbone(model).blocks) == 2
+        else:
+            with pytest.raises(fastht.UnsupportedModelError, match=r"RfDetr.*not towers with win"):
+                fastht.patch(model)
+
+
 def test_siglip2_needs_one_grid_a_batch() -> None:
     vit = MORE_VITS["transformers-siglip2"]
     model = fastht.patch(vit.build())
@@ -221,6 +235,28 @@ def test_siglip2_needs_one_grid_a_batch() -> None:
 
 
 # The layout of blocks
+
+
+def test_padded_images_are_refused() -> None:
+    """Idefics and its kin hide padding from attention; the convolutions would read it."""
+    model = transformers_vit("Idefics3VisionTransformer", "Idefics3VisionConfig")
+    mask = torch.ones(2, 4, 4, dtype=torch.bool)
+    mask[1, :, 3] = False
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def features(mask: Tensor | None) -> Tensor:
+        return model(image, patch_attention_mask=mask).last_hidden_state
+
+    with torch.no_grad():
+        base = features(mask)
+        fastht.patch(model, fastht.HTConfig(init="paper", dropout=0.0))
+        with pytest.raises(ValueError, match=r"are padded.*one size a batch, without padding"):
+            features(mask)
+        torch.testing.assert_close(features(torch.ones_like(mask)), features(None))
+        with fastht.disable_adapter(model):
+            assert torch.equal(features(mask), base)
+        fastht.unpatch(model)
+        assert torch.equal(features(mask), base)
 
 
 class _Attention(nn.Module):

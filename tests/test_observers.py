@@ -14,6 +14,8 @@ import torch
 from test_ops import case
 from tiny_towers import randomize
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 from vits import VITS, Vit
 
 import fastht
@@ -291,6 +293,77 @@ def test_transforms_refuse_a_backend_by_name() -> None:
     vit, model = _patched("registers", "cpu")
     with pytest.raises(fastht.BackendUnavailableError, match=r"torch\.func.*cannot see through"):
         torch.func.vmap(lambda x: model(x[None]))(vit.image())
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(fastht.BackendUnavailableError, match=r"forward_ad\) cannot see through"),
+    ):
+        model(vit.image())
+    with (
+        FlopCounterMode(display=False),
+        pytest.raises(fastht.BackendUnavailableError, match=r"FlopCounterMode cannot see through"),
+    ):
+        model(vit.image())
+
+
+# Derivatives of PyTorch's own outside of torch.func
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_tangents_go_through_the_adapters(grad: bool) -> None:
+    """An op without a forward mode would leave them out, and say nothing."""
+    vit, model = _patched("registers")
+    image = vit.image()
+    along = torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        _, expected = torch.func.jvp(model, (image,), (along,))
+        with forward_ad.dual_level(), torch.set_grad_enabled(grad):
+            _, found = forward_ad.unpack_dual(model(forward_ad.make_dual(image, along)))
+    assert found is not None
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert float(expected.detach().abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("keep", ["input", "output"])
+def test_many_gradients_at_once(keep: str) -> None:
+    torch.manual_seed(1)
+    vit = VITS["gap"]  # whose last adapter reaches the features in all of its parts
+    model = fastht.patch(vit.build(), fastht.HTConfig(dropout=0.0), keep=keep)
+    randomize(fastht.adapter_parameters(model))
+    image = vit.image().requires_grad_()
+    wanted = [image, *fastht.adapter_parameters(model)]
+    features = model(image)
+    weights = torch.randn((3, *features.shape), generator=torch.Generator().manual_seed(2))
+
+    def gradients(weight: Tensor, batched: bool = False) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            features, wanted, weight, retain_graph=True, is_grads_batched=batched
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about attention
+        ways = gradients(weights, batched=True), torch.func.vmap(gradients)(weights)
+    for i, weight in enumerate(weights):
+        for *together, expected in zip(*ways, gradients(weight), strict=True):
+            scale = float(expected.abs().max())
+            assert scale > 0
+            for found in together:
+                torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("recompute", ["none", "mlp"])
+def test_operations_are_counted_as_the_reference_has_them(recompute: str) -> None:
+    counts = []
+    for backend in BACKENDS:
+        vit = VITS["registers"]
+        model = fastht.patch(vit.build(), backend=backend, recompute=recompute)
+        with FlopCounterMode(display=False) as step:
+            model(vit.image()).sum().backward()
+        with FlopCounterMode(display=False) as base, fastht.disable_adapter(model):
+            model(vit.image())
+        counts.append((step.get_total_flops(), base.get_total_flops()))
+    assert counts == counts[:1] * len(BACKENDS)
+    # A forward pass, a backward pass to the first adapter, and what the adapters add to both.
+    assert counts[0][0] > 2 * counts[0][1]
 
 
 # Files of exported models, in a process of their own

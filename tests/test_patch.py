@@ -351,6 +351,42 @@ def test_print_trainable_parameters(tower: nn.Module, capsys: pytest.CaptureFixt
     )
 
 
+def test_a_model_that_lost_its_patched_blocks_can_be_unpatched() -> None:
+    model = timm_vit("vit_small_patch14_reg4_dinov2")
+    fastht.patch(model, fastht.HTConfig(layers=[-1]))
+    model.prune_intermediate_layers([0])
+    with pytest.raises(fastht.NotPatchedError, match="has no HT adapters"):
+        fastht.adapters(model)
+    with pytest.raises(ValueError, match=r"blocks with its HT adapters were taken out.*unpatch"):
+        fastht.patch(model)
+    fastht.unpatch(model)
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    fastht.patch(model)
+    assert list(fastht.adapters(model)) == [0]
+
+
+def test_a_block_without_parameters_has_an_adapter_too() -> None:
+    model = timm_vit("vit_small_patch14_reg4_dinov2").double()
+    model.blocks[0] = nn.Identity()
+    image = VITS["registers"].image().double()
+    base = _output(model, image)
+    fastht.patch(model)
+    assert {p.dtype for p in fastht.adapter_parameters(model)} == {torch.float64}
+    assert torch.equal(_output(model, image), base)
+    randomize(fastht.adapters(model)[0].parameters())
+    assert not torch.allclose(_output(model, image), base, atol=1e-3)
+
+
+def test_a_shallow_copy_shares_its_adapters(tower: nn.Module) -> None:
+    fastht.patch(tower)
+    fastht.unpatch(copy.copy(tower))  # which has the same blocks
+    fastht.unpatch(tower)
+    assert all(p.requires_grad for p in tower.parameters())
+    with pytest.raises(fastht.NotPatchedError):
+        fastht.unpatch(tower)
+
+
 def test_one_block_in_several_places_is_refused(tower: nn.Module) -> None:
     own = tower.transformer.resblocks[1]
     tower.transformer.resblocks[1] = tower.transformer.resblocks[0]
@@ -372,3 +408,21 @@ def test_adapters_made_in_inference_mode_train(tower: nn.Module) -> None:
     assert not any(p.is_inference() for p in fastht.adapter_parameters(tower))
     loss(tower(VITS["openai"].image())).backward()
     assert all(p.grad is not None for p in fastht.adapter_parameters(tower))
+
+
+def test_a_base_made_in_inference_mode_serves_and_comes_back() -> None:
+    with torch.inference_mode():
+        tower = openai_tower()
+    flags = [p.requires_grad for p in tower.parameters()]
+    with torch.inference_mode():
+        base = tower(IMAGE)
+    with pytest.raises(ValueError, match=r"'ln_post'.*inference_mode and cannot train"):
+        fastht.patch(tower, modules_to_save=["ln_post"])
+    fastht.patch(tower)
+    randomize(fastht.adapter_parameters(tower))
+    with torch.inference_mode():
+        assert not torch.allclose(tower(IMAGE), base, atol=1e-3)
+    fastht.unpatch(tower)
+    assert [p.requires_grad for p in tower.parameters()] == flags
+    with torch.inference_mode():
+        assert torch.equal(tower(IMAGE), base)

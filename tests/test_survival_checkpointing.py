@@ -152,6 +152,28 @@ def test_another_grid_in_evaluation_does_not_disturb_training(model: nn.Module) 
     _assert_same(_gradients(model, training), _expected([(4, 8)]))
 
 
+@pytest.mark.parametrize("trained", [(4, 8), (3, 5)])
+def test_a_forward_pass_within_a_backward_pass(model: nn.Module, trained: tuple[int, int]) -> None:
+    """It may be a recomputation, so that it is right or refused: never on another one's grid."""
+    image, other = _images(trained, (8, 4))
+    with torch.no_grad():
+        expected = model(other)
+    found = []
+
+    def look(_: Tensor) -> None:
+        with torch.no_grad():
+            found.append(model(other))
+
+    features = model(image)
+    features.register_hook(look)
+    if trained == (4, 8):
+        with pytest.raises(RuntimeError, match=r"seen in training: 4x8, 8x4"):
+            loss(features).backward()
+    else:
+        loss(features).backward()
+        assert torch.equal(found[0], expected)
+
+
 def test_two_grids_of_one_token_count_need_no_checkpointing() -> None:
     model = _patched(VITS["openai"])
     images = _images((4, 8), (8, 4))

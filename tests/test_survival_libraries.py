@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,6 +95,19 @@ def test_a_transformers_model_saves_and_loads_its_own_way(tmp_path: Any) -> None
     loaded = fastht.patch(type(model).from_pretrained(tmp_path))
     with torch.no_grad():
         assert torch.equal(vit.features(loaded, vit.image()), vit.features(model, vit.image()))
+
+
+def test_an_adapter_beside_a_model_of_transformers_is_told(tmp_path: Any) -> None:
+    """transformers takes it for peft's, and fails."""
+    _, model = _patched("transformers-clip-vision")
+    model.config.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="holds a model of transformers too.*folder of its own"):
+        fastht.save_adapter(model, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastht.save_adapter(model, tmp_path / "adapter")
+    for path in (tmp_path, tmp_path / "adapter"):
+        assert len(fastht.load_adapter(VITS["transformers-clip-vision"].build(), path).state_dict())
 
 
 class _TupleLayer(nn.Module):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_towers import randomize, snapshot
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from vits import VITS, loss, openai_tower
 
 import fastht
@@ -123,6 +123,45 @@ def test_a_base_pruned_while_patched_gets_its_flags_back() -> None:
     assert all(p.requires_grad for p in model.blocks[1].attn.qkv.parameters())
 
 
+def test_a_base_whose_tools_went_while_it_was_patched_gets_its_flags_back() -> None:
+    model = VIT.build()
+    first, second = (block.attn.qkv for block in model.blocks)
+    first.bias.requires_grad_(False)
+    prune.random_unstructured(first, "weight", amount=0.5)
+    parametrizations.weight_norm(second)
+    fastht.patch(model)
+    prune.remove(first, "weight")
+    parametrize.remove_parametrizations(second, "weight")
+    fastht.unpatch(model)
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == [
+        "blocks.0.attn.qkv.bias"
+    ]
+
+
+# accelerate's offloading
+
+
+def test_adapters_of_an_offloaded_base(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = _patched()
+    expected = _output(model)
+    fastht.save_adapter(model, tmp_path / "adapter")
+    base = VIT.build()
+    accelerate.cpu_offload(base, execution_device="cpu")
+    assert base.blocks[0].attn.qkv.weight.is_meta
+    fastht.load_adapter(base, tmp_path / "adapter")
+    assert torch.equal(_output(base), expected)
+    assert {p.device.type for p in fastht.adapter_parameters(base)} == {"cpu"}
+
+    plain, whole = copy.deepcopy(model), copy.deepcopy(model)
+    accelerate.cpu_offload(plain, execution_device="cpu")
+    with pytest.raises(ValueError, match=r"on meta and x on cpu; give.*'HTAdapter'"):
+        _output(plain)
+    accelerate.cpu_offload(whole, execution_device="cpu", preload_module_classes=["HTAdapter"])
+    assert fastht.adapters(whole)[0].up.weight.is_meta
+    assert torch.equal(_output(whole), expected)
+
+
 # The meta device and starting anew
 
 
@@ -224,6 +263,24 @@ def test_timms_average() -> None:
 
 
 # unpatch: all or nothing
+
+
+def test_adapters_without_their_hooks_are_told(tmp_path: Path) -> None:
+    model = _patched()
+    expected = _output(model)
+    for module in model.modules():
+        module._forward_hooks.clear()
+    calls: tuple[Any, ...] = (
+        lambda: fastht.disable_adapter(model).__enter__(),
+        lambda: fastht.patch(model, fastht.HTConfig(dropout=0.0)),
+        lambda: fastht.load_adapter(model, tmp_path),
+    )
+    fastht.save_adapter(model, tmp_path)  # nothing is lost
+    for call in calls:
+        with pytest.raises(ValueError, match=r"do not run.*save them, call fastht\.unpatch"):
+            call()
+    fastht.load_adapter(fastht.unpatch(model), tmp_path)
+    assert torch.equal(_output(model), expected)
 
 
 def test_unpatch_does_not_mind_hooks_and_methods_that_others_took_away() -> None:

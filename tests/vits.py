@@ -297,6 +297,7 @@ MORE_VITS = {
     "transformers-ijepa": _transformers("IJepaModel", 0),
     "transformers-aimv2": _transformers("Aimv2VisionModel", 0, is_native=True),
     "transformers-flava": _transformers("FlavaImageModel", 1),
+    "transformers-pixio": _transformers("PixioModel", 3, n_cls_tokens=3),
     "transformers-internvl": _transformers(
         "InternVLVisionModel", 1, image_size=[32, 32], patch_size=[PATCH, PATCH]
     ),

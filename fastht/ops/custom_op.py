@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._pytree import tree_leaves
 
 from fastht.ops.call import Call
 
@@ -226,9 +227,28 @@ def _(dout: Tensor, x: Tensor, params: Sequence[Tensor], *options: Any) -> list[
     return [*([torch.empty_like(x)] if need_input else []), *(grads if need_params else [])]
 
 
+@ht_adapter_backward.register_vmap
+def _(info: Any, in_dims: Any, dout: Tensor, *arguments: Any) -> tuple[list[Tensor], list[int]]:
+    """Take the gradients of many output gradients at once (``is_grads_batched``) one by one.
+
+    Raises:
+        RuntimeError: something else than the output's gradient is batched.
+    """
+    where, *others = in_dims
+    if any(dim is not None for dim in tree_leaves(others, is_leaf=lambda dim: dim is None)):
+        raise RuntimeError(
+            "the backward pass of a fused HT adapter ran before the transform of torch.func that "
+            'batches it; use backend="reference" there'
+        )
+    found = [ht_adapter_backward(each, *arguments) for each in dout.unbind(where)]
+    return [torch.stack(gradients) for gradients in zip(*found, strict=True)], [0] * len(found[0])
+
+
 def _nobody_between(tensors: Sequence[Tensor]) -> bool:
-    """Whether the dispatcher would find no mode and no subclass that wants to see the op."""
-    return not is_in_torch_dispatch_mode() and _PLAIN.issuperset(map(type, tensors))
+    """Whether the dispatcher would find no mode, no transform and no subclass to tell of the op."""
+    if is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active():
+        return False
+    return _PLAIN.issuperset(map(type, tensors))
 
 
 def _keep(
@@ -269,6 +289,8 @@ def _gradients(
     need_params = any(need_each)
     if dout is None or not (need_input or need_params):
         return None, grads
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(dout):
+        return _one_by_one(ctx, dout, need_input, need_each)
     x, *rest = _saved_tensors(ctx)
     params, rest = rest[: ctx.num_params], rest[ctx.num_params :]
     saved, seed = rest[:5], rest[5] if len(rest) > 5 else None
@@ -283,6 +305,26 @@ def _gradients(
             for g, needed in zip(results[int(need_input) :], need_each, strict=True)
         ]
     return results[0] if need_input else None, grads
+
+
+def _one_by_one(
+    ctx: Any, dout: Tensor, need_input: bool, need_each: Sequence[bool]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Do as :func:`_gradients` for a batch of output gradients (``is_grads_batched``).
+
+    They come as one tensor of the vmap that torch.autograd has of its own, without torch.func.
+    """
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    batch = torch._remove_batch_dim(dout, level, 0, 0)
+    found = [_gradients(ctx, each, need_input, need_each) for each in batch]
+
+    def together(gradients: Sequence[Tensor | None]) -> Tensor | None:
+        given = [g for g in gradients if g is not None]
+        return torch._add_batch_dim(torch.stack(given), 0, level) if given else None
+
+    inputs, params = zip(*found, strict=True)
+    return together(inputs), [together(each) for each in zip(*params, strict=True)]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

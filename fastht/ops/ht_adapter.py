@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastht.ops import plain, portable
-from fastht.ops.context import TRACE, TRANSFORM, composite_reason
+from fastht.ops.context import EXPORTS, TRACE, composite_reason
 from fastht.ops.plain import check_keep
 from fastht.ops.registry import BackendUnavailableError, backend_of_call
 
@@ -36,8 +36,9 @@ def ht_adapter(
         dropout: probability of zeroing a bottleneck activation; 0 in evaluation.
         eps: the LayerNorm's epsilon.
         backend: ``"auto"`` or one of :func:`fastht.backends`. Inside an export to ONNX,
-            ``torch.jit.trace`` and the transforms of ``torch.func``, ``"auto"`` takes PyTorch's
-            own operations, which these can see through.
+            ``torch.jit.trace``, the transforms of ``torch.func``, forward-mode differentiation and
+            PyTorch's counter of operations, ``"auto"`` takes PyTorch's own operations, which
+            these can see through.
         keep: which tokens stay alive for the backward pass. ``"input"``: x. ``"output"``: the
             result, which a pre-norm tower's next LayerNorm keeps anyway; x is made of it again, for
             one more product D x C, exact to the rounding of the result. In float32 that holds the
@@ -78,6 +79,12 @@ def ht_adapter(
     device = x.device
     for name, p in params.items():
         if p.device != device:
+            if p.is_meta:
+                raise ValueError(
+                    f"{name} is on {p.device} and x on {device}; give accelerate's offloading "
+                    "preload_module_classes=['HTAdapter'], or the adapter memory (to_empty, then "
+                    "reset_parameters)"
+                )
             raise ValueError(
                 f"{name} is on {p.device} and x on {device}; move the adapter or its tokens"
             )
@@ -100,7 +107,7 @@ def ht_adapter(
 def _observed(reason: str, backend: str, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return what runs while somebody looks on."""
     if backend in ("auto", "reference"):
-        return plain.observed if reason == TRANSFORM else portable.observed
+        return portable.observed if reason in EXPORTS else plain.observed
     if reason != TRACE:
         raise BackendUnavailableError(
             f"backend {backend!r} is one operation of fastht's, which {reason} cannot see "

@@ -45,7 +45,7 @@ def ht_adapter(
 
 
 def observed(x: Tensor, params: Mapping[str, Tensor], *, keep: str, **options: Any) -> Tensor:
-    """Apply one HT adapter for a transform of ``torch.func``, which differentiates it itself."""
+    """Apply one HT adapter for what differentiates or counts each of PyTorch's operations."""
     return reference.ht_adapter(x, params, **options)
 
 

@@ -3,8 +3,9 @@
     python tests/clients/towers.py              a line for each
     python tests/clients/towers.py --write      the table of docs/models-and-tools.md
 
-What patches has to be bitwise the base with fresh adapters, to differ with trained ones, and to
-give every adapter's parameters a gradient; otherwise the status is 1.
+What patches has to be bitwise the base with fresh adapters, to differ with trained ones, to give
+every adapter's parameters a gradient, and to have its patches where the adapters take them to be;
+otherwise the status is 1.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers as library
+from token_places import misplaced
 from torch import Tensor, nn
 
 import fastht
@@ -155,6 +157,9 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "VisionTextDualEncoder with CLIP": _dual(_tower("CLIPVisionModel", "CLIPVisionConfig")),
     "VisionTextDualEncoder with ViT": _dual(_tower("ViTModel", "ViTConfig")),
     "XCLIPVision": _xclip,
+    "Pixio": _tower("PixioModel", "PixioConfig", n_cls_tokens=3),
+    "MLCDVision": _tower("MLCDVisionModel", "MLCDVisionConfig"),
+    "SmolVLMVision": _tower("SmolVLMVisionTransformer", "SmolVLMVisionConfig"),
     "ViTMAE": _tower("ViTMAEModel", "ViTMAEConfig"),
     "Eomt": _tower("EomtForUniversalSegmentation", "EomtConfig"),
     "SAM": _sam("SamVisionModel", "SamVisionConfig"),
@@ -191,6 +196,13 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "VitDet": _tower("VitDetModel", "VitDetConfig"),
     "Pixtral": _tower("PixtralVisionModel", "PixtralVisionConfig"),
     "Mllama": _mllama,
+    "SegGPT": _tower(
+        "SegGptModel", "SegGptConfig", image_size=[64, 32], pretrain_image_size=32, mlp_dim=64,
+        intermediate_hidden_state_indices=[0, 1], merge_index=0,
+    ),
+    "RF-DETR's backbone": _tower(
+        "RfDetrDinov2Backbone", "RfDetrDinov2Config", num_windows=2, out_features=["stage2"]
+    ),
 }  # fmt: skip
 
 
@@ -205,9 +217,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-def _call(model: nn.Module) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 3, 32, 32, generator=generator)
+def _call(model: nn.Module, image: Tensor | None = None) -> list[Tensor]:
+    if image is None:
+        image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     kind = type(model).__name__
     if hasattr(model, "vision_tower"):  # Llava: its vision tower alone
         output = model.get_image_features(pixel_values=image)
@@ -250,6 +262,7 @@ def examine(name: str) -> tuple[str, bool]:
         nn.init.normal_(parameter, std=0.3)
     with torch.no_grad():
         moved = any(not torch.equal(a, b) for a, b in zip(base, _call(model), strict=True))
+    astray = misplaced(model, (32, 32), lambda image: _call(model, image))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _weighed(_call(model)).backward()
@@ -261,10 +274,11 @@ def examine(name: str) -> tuple[str, bool]:
     parts = [
         "patched", "bitwise the base" if same else "NOT THE BASE",
         f"{reached} of {len(own)} gradients", *([] if moved else ["NO EFFECT"]),
+        *([] if astray is None else [astray]),
     ]  # fmt: skip
     if name in CLASS_TOKEN:
         parts.append("the class token alone is read, so the last adapter's convolutions get none")
-    return ", ".join(parts), same and moved and reached == len(own)
+    return ", ".join(parts), same and moved and reached == len(own) and astray is None
 
 
 def table(found: dict[str, str]) -> str:
