@@ -1,9 +1,8 @@
 """The fused operator in PyTorch's machinery: opcheck, compile, autocast, checkpointing."""
 
 import os
-import subprocess
-import sys
 
+import fresh
 import pytest
 import torch
 import torch._dynamo.testing
@@ -141,7 +140,7 @@ def test_tensor_float_32_only_where_pytorch_allows_it():
         "        os._exit(0)\n"
         "    assert os.wait()[1] == 0, name\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run(code)
     assert done.returncode == 0, done.stderr
     found = dict(line.split(": ") for line in done.stdout.splitlines())
     assert found == {name: str(expected) for name, (_, expected) in settings.items()}

@@ -97,8 +97,11 @@ LONG = [
     indirect=["backend"],
 )
 def test_rule_holds_for_every_shape(backend, shape, spectral):
-    slow = backend == "triton" and DEVICE == "cpu" and shape.get("grid") == (37, 37)
-    draws = 1 if slow else 3  # Triton's interpreter takes half a minute for each
+    draws = 3
+    if backend == "triton" and DEVICE == "cpu" and shape.get("grid") == (37, 37):
+        draws = 1
+        if spectral == "full":  # which loops over pairs of columns; the rows are a product
+            shape = shape | {"grid": (37, 7)}
     assert compare(through(backend), spectral=spectral, draws=draws, **shape) == {}
 
 
