@@ -42,6 +42,26 @@ def pairs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def trained(pairs, tiny_model, tmp_path_factory):
+    """Return a function that gives the folder of a run on the pairs, by its method.
+
+    It trains once for all tests, which only read the run: copy it, to change something in it.
+    """
+    from clip_runs import train_pairs
+
+    done = {}
+    folder = tmp_path_factory.mktemp("trained")
+
+    def give(method="ht"):
+        if method not in done:
+            train_pairs(pairs, tiny_model, folder / method, method=method)
+            done[method] = folder / method
+        return done[method]
+
+    return give
+
+
+@pytest.fixture(scope="session")
 def tagged_pairs(pairs):
     """The pairs with two columns of tags, which some rows lack."""
     with pairs.open(newline="") as file:

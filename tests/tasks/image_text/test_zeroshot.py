@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from clip_runs import train_pairs
 
 from fastht.cli import main
 from fastht.data import DataError
@@ -36,10 +35,8 @@ classes:
 
 
 @pytest.fixture(scope="module")
-def run(pairs, tiny_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    train_pairs(pairs, tiny_model, out)
-    return out
+def run(trained):
+    return trained()
 
 
 @pytest.fixture
