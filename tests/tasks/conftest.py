@@ -1,6 +1,7 @@
 """A data set and a model so small that whole training runs fit into tests."""
 
 import csv
+import functools
 import json
 from importlib import resources
 
@@ -22,6 +23,15 @@ def tiny_model(tmp_path_factory):
     content = {"model_cfg": config, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(content))
     return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_tokenizer():
+    """Read open_clip's vocabulary once a model, and not in each of hundreds of commands."""
+    open_clip = pytest.importorskip("open_clip")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip, "get_tokenizer", functools.cache(open_clip.get_tokenizer))
+        yield
 
 
 @pytest.fixture(scope="session")
