@@ -14,7 +14,7 @@ CLASSES = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
+def tiny_model(tmp_path_factory, one_tokenizer):
     """An open_clip model of a few thousand vision parameters, as --model takes it."""
     folder = tmp_path_factory.mktemp("model")
     text = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -25,8 +25,8 @@ def tiny_model(tmp_path_factory):
     return f"local-dir:{folder}"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_tokenizer():
+@pytest.fixture(scope="session")
+def one_tokenizer():
     """Read open_clip's vocabulary once a model, and not in each of hundreds of commands."""
     open_clip = pytest.importorskip("open_clip")
     with pytest.MonkeyPatch.context() as patch:
