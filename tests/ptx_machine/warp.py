@@ -64,7 +64,8 @@ def mma(opcode, a, b, c):
     else:
         bits, numbers = 16, [_halves(x, kind).reshape(warps, LANES, -1) for x in (a, b)]
     left[_A[bits]], right[_B[bits]] = numbers
-    products = left.transpose(2, 0, 1)[..., None] * right.transpose(1, 0, 2)[:, :, None]
+    factors = left.transpose(2, 0, 1)[..., None], right.transpose(1, 0, 2)[:, :, None]
+    products = np.multiply(*factors, order="C")
     # One after another, as the simulator adds, so that its bits are met.
     sums = np.add.reduce(products, axis=0, initial=0.0)
     d = c.view(np.float32).astype(np.float64) + sums[_C]
