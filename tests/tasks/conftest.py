@@ -2,7 +2,9 @@
 
 import csv
 import functools
+import importlib.util
 import json
+import sys
 from importlib import resources
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+_DRAWN = set()  # kinds of pictures
 CLASSES = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 
 
@@ -105,23 +108,37 @@ def table(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def coarse_pictures(monkeypatch):
-    """Draw a run's pictures with fewer pixels: their own tests are in tests/tasks/results."""
-    pytest.importorskip("matplotlib")
-    from fastht.tasks.results import (
-        alignment_pictures,
-        class_pictures,
-        figure_style,
-        overlays,
-        pictures,
-        retrieval_pictures,
-    )
+@pytest.fixture(scope="module", autouse=True)
+def pictures():
+    """Draw each kind of picture once in a run of the tests, and leave the others blank.
 
-    for module in (
-        alignment_pictures, class_pictures, figure_style, overlays, pictures, retrieval_pictures,
-    ):  # fmt: skip
-        monkeypatch.setattr(module, "DPI", 30)
+    All that is in them is made; how it looks is seen by the tests in tests/tasks/results. Drawing
+    takes a third of a command's time.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        yield None
+        return
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+
+    def save(self, path, **options):
+        kind = sys._getframe(1).f_code  # the function that made it
+        if kind in _DRAWN:
+            Image.new("L", (1, 1)).save(path)
+        else:
+            _DRAWN.add(kind)
+            draw(self, path, **options | {"dpi": 30})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield draw
+
+
+@pytest.fixture
+def drawn(pictures, monkeypatch):
+    """Draw them all, for a test that looks at them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", pictures)
 
 
 @pytest.fixture(autouse=True)
