@@ -174,7 +174,7 @@ def test_scores_have_intervals_over_patients_that_the_predictions_give_again(
 
 
 def test_repeats_are_seeds_and_make_a_deviation(arguments):
-    short = dataclasses.replace(arguments.trainer, epochs=1)
+    short = dataclasses.replace(arguments.trainer, epochs=2)
     train("segment", dataclasses.replace(arguments, repeats=2, trainer=short))
     found = [read(arguments.out / "ht" / f"seed-{seed}" / "results.json") for seed in (0, 1)]
     assert found[0]["after"] != found[1]["after"]
