@@ -118,7 +118,7 @@ def test_rule_holds_for_every_shape(backend, shape, spectral):
     if backend == "triton" and DEVICE == "cpu" and shape.get("grid") == (37, 37):
         draws = 1
         if spectral == "full":  # which loops over pairs of columns; the rows are a product
-            shape = shape | {"grid": (37, 7)}
+            shape = shape | {"grid": (37, 3)}
     assert compare(through(backend), spectral=spectral, draws=draws, **shape) == {}
 
 
@@ -155,7 +155,10 @@ def test_a_wide_bottleneck_is_computed_or_refused_before_the_forward_pass(backen
     if limit is None:
         assert compare(through(backend), draws=3, **shape) == {}
         return
-    assert compare(through(backend), draws=3, **(shape | {"channels": limit})) == {}
+    # In float32 the interpreter would need a second look at it: that is among the long shapes.
+    dtype = torch.bfloat16 if backend == "triton" and DEVICE == "cpu" else torch.float32
+    widest = shape | {"channels": limit, "dtype": dtype}
+    assert compare(through(backend), draws=3, **widest) == {}
     x, params, _, options = case(**shape)
     reason = f"'{backend}' cannot run here: .* at most {limit}, and this is 160"
     with pytest.raises(BackendUnavailableError, match=reason):
