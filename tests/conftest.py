@@ -1,6 +1,7 @@
 """Settings that every test runs under."""
 
 import contextlib
+import gc
 import os
 
 # Before torch is imported, and inherited by the processes that tests start: two test workers with
@@ -32,6 +33,20 @@ def pytest_cmdline_main(config):
     """
     if config.getoption("numprocesses", None) and config.option.dist == "no":
         config.option.dist = "worksteal"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Leave what importing makes out of the search for garbage, while it is made and in tests.
+
+    It is millions of objects, none of which goes away, and to look at them takes half a second.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture

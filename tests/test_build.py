@@ -100,9 +100,7 @@ BUGS = {
 }
 
 
-@pytest.fixture
-def tree(tmp_path):
-    folder = tmp_path / "tree"
+def make_tree(folder):
     own = ("csrc/build.py", "csrc/build_cuda.py", "csrc/tests/check.sh")
     for name in (*PACKAGING, "fastht/version.py", *own):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +109,18 @@ def tree(tmp_path):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     return folder
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A tree that has been built, to be looked at; and what the build said."""
+    folder = make_tree(tmp_path_factory.mktemp("built") / "tree")
+    return folder, build_ext(folder)
 
 
 def run(folder, *command, **environment):
@@ -161,8 +171,9 @@ def code_shared_by(folder):
 
 
 @needs_compiler
-def test_each_path_is_compiled_for_its_instructions(tree):
-    assert compiled(build_ext(tree)) == {"bindings", "paths", *PATHS}
+def test_each_path_is_compiled_for_its_instructions(built):
+    tree, done = built
+    assert compiled(done) == {"bindings", "paths", *PATHS}
     paths = dict(path.split(":") for path in native(tree).paths)
     assert {name: features.strip() for name, features in paths.items()} == SHIPPED
 
@@ -243,9 +254,8 @@ def test_what_was_asked_for_and_cannot_be_had_is_an_error(tree, environment, mes
 
 @needs_compiler
 @pytest.mark.skipif(platform.system() != "Linux", reason="needs Linux's object files and nm")
-def test_an_inline_function_of_the_paths_would_be_found(tree):
-    build_ext(tree)
-    assert code_shared_by(tree) == {"shared(int)"}
+def test_an_inline_function_of_the_paths_would_be_found(built):
+    assert code_shared_by(built[0]) == {"shared(int)"}
 
 
 @needs_compiler

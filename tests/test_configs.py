@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 
@@ -128,9 +129,15 @@ def test_shipped_kernels_compile_for_hopper_without_spills():
     assert "serve D of 768; 0 with a remark" in done.stdout
 
 
+def tune(*arguments):
+    code = "import runpy; runpy.run_module('benchmarks.tune', run_name='__main__', alter_sys=True)"
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return fresh.run(code, *arguments, env=environment, cwd=ROOT)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_tuning_without_a_gpu_says_so():
-    done = run("benchmarks.tune")
+    done = tune()
     assert done.returncode != 0
     assert "GPU" in done.stderr
     assert "Traceback" not in done.stderr
@@ -139,7 +146,7 @@ def test_tuning_without_a_gpu_says_so():
 def test_tuning_leaves_a_foreign_file_alone(tmp_path):
     foreign = tmp_path / "results.json"
     foreign.write_text('{"rows": []}')
-    done = run("benchmarks.tune", "--dry", "--write", "--table", str(foreign))
+    done = tune("--dry", "--write", "--table", str(foreign))
     assert done.returncode != 0
     assert "results.json is no table of tile sizes" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,9 +1,8 @@
 """What only the native CPU kernels are held to: threads, paths, refused calls, a missing build."""
 
-import subprocess
-import sys
 import threading
 
+import fresh
 import pytest
 import torch
 from engines import DEVICE, ENGINES
@@ -140,7 +139,8 @@ def test_without_the_extension_the_reason_is_named():
         "import fastht; print(fastht.backends()['cpu'].detail)\n"
         "print(fastht.ops.resolve_backend('auto', 'cpu').name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = fresh.run(code)
+    assert done.returncode == 0, done.stderr
     detail, name = done.stdout.strip().splitlines()
     assert "native extension is not built" in detail
     assert "reinstall fastht" in detail

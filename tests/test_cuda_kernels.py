@@ -1,11 +1,11 @@
 """CUDA kernels are compiled once, in parallel, and kept whole; nothing here needs a GPU."""
 
-import subprocess
-import sys
+import os
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import fresh
 import pytest
 
 from fastht.ops.cuda import kernels, nvrtc, sources
@@ -159,36 +159,27 @@ def test_a_file_of_another_key_is_not_taken(tmp_path):
 
 
 @needs_nvrtc
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_may_compile_the_same_kernel(tree, tmp_path):
     code = textwrap.dedent(
         f"""
-        import sys
+        import os
         from pathlib import Path
         from fastht.ops.cuda import kernels, sources
         sources.CHECKOUT = Path({str(tree.parent)!r})
         kernel = sources.Kernel({KERNEL.function!r}, {KERNEL.source!r})
-        print("ready", flush=True)
-        sys.stdin.readline()
-        kernels.images([kernel], "sm_80")
+        ready, go = os.pipe()
+        for _ in range(2):
+            if os.fork() == 0:
+                os.read(ready, 1)
+                kernels.images([kernel], "sm_80")
+                os._exit(0)
+        os.write(go, b"12")
+        assert [os.wait()[1] for _ in range(2)] == [0, 0]
         """
     )
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for worker in workers:
-        assert worker.stdout.readline() == "ready\n"
-    for worker in workers:
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    for worker in workers:
-        worker.communicate(timeout=60)
-    assert [worker.returncode for worker in workers] == [0, 0]
+    done = fresh.run(code)
+    assert done.returncode == 0, done.stderr
     files = [file.name for file in kernels.cache().root.rglob("*") if file.is_file()]
     assert len(files) == 1, "no temporary file stays"
     key = sources.key(KERNEL, "sm_80", "nvrtc {}.{}".format(*NVRTC.version))
@@ -302,6 +293,7 @@ def test_without_nvrtc_the_reason_is_named():
         "try: nvrtc.load()\n"
         "except LookupError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = fresh.run(code)
+    assert done.returncode == 0, done.stderr
     assert "NVRTC is not found (libnvrtc.so.1" in done.stdout
     assert "pip install nvidia-cuda-nvrtc" in done.stdout

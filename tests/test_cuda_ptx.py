@@ -10,7 +10,7 @@ import torch
 from ptx_machine import Machine, Memory, parse
 
 from benchmarks import byte_model
-from fastht.ops.cuda import kernels, native, nvrtc
+from fastht.ops.cuda import kernels, native, nvrtc, simulated
 
 try:
     NVRTC = nvrtc.load()
@@ -22,6 +22,12 @@ pytestmark = [
 ]
 if native is not None:
     from cuda_calls import SmallCall, raw
+
+
+@pytest.fixture(autouse=True)
+def _compiled_quickly(monkeypatch):
+    """The calls are small: to optimise what computes them takes longer than they do."""
+    monkeypatch.setattr(simulated, "_FLAGS", (*simulated._FLAGS, "-O0"))
 
 
 @pytest.fixture(autouse=True)

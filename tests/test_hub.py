@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from hub_server import TOKEN, Hub, serve
@@ -339,10 +338,8 @@ def test_the_variables_of_the_environment_are_followed(hub: Hub, tmp_path: Path)
     told = []
     for offline in ("", "1"):
         hub.asked.clear()
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
+        done = fresh.run(
+            code,
             env={**os.environ, **own, "HF_HUB_OFFLINE": offline},
             cwd=Path(__file__).parent.parent,
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from test_ops import case
@@ -393,5 +393,5 @@ def test_exported_models_load_where_fastht_is_imported(tmp_path: Path) -> None:
         torch.jit.trace(model, image).save(tmp_path / "model.ts")
         torch.save((image, model(image)), tmp_path / "case.pt")
     script = _LOAD.format(path=sys.path, folder=str(tmp_path))
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    found = fresh.run(script)
     assert found.returncode == 0, found.stderr

@@ -1,6 +1,7 @@
 """Every usable backend under the correctness rule, the rule's negative controls, bad arguments."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -39,11 +40,27 @@ def draw(operation, x, params, upstream, options):
     wide = {name: p.double() for name, p in params.items()}
     exact = run(reference.ht_adapter, x.double(), wide, upstream.double(), **options)
     plain = run(reference.ht_adapter, x, params, upstream, **options)
-    return Draw(run(operation, x, params, upstream, **options), plain, exact, x, upstream)
+    found = plain
+    if operation is not reference.ht_adapter:
+        found = run(operation, x, params, upstream, **options)
+    return Draw(found, plain, exact, x, upstream)
+
+
+@functools.lru_cache(maxsize=512)
+def known(arguments, shape, i):
+    """Return a case, and the draw of plain PyTorch: one for all backends and faults."""
+    made = case(*arguments, draw=i, **dict(shape))
+    return made, draw(reference.ht_adapter, *made)
 
 
 def compare(operation, *arguments, draws=1, **shape):
-    return violations(lambda i: draw(operation, *case(*arguments, draw=i, **shape)), draws)
+    def one(i):
+        (*tensors, options), plain = known(arguments, tuple(shape.items()), i)
+        if operation is reference.ht_adapter:
+            return plain
+        return dataclasses.replace(plain, candidate=run(operation, *tensors, **options))
+
+    return violations(one, draws)
 
 
 def through(backend):
@@ -97,8 +114,11 @@ LONG = [
     indirect=["backend"],
 )
 def test_rule_holds_for_every_shape(backend, shape, spectral):
-    slow = backend == "triton" and DEVICE == "cpu" and shape.get("grid") == (37, 37)
-    draws = 1 if slow else 3  # Triton's interpreter takes half a minute for each
+    draws = 3
+    if backend == "triton" and DEVICE == "cpu" and shape.get("grid") == (37, 37):
+        draws = 1
+        if spectral == "full":  # which loops over pairs of columns; the rows are a product
+            shape = shape | {"grid": (37, 3)}
     assert compare(through(backend), spectral=spectral, draws=draws, **shape) == {}
 
 
@@ -135,7 +155,10 @@ def test_a_wide_bottleneck_is_computed_or_refused_before_the_forward_pass(backen
     if limit is None:
         assert compare(through(backend), draws=3, **shape) == {}
         return
-    assert compare(through(backend), draws=3, **(shape | {"channels": limit})) == {}
+    # In float32 the interpreter would need a second look at it: that is among the long shapes.
+    dtype = torch.bfloat16 if backend == "triton" and DEVICE == "cpu" else torch.float32
+    widest = shape | {"channels": limit, "dtype": dtype}
+    assert compare(through(backend), draws=3, **widest) == {}
     x, params, _, options = case(**shape)
     reason = f"'{backend}' cannot run here: .* at most {limit}, and this is 160"
     with pytest.raises(BackendUnavailableError, match=reason):

@@ -1,5 +1,6 @@
 """The rule of correctness itself: it refuses what is inexact and not what chance brings."""
 
+import functools
 from dataclasses import replace
 
 import numerics
@@ -21,6 +22,7 @@ def reversed_order(x, params, **options):
     return reference.ht_adapter(x.flip(2), turned, **options).flip(2)
 
 
+@functools.cache
 def as_exact(i):
     return draw(reversed_order, *case(draw=i, **SHAPE))
 

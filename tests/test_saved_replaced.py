@@ -7,8 +7,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 from saved_adapters import make, same
 
@@ -206,13 +205,8 @@ SAVER = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_process_killed_while_saving_leaves_a_whole_adapter(tmp_path: Path) -> None:
     kills = 12
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SAVER), str(tmp_path / "adapter"), str(kills)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    code = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    result = fresh.run(code + textwrap.dedent(SAVER), str(tmp_path / "adapter"), str(kills))
     assert result.stdout.split() == ["whole"] * kills, result.stderr
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from tiny_towers import randomize, snapshot
@@ -203,5 +202,5 @@ def test_a_saved_file_needs_no_fastht(tmp_path: Path) -> None:
     with pytest.raises(fastht.UnsupportedModelError, match="patch the model itself"):
         fastht.patch(torch.jit.load(buffer))
     script = _LOAD.format(folder=str(tmp_path))
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    found = fresh.run(script)
     assert found.returncode == 0, found.stderr

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from tiny_towers import randomize, snapshot
@@ -147,8 +147,7 @@ def test_saved_models_load_in_a_fresh_process(tmp_path: Path) -> None:
         files.append(str(tmp_path / f"{name}.pt"))
         torch.save((model, vit.image(), _features(vit, model), base), files[-1])
     script = f"sys_path = {sys.path!r}\nimport sys\nsys.path[:] = sys_path\n{_IN_A_FRESH_PROCESS}"
-    command = [sys.executable, "-c", script, *files]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = fresh.run(script, *files)
     assert result.returncode == 0, result.stderr
 
 

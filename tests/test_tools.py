@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from tiny_towers import randomize, snapshot
@@ -228,12 +227,7 @@ torch.distributed.destroy_process_group()
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_fsdp2_on_every_linear(tmp_path: Path) -> None:
     script = _FSDP.format(path=[str(Path(__file__).parent), *sys.path])
-    found = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "rendezvous")],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    found = fresh.run(script, str(tmp_path / "rendezvous"))
     assert found.returncode == 0, found.stderr
 
 

@@ -2,9 +2,8 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
+import fresh
 import pytest
 import torch
 
@@ -217,7 +216,7 @@ def test_memory_that_ends_between_the_methods_is_told(monkeypatch, capsys):
 
 def test_without_the_extra_it_says_how_to_get_it():
     code = "import sys; sys.modules['tyro'] = None\nfrom fastht.cli import main\nmain(['bench'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = fresh.run(code)
     assert "fastht bench needs tyro: pip install 'fastht[bench]'" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -1,9 +1,8 @@
 """Parquet tables with images inside: cells, groups of rows, damage."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import more_sets
 import pytest
 
@@ -72,7 +71,5 @@ def test_without_pyarrow_the_extra_is_named(table: Path) -> None:
         "from fastht.data import load_cases\n"
         f"load_cases({str(table)!r}, task='image')"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    ended = fresh.run(code)
     assert 'Parquet needs pyarrow: pip install "fastht[parquet]"' in ended.stderr

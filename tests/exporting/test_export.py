@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from numerics import FACTOR, FLOOR
@@ -106,7 +105,7 @@ torch.testing.assert_close(program.module()(image)["output"], expected, rtol=1e-
 assert "fastht" not in sys.modules and "timm" not in sys.modules
 assert b"fastht-export" in bytes(files["fastht.json"], "utf8")
 """
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    found = fresh.run(script)
     assert found.returncode == 0, found.stderr
 
 
@@ -355,4 +354,4 @@ def test_a_file_that_is_none(name: str, tmp_path: Path) -> None:
 
 def test_importing_fastht_does_not_import_the_exporters() -> None:
     script = "import sys, fastht; sys.exit('fastht.exporting' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+    assert fresh.run(script).returncode == 0

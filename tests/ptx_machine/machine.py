@@ -112,7 +112,7 @@ class _Block:
     def advance(self, place, mask):
         """Run threads from a place on, until others are behind them or they part."""
         behind = min(self.ready, default=None)
-        warps = int(mask.reshape(-1, LANES).any(1).sum())
+        warps, threads = int(mask.reshape(-1, LANES).any(1).sum()), int(mask.sum())
         instructions, counts = self.program.instructions, self.result.counts
         lanes = self.result.lanes
         with np.errstate(all="ignore"):
@@ -143,8 +143,8 @@ class _Block:
                         raise NotImplementedError(instruction.text)
                     self.waiting[place + 1] = self.waiting.get(place + 1, False) | mask
                     return
-                if active.any():
-                    lanes[place] += active.sum()
+                if count := threads if active is mask else int(active.sum()):
+                    lanes[place] += count
                     try:
                         self.code[place](active)
                     except (IndexError, RuntimeError, KeyError) as error:

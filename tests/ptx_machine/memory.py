@@ -13,6 +13,7 @@ class Memory:
     def __init__(self):
         self.data = np.zeros(0, np.uint8)
         self._placed = []  # (address, offset in data, bytes, dtype, shape), by address
+        self._table = None  # the first three as an array
         self._next = _FIRST
         self.seen = set()  # addresses of arrays with an access since a reader emptied it
         self.moved = None  # of each byte, whether it was read or written since `meter`
@@ -29,6 +30,7 @@ class Memory:
             if one[0] + one[2] > other[0]:
                 raise ValueError(f"arrays overlap at {other[0]:#x}")
         self.data = np.concatenate([self.data, raw.reshape(-1).view(np.uint8)])
+        self._table = None
         return address
 
     def reserve(self, sizes):
@@ -38,6 +40,7 @@ class Memory:
             self._placed.append((address, total, size, np.dtype(np.uint8), (size,)))
             total += size
         self.data = np.zeros(total, np.uint8)
+        self._table = None
 
     def meter(self):
         """Begin to mark the bytes that are read and written."""
@@ -58,7 +61,9 @@ class Memory:
     def offsets(self, addresses, size):
         """Return where in ``data`` accesses of ``size`` bytes begin, all of them in bounds."""
         addresses = addresses.astype(np.int64)
-        starts, bases, sizes = np.array([placed[:3] for placed in self._placed], np.int64).T
+        if self._table is None:
+            self._table = np.array([placed[:3] for placed in self._placed], np.int64).T.copy()
+        starts, bases, sizes = self._table
         which = np.searchsorted(starts, addresses, "right") - 1
         inside = addresses - starts[which]
         wrong = (which < 0) | (inside + size > sizes[which])
@@ -71,7 +76,8 @@ class Memory:
             )
         if (addresses % size).any():
             raise IndexError(f"misaligned access of {size} bytes")
-        self.seen.update(int(starts[number]) for number in np.unique(which))
+        few = which[:1] if (which == which[0]).all() else np.unique(which)
+        self.seen.update(int(starts[number]) for number in few)
         found = bases[which] + inside
         if self.moved is not None:
             self.moved[found[:, None] + np.arange(size)] = True

@@ -7,6 +7,7 @@ import numpy as np
 from .arithmetic import DTYPES
 
 _STORAGE = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+_SIZES = {kind: np.dtype(dtype).itemsize for kind, dtype in DTYPES.items()}
 _GARBAGE = 0xA5A5_A5A5_A5A5_A5A5  # what a register holds before it is written
 PARAM_START = 0x2000_0000
 
@@ -18,6 +19,7 @@ class Operands:
         self.block = block
         self.threads = threads
         self._values, self._defined = {}, {}
+        self._constants, self._addresses = {}, {}  # by their text, and type
         every = np.arange(threads, dtype=np.uint32)
         self._special = {
             "%tid.x": every, "%laneid": every % 32, "%ntid.x": np.uint32(threads),
@@ -52,20 +54,31 @@ class Operands:
     def read(self, name, kind, mask, text, quiet=False):
         """Return a register's or constant's value as an array (or scalar) of a PTX type."""
         dtype = DTYPES[kind]
-        if name in self._special:
-            return np.asarray(self._special[name]).astype(dtype)
-        if not name.startswith("%"):
-            return self.constant(name, dtype)
-        value = self.storage(name)
+        value = self._values.get(name)
+        if value is None:
+            if name in self._special or not name.startswith("%"):
+                return self.constant(name, dtype)
+            value = self.storage(name)
         defined = self._defined[name]
         if defined is not True and not quiet and (mask & ~defined).any():
             self.block.result.undefined.add(f"{name} in {text}")
-        if dtype is np.bool_ or value.dtype.itemsize == np.dtype(dtype).itemsize:
+        if dtype is np.bool_ or value.dtype.itemsize == _SIZES[kind]:
             return value.view(dtype)
         # A register may be wider than the type.
-        return value.astype(f"u{np.dtype(dtype).itemsize}").view(dtype)
+        return value.astype(_STORAGE[8 * _SIZES[kind]]).view(dtype)
 
     def constant(self, text, dtype):
+        """Return what never changes: a number, an address of the text, or who a thread is."""
+        key = text, dtype
+        if key not in self._constants:
+            self._constants[key] = (
+                np.asarray(self._special[text]).astype(dtype)
+                if text in self._special
+                else self._number(text, dtype)
+            )
+        return self._constants[key]
+
+    def _number(self, text, dtype):
         program = self.block.program
         if match := re.fullmatch(r"0([fFdD])([0-9a-fA-F]+)", text):
             if match[1] in "fF":
@@ -105,12 +118,13 @@ class Operands:
 
     def address(self, operand, mask, text):
         """Return ``[register or name + offset]`` as a name, and an array or scalar of int64."""
-        inside = operand.strip("[] ")
-        base, _, offset = inside.partition("+")
-        base, offset = base.strip(), int(offset or "0", 0)
+        if operand not in self._addresses:
+            base, _, offset = operand.strip("[] ").partition("+")
+            self._addresses[operand] = base.strip(), int(offset or "0", 0)
+        base, offset = self._addresses[operand]
         if base.startswith("%"):
-            bits = self.block.program.bits(base)
-            value = self.read(base, f"u{bits}", mask, text).astype(np.int64)
+            kind = f"u{self.block.program.bits(base)}"
+            value = self.read(base, kind, mask, text).astype(np.int64)
         else:
             value = self.constant(base, np.int64)
         return value + offset

@@ -34,13 +34,14 @@ def _same_type(block, instruction, operation):
     dtype = DTYPES[kind]
     to, *sources = instruction.operands
     registers = block.registers
+    flushes = dtype is np.float32 and "ftz" in parts
 
     def run(mask):
         values = [registers.read(name, kind, mask, text) for name in sources]
-        if dtype is np.float32 and "ftz" in parts:
+        if flushes:
             values = [arithmetic.flushed(parts, value) for value in values]
         value = operation(parts, dtype, *values)
-        if dtype is np.float32:
+        if flushes:
             value = arithmetic.flushed(parts, value)
         registers.write(to, value, mask)
 
@@ -287,10 +288,12 @@ def _by_warp(block, names, mask, text):
 
 
 def _write_warps(block, names, values, warps, mask):
+    if not warps.all():
+        all_warps = np.zeros((warps.size, *values.shape[1:]), values.dtype)
+        all_warps[warps] = values
+        values = all_warps
     for i, name in enumerate(names):
-        all_warps = np.zeros((warps.size, warp.LANES), values.dtype)
-        all_warps[warps] = values[:, :, i]
-        block.registers.write(name, all_warps.reshape(-1), mask)
+        block.registers.write(name, values[:, :, i].reshape(-1), mask)
 
 
 def _mma(block, instruction, mask):

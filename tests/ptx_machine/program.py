@@ -1,5 +1,6 @@
 """PTX text to a list of instructions."""
 
+import functools
 import re
 from dataclasses import dataclass, field
 
@@ -33,7 +34,7 @@ class Instruction:
     text: str
     frames: tuple = ()
 
-    @property
+    @functools.cached_property
     def parts(self):
         return self.opcode.split(".")
 
@@ -54,9 +55,9 @@ class Program:
 
     def bits(self, register):
         """Return how many bits a register has."""
-        if register in self.registers:
-            return self.registers[register]
-        return self.registers[re.sub(r"\d+$", "<", register)]
+        if register not in self.registers:
+            self.registers[register] = self.registers[re.sub(r"\d+$", "<", register)]
+        return self.registers[register]
 
 
 def parse(text, name=None):

@@ -4,6 +4,29 @@ import numpy as np
 
 LANES = 32
 _LANE = np.arange(LANES)
+_GROUP, _THREAD = _LANE // 4, _LANE % 4
+
+
+def _places(rows, columns):
+    """Return the index of the numbers of each lane's registers, [warps, 32, numbers]."""
+    return slice(None), np.stack(rows, -1), np.stack(columns, -1)
+
+
+# Rows and columns of a lane's numbers in A, B and C, by the bits of A's and B's: see `mma`.
+_A = {
+    32: _places(
+        [_GROUP + 8 * (r % 2) for r in range(4)], [_THREAD + 4 * (r // 2) for r in range(4)]
+    ),
+    16: _places(
+        [_GROUP + 8 * (r % 2) for r in range(4) for e in range(2)],
+        [8 * (r // 2) + 2 * _THREAD + e for r in range(4) for e in range(2)],
+    ),
+}
+_B = {
+    32: _places([_THREAD + 4 * r for r in range(2)], [_GROUP] * 2),
+    16: _places([8 * r + 2 * _THREAD + e for r in range(2) for e in range(2)], [_GROUP] * 4),
+}
+_C = _places([_GROUP + 8 * (r // 2) for r in range(4)], [2 * _THREAD + r % 2 for r in range(4)])
 
 
 def _halves(words, kind):
@@ -33,33 +56,20 @@ def mma(opcode, a, b, c):
     if (kind == "tf32") != (depth == 8):
         raise NotImplementedError(opcode)
     warps = a.shape[0]
-    g, t = _LANE // 4, _LANE % 4
     left = np.empty((warps, 16, depth))
     right = np.empty((warps, depth, 8))
     if kind == "tf32":
         # The hardware looks at 19 bits of each number.
-        numbers_a = (a & 0xFFFFE000).view(np.float32).astype(np.float64)
-        numbers_b = (b & 0xFFFFE000).view(np.float32).astype(np.float64)
-        for r in range(4):
-            left[:, g + 8 * (r % 2), t + 4 * (r // 2)] = numbers_a[:, :, r]
-        for r in range(2):
-            right[:, t + 4 * r, g] = numbers_b[:, :, r]
+        bits, numbers = 32, [(x & 0xFFFFE000).view(np.float32) for x in (a, b)]
     else:
-        numbers_a, numbers_b = _halves(a, kind), _halves(b, kind)
-        for e in range(2):
-            for r in range(4):
-                left[:, g + 8 * (r % 2), 8 * (r // 2) + 2 * t + e] = numbers_a[:, :, r, e]
-            for r in range(2):
-                right[:, 8 * r + 2 * t + e, g] = numbers_b[:, :, r, e]
-    sums = np.zeros((warps, 16, 8))
-    for k in range(depth):  # in the simulator's order, so that its bits are met
-        sums += left[:, :, k, None] * right[:, k, None, :]
-    d = np.empty((warps, LANES, 4), np.float32)
-    start = c.view(np.float32).astype(np.float64)
-    for r in range(4):
-        row, column = g + 8 * (r // 2), 2 * t + r % 2
-        d[:, :, r] = start[:, :, r] + sums[:, row, column]
-    return d.view(np.uint32)
+        bits, numbers = 16, [_halves(x, kind).reshape(warps, LANES, -1) for x in (a, b)]
+    left[_A[bits]], right[_B[bits]] = numbers
+    factors = left.transpose(2, 0, 1)[..., None], right.transpose(1, 0, 2)[:, :, None]
+    products = np.multiply(*factors, order="C")
+    # One after another, as the simulator adds, so that its bits are met.
+    sums = np.add.reduce(products, axis=0, initial=0.0)
+    d = c.view(np.float32).astype(np.float64) + sums[_C]
+    return d.astype(np.float32).view(np.uint32)
 
 
 def ldmatrix(opcode, rows):

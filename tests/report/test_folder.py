@@ -10,11 +10,17 @@ import pytest
 from fabricated_results import CPU, CUDA, MAIN, contest, everything, memory, roofs, sweeps
 
 from benchmarks.report import __main__ as report
-from benchmarks.report import folder, pictures
+from benchmarks.report import folder, pictures, style
 
 
 def content(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw with few pixels; those of a page are looked at in the test of each machine."""
+    monkeypatch.setattr(style, "DPI", 30)
 
 
 def test_each_machine_has_a_folder(file, results: Path, capsys) -> None:
@@ -37,6 +43,7 @@ def test_each_machine_has_a_folder(file, results: Path, capsys) -> None:
                 assert len(data) > 10_000
 
 
+@pytest.mark.usefixtures("coarse")
 def test_the_stored_results_reproduce_the_page(file, tmp_path: Path) -> None:
     noisy = everything(shapes=(MAIN,))
     for place, found in enumerate(noisy):
@@ -54,6 +61,7 @@ def test_the_stored_results_reproduce_the_page(file, tmp_path: Path) -> None:
     assert run["machine_info"]["cpu_mhz"] == 2600
 
 
+@pytest.mark.usefixtures("coarse")
 def test_results_are_not_overwritten(file, results: Path, capsys) -> None:
     assert report.main([str(file(*roofs()))]) == 0
     before = content(results)
@@ -64,6 +72,7 @@ def test_results_are_not_overwritten(file, results: Path, capsys) -> None:
     assert content(results) == before
 
 
+@pytest.mark.usefixtures("coarse")
 def test_replacing_tells_what_changes_and_leaves_nothing_stale(file, results: Path, capsys) -> None:
     assert report.main([str(file(*contest(cpu=4, eager=10), *memory()))]) == 0
     out = results / "cpu-example-xeon-processor-avx512"
@@ -86,6 +95,7 @@ def test_replacing_tells_what_changes_and_leaves_nothing_stale(file, results: Pa
     assert [path.name for path in results.iterdir()] == [out.name]
 
 
+@pytest.mark.usefixtures("coarse")
 def test_at_most_ten_changes_are_told(file, results: Path, capsys) -> None:
     assert report.main([str(file(*sweeps()))]) == 0
     capsys.readouterr()

@@ -1,7 +1,10 @@
 """A data set and a model so small that whole training runs fit into tests."""
 
 import csv
+import functools
+import importlib.util
 import json
+import sys
 from importlib import resources
 
 import numpy as np
@@ -9,11 +12,12 @@ import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+_DRAWN = set()  # kinds of pictures
 CLASSES = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
+def tiny_model(tmp_path_factory, one_tokenizer):
     """An open_clip model of a few thousand vision parameters, as --model takes it."""
     folder = tmp_path_factory.mktemp("model")
     text = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -22,6 +26,15 @@ def tiny_model(tmp_path_factory):
     content = {"model_cfg": config, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(content))
     return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="session")
+def one_tokenizer():
+    """Read open_clip's vocabulary once a model, and not in each of hundreds of commands."""
+    open_clip = pytest.importorskip("open_clip")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip, "get_tokenizer", functools.cache(open_clip.get_tokenizer))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +52,26 @@ def pairs(tmp_path_factory):
             label = CLASSES[i % 2]
             writer.writerow([f"{i:02}.png", f"Ultrasound {i} showing a {label}", label])
     return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="session")
+def trained(pairs, tiny_model, tmp_path_factory):
+    """Return a function that gives the folder of a run on the pairs, by its method.
+
+    It trains once for all tests, which only read the run: copy it, to change something in it.
+    """
+    from clip_runs import train_pairs
+
+    done = {}
+    folder = tmp_path_factory.mktemp("trained")
+
+    def give(method="ht"):
+        if method not in done:
+            train_pairs(pairs, tiny_model, folder / method, method=method)
+            done[method] = folder / method
+        return done[method]
+
+    return give
 
 
 @pytest.fixture(scope="session")
@@ -75,23 +108,37 @@ def table(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def coarse_pictures(monkeypatch):
-    """Draw a run's pictures with fewer pixels: their own tests are in tests/tasks/results."""
-    pytest.importorskip("matplotlib")
-    from fastht.tasks.results import (
-        alignment_pictures,
-        class_pictures,
-        figure_style,
-        overlays,
-        pictures,
-        retrieval_pictures,
-    )
+@pytest.fixture(scope="module", autouse=True)
+def pictures():
+    """Draw each kind of picture once in a run of the tests, and leave the others blank.
 
-    for module in (
-        alignment_pictures, class_pictures, figure_style, overlays, pictures, retrieval_pictures,
-    ):  # fmt: skip
-        monkeypatch.setattr(module, "DPI", 30)
+    All that is in them is made; how it looks is seen by the tests in tests/tasks/results. Drawing
+    takes a third of a command's time.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        yield None
+        return
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+
+    def save(self, path, **options):
+        kind = sys._getframe(1).f_code  # the function that made it
+        if kind in _DRAWN:
+            Image.new("L", (1, 1)).save(path)
+        else:
+            _DRAWN.add(kind)
+            draw(self, path, **options | {"dpi": 30})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield draw
+
+
+@pytest.fixture
+def drawn(pictures, monkeypatch):
+    """Draw them all, for a test that looks at them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", pictures)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from clip_runs import train_pairs
 from PIL import Image
 
 from fastht.data import DataError
@@ -22,10 +21,8 @@ from fastht.tasks.training.trainer import TrainerConfig
 
 
 @pytest.fixture(scope="module")
-def run(pairs, tiny_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    train_pairs(pairs, tiny_model, out)
-    return out
+def run(trained):
+    return trained()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from clip_runs import train_pairs
 from PIL import Image
 from planted_copies import reencode
 
@@ -23,10 +22,8 @@ LABELS = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 
 
 @pytest.fixture(scope="module")
-def run(pairs, tiny_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    train_pairs(pairs, tiny_model, out)
-    return out
+def run(trained):
+    return trained()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from clip_runs import train_pairs
 from miniature_sets import busi
 from more_sets import aul
 
@@ -35,10 +34,8 @@ classes:
 
 
 @pytest.fixture(scope="module")
-def run(pairs, tiny_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    train_pairs(pairs, tiny_model, out)
-    return out
+def run(trained):
+    return trained()
 
 
 def results_of(folder):

@@ -16,12 +16,9 @@ METHODS = ["ht", "lora-text"]
 
 
 @pytest.fixture(scope="module")
-def runs(pairs, tiny_model, tmp_path_factory):
-    """Runs by their method."""
-    folder = tmp_path_factory.mktemp("runs")
-    for method in METHODS:
-        train_pairs(pairs, tiny_model, folder / method, method=method)
-    return folder
+def runs(trained):
+    """Runs by their method, to be read."""
+    return {method: trained(method) for method in METHODS}
 
 
 def results_of(folder):
@@ -31,8 +28,8 @@ def results_of(folder):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_runs_held_out_pairs_give_its_own_numbers(method, runs, pairs, tmp_path, capsys):
     out = tmp_path / "out"
-    assert retrieve(RetrieveArguments(run=runs / method, workers=0, out=out)) == 0
-    results, trained = results_of(out), results_of(runs / method)
+    assert retrieve(RetrieveArguments(run=runs[method], workers=0, out=out)) == 0
+    results, trained = results_of(out), results_of(runs[method])
     assert (results["task"], results["method"]) == ("retrieve", method)
     assert results["data"] == results["trained_on"] == str(pairs)
     assert (results["test_images"], results["captions"], results["left_out"]) == (10, 10, 30)
@@ -85,7 +82,7 @@ def test_of_other_data_what_trained_the_run_is_left_out(runs, pairs, tmp_path):
     shutil.copy(pairs.with_name("00.png"), pairs.with_name("new.png"))
     other = pairs.with_name("other.csv")
     other.write_text("\n".join([*lines, "new.png,Ultrasound of one more dark cyst,cyst"]))
-    retrieve(RetrieveArguments(run=runs / "ht", data=str(other), workers=0, out=tmp_path / "out"))
+    retrieve(RetrieveArguments(run=runs["ht"], data=str(other), workers=0, out=tmp_path / "out"))
     results = results_of(tmp_path / "out")
     assert (results["test_images"], results["left_out"]) == (11, 30)
 
@@ -110,7 +107,7 @@ def test_a_query_names_the_nearest_images(runs, tmp_path, capsys):
         f"Ultrasound 3 showing a {what}"
         for what in ("bright echogenic solid mass", "anechoic fluid filled cyst")
     )
-    options = {"run": runs / "ht", "workers": 0, "out": tmp_path / "out"}
+    options = {"run": runs["ht"], "workers": 0, "out": tmp_path / "out"}
     odd = {}
     for query in (bright, dark):
         retrieve(RetrieveArguments(query=query, **options))
@@ -126,7 +123,7 @@ def test_a_query_names_the_nearest_images(runs, tmp_path, capsys):
 
 
 def test_a_query_is_cleaned_as_captions_are(runs, tmp_path, capsys):
-    options = {"run": runs / "ht", "workers": 0, "out": tmp_path / "out"}
+    options = {"run": runs["ht"], "workers": 0, "out": tmp_path / "out"}
     said = {}
     for query in (
         "Le\u0301sion  hypo\u00e9chog\u00e8ne",
@@ -152,7 +149,7 @@ def test_moved_images_and_an_empty_query_are_named(runs, pairs, tmp_path):
     folder = tmp_path / "moved"
     shutil.copytree(pairs.parent, folder)
     run = tmp_path / "run"
-    shutil.copytree(runs / "ht", run)
+    shutil.copytree(runs["ht"], run)
     arguments = json.loads((run / "arguments.json").read_text())
     arguments["data"] = str(folder / pairs.name)
     (run / "arguments.json").write_text(json.dumps(arguments))
@@ -164,7 +161,7 @@ def test_moved_images_and_an_empty_query_are_named(runs, pairs, tmp_path):
 
 
 def test_the_command(runs, tmp_path, capsys):
-    command = ["retrieve", "--run", str(runs / "ht"), "--out", str(tmp_path / "out")]
+    command = ["retrieve", "--run", str(runs["ht"]), "--out", str(tmp_path / "out")]
     assert main([*command, "--workers", "0"]) == 0
     assert (tmp_path / "out" / "results.json").exists()
     assert main([*command, "--run", str(tmp_path)]) == 1
@@ -172,7 +169,7 @@ def test_the_command(runs, tmp_path, capsys):
 
 
 def test_the_gallery_is_told_and_hits_of_every_kind_are_counted(runs, tmp_path, capsys):
-    retrieve(RetrieveArguments(run=runs / "ht", workers=0, out=tmp_path / "out"))
+    retrieve(RetrieveArguments(run=runs["ht"], workers=0, out=tmp_path / "out"))
     results = results_of(tmp_path / "out")
     ties = "ties count against the right answer"
     assert results["gallery"] == {"images": 10, "captions": 10, "ties": ties}
@@ -198,7 +195,7 @@ def test_the_gallery_is_told_and_hits_of_every_kind_are_counted(runs, tmp_path, 
 def test_data_that_the_run_does_not_know_is_told(runs, pairs, tmp_path, capsys):
     for name in ("pairs.csv", "00.png", "01.png"):
         shutil.copy(pairs.with_name(name), tmp_path / name)
-    older = shutil.copytree(runs / "ht", tmp_path / "older")
+    older = shutil.copytree(runs["ht"], tmp_path / "older")
     (older / REMEMBERED_NAME).unlink()  # as of versions that know images by their paths alone
     copied = {"data": str(tmp_path / "pairs.csv"), "run": older, "workers": 0}
     retrieve(RetrieveArguments(**copied, out=tmp_path / "out"))
@@ -208,7 +205,7 @@ def test_data_that_the_run_does_not_know_is_told(runs, pairs, tmp_path, capsys):
 
 
 def test_results_lie_in_the_folder_of_the_run_by_default(runs, pairs, tmp_path):
-    run = shutil.copytree(runs / "ht", tmp_path / "run")
+    run = shutil.copytree(runs["ht"], tmp_path / "run")
     retrieve(RetrieveArguments(run=run, data=str(pairs), workers=0))
     assert (run / "retrieve-pairs" / "results.json").exists()
 

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from clip_runs import train_pairs
 
 import fastht
 from fastht.data import DataError
@@ -19,18 +18,15 @@ METHODS = ["ht", "lora", "lora-text"]
 
 
 @pytest.fixture(scope="module")
-def runs(pairs, tiny_model, tmp_path_factory):
-    """Runs by their method."""
-    folder = tmp_path_factory.mktemp("runs")
-    for method in METHODS:
-        train_pairs(pairs, tiny_model, folder / method, method=method)
-    return folder
+def runs(trained):
+    """Runs by their method, to be read."""
+    return {method: trained(method) for method in METHODS}
 
 
 @pytest.fixture
 def run(runs, tmp_path):
     """A copy of a run for a test to damage."""
-    shutil.copytree(runs / "ht", tmp_path / "run")
+    shutil.copytree(runs["ht"], tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -69,7 +65,7 @@ def test_as_base_is_bitwise_the_base_and_ends(method, tiny_model):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_is_loaded_as_base_and_as_trained(method, runs, tiny_model, pairs):
-    clip = load_clip(runs / method, "unused", "unused", None)
+    clip = load_clip(runs[method], "unused", "unused", None)
     assert (clip.name, clip.method) == (f"{tiny_model}/none", method)
     assert clip.describe() == {
         "model": f"{tiny_model}/none",
@@ -94,17 +90,17 @@ def test_a_model_without_adapter_is_its_base_and_one_with_it_has_both(runs, tiny
     assert clip.describe()["method"] == "base"
     assert "trained_on" not in clip.describe()
     assert not clip.trained_on("anything.png")
-    adapted = load_clip(None, tiny_model, "none", runs / "ht" / "adapter")
-    run = load_clip(runs / "ht", "unused", "unused", None)
+    adapted = load_clip(None, tiny_model, "none", runs["ht"] / "adapter")
+    run = load_clip(runs["ht"], "unused", "unused", None)
     assert torch.equal(encode(adapted.model)[0], encode(run.model)[0])
     assert not torch.equal(encode(adapted.model)[0], encode(clip.model)[0])
 
 
 def test_the_split_names_every_sample_by_its_absolute_file(runs, pairs, monkeypatch):
-    rows = list(csv.DictReader((runs / "ht" / "split.csv").open()))
+    rows = list(csv.DictReader((runs["ht"] / "split.csv").open()))
     assert {row["file"] for row in rows} == {str(pairs.parent / f"{i:02}.png") for i in range(40)}
     assert sorted(row["split"] for row in rows) == ["train"] * 30 + ["val"] * 10
-    clip = load_clip(runs / "ht", "unused", "unused", None)
+    clip = load_clip(runs["ht"], "unused", "unused", None)
     monkeypatch.chdir(pairs.parent)
     sides = {row["file"]: row["split"] for row in rows}
     for i in range(40):
@@ -130,7 +126,7 @@ def test_files_are_the_same_through_links_and_members_of_a_tar_are_not(tmp_path)
 @pytest.mark.parametrize("method", ["ht", "lora"])
 def test_a_run_without_weights_is_unfinished(method, runs, tmp_path):
     for name in ("arguments.json", "split.csv"):
-        shutil.copy(runs / method / name, tmp_path / name)
+        shutil.copy(runs[method] / name, tmp_path / name)
     with pytest.raises(ValueError, match=r"has no (adapter|lora.safetensors): .* --resume"):
         load_clip(tmp_path, "unused", "unused", None)
 
@@ -154,7 +150,7 @@ def test_what_is_no_run_is_named(run, tmp_path):
 
 
 def test_damaged_weights_are_named(runs, tmp_path):
-    shutil.copytree(runs / "lora", tmp_path / "run")
+    shutil.copytree(runs["lora"], tmp_path / "run")
     file = tmp_path / "run" / "lora.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ResumeError, match=r"lora\.safetensors cannot be read"):

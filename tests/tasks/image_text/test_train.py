@@ -32,6 +32,12 @@ def arguments(pairs, tiny_model, tmp_path):
     )
 
 
+@pytest.fixture
+def finished(trained):
+    """A run of the arguments, to be read or copied."""
+    return trained()
+
+
 def test_it_learns_and_leaves_everything_that_it_promises(arguments, capsys):
     results = train(arguments)
     out = arguments.out
@@ -69,17 +75,16 @@ def test_it_learns_and_leaves_everything_that_it_promises(arguments, capsys):
     assert scores == {n: pytest.approx(ends) for n, ends in intervals["difference"].items()}
 
 
-def test_the_saved_adapter_is_the_trained_model(arguments):
+def test_the_saved_adapter_is_the_trained_model(arguments, finished):
     from accelerate import Accelerator
 
-    train(arguments)
     model = build_model(arguments, Accelerator(cpu=True)).model
     base = {name: p.clone() for name, p in model.named_parameters() if ".ht." not in name}
-    fastht.load_adapter(model, arguments.out / "adapter")
+    fastht.load_adapter(model, finished / "adapter")
     assert all(bool(a.up.weight.any()) for a in fastht.adapters(model).values())
     again = {name: p for name, p in model.named_parameters() if ".ht." not in name}
     assert all(torch.equal(again[name], p) for name, p in base.items())
-    config = json.loads((arguments.out / "adapter" / "adapter_config.json").read_text())
+    config = json.loads((finished / "adapter" / "adapter_config.json").read_text())
     assert config["base_model"]["name"] == f"{arguments.model}/none"
 
 
@@ -100,13 +105,9 @@ def test_the_frozen_text_tower_sees_each_text_once(arguments, monkeypatch):
     assert sum(seen) == 46
 
 
-def test_the_same_seed_gives_the_same_bits(arguments):
+def test_the_same_seed_gives_the_same_bits(arguments, finished):
     train(arguments)
-    train(dataclasses.replace(arguments, out=arguments.out.with_name("again")))
-    files = [
-        arguments.out.with_name(name) / "adapter" / "adapter_model.safetensors"
-        for name in ("run", "again")
-    ]
+    files = [out / "adapter" / "adapter_model.safetensors" for out in (finished, arguments.out)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -116,8 +117,8 @@ def test_bfloat16_trains(arguments):
     assert results["after"]["val_loss"] < results["before"]["val_loss"]
 
 
-def test_a_run_is_not_overwritten_and_resumes_only_as_itself(arguments):
-    train(arguments)
+def test_a_run_is_not_overwritten_and_resumes_only_as_itself(arguments, finished):
+    shutil.copytree(finished, arguments.out)
     with pytest.raises(ResumeError, match="add --resume, or give another --out"):
         train(arguments)
     with pytest.raises(ResumeError, match=r"val_fraction was 0\.265 and is 0\.5"):
@@ -144,24 +145,20 @@ def edit(number, **cells):
     return lambda rows: [row | cells if i == number else row for i, row in enumerate(rows)]
 
 
-@pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (edit(3, title="Another caption of the same image"), r"1 image has another caption \(03"),
-        (edit(3, label="another label"), r"1 image has another label \(03\.png\)"),
-        (edit(3, patient="p1"), r"1 image is of another patient \(03\.png\)"),
-        (lambda rows: rows[:-1], r"1 image is gone \(39\.png\)"),
-        (lambda rows: rows[::-1], None),
-    ],
-)
-def test_no_run_goes_on_with_other_data(
-    arguments, pairs, tmp_path, change, message, finished, monkeypatch
-):
+OTHER_DATA = [
+    (edit(3, title="Another caption of the same image"), r"1 image has another caption \(03"),
+    (edit(3, label="another label"), r"1 image has another label \(03\.png\)"),
+    (edit(3, patient="p1"), r"1 image is of another patient \(03\.png\)"),
+    (lambda rows: rows[:-1], r"1 image is gone \(39\.png\)"),
+]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_no_run_goes_on_with_other_data(arguments, pairs, tmp_path, ended, monkeypatch):
     data = changed(pairs, tmp_path / "data", lambda rows: rows)
     steps = dataclasses.replace(arguments.trainer, checkpoint_steps=1)
     longer = dataclasses.replace(arguments, data=str(data), trainer=steps)
-    if finished:
+    if ended:
         train(longer)
     else:
         # After the first epoch's line: the state on disk is of a batch before it.
@@ -170,15 +167,15 @@ def test_no_run_goes_on_with_other_data(
             with pytest.raises(KeyboardInterrupt):
                 train(longer)
     files = {f.name: f.read_bytes() for f in longer.out.iterdir() if f.is_file()}
-    changed(pairs, tmp_path / "data", change)
     again = dataclasses.replace(longer, resume=True)
-    if message is None:  # sorted rows are the same data
-        assert train(again)["epochs"] == 6
-        return
-    with pytest.raises(ResumeError, match=message) as caught:
-        train(again)
-    assert "go on with the data as it was, or start anew" in str(caught.value)
-    assert {f.name: f.read_bytes() for f in longer.out.iterdir() if f.is_file()} == files
+    for change, message in OTHER_DATA:
+        changed(pairs, tmp_path / "data", change)
+        with pytest.raises(ResumeError, match=message) as caught:
+            train(again)
+        assert "go on with the data as it was, or start anew" in str(caught.value)
+        assert {f.name: f.read_bytes() for f in longer.out.iterdir() if f.is_file()} == files
+    changed(pairs, tmp_path / "data", lambda rows: rows[::-1])  # in another order: the same data
+    assert train(again)["epochs"] == 6
 
 
 def interrupt(*_):
@@ -195,13 +192,10 @@ def test_no_run_goes_on_with_other_pixels(arguments, pairs, tmp_path):
         train(dataclasses.replace(first, resume=True))
 
 
-def test_a_sorted_table_trains_the_same_bits(arguments, pairs, tmp_path):
+def test_a_sorted_table_trains_the_same_bits(arguments, finished, pairs, tmp_path):
     shuffled = changed(pairs, tmp_path / "data", lambda rows: rows[::-1])
-    in_order = train(arguments)
-    again = train(
-        dataclasses.replace(arguments, data=str(shuffled), out=arguments.out.with_name("again"))
-    )
-    assert again["after"] == in_order["after"]
+    again = train(dataclasses.replace(arguments, data=str(shuffled)))
+    assert again["after"] == json.loads((finished / "results.json").read_text())["after"]
 
 
 def test_a_run_of_an_older_version_with_another_split_is_refused(arguments):

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from clip_runs import train_pairs
 
 from fastht.cli import main
 from fastht.data import DataError
@@ -36,10 +35,8 @@ classes:
 
 
 @pytest.fixture(scope="module")
-def run(pairs, tiny_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    train_pairs(pairs, tiny_model, out)
-    return out
+def run(trained):
+    return trained()
 
 
 @pytest.fixture
@@ -226,7 +223,7 @@ def test_a_set_of_images_that_all_trained_is_refused(arguments, run, pairs):
     lines = pairs.read_text().splitlines()
     seen = pairs.with_name("seen.csv")
     seen.write_text("\n".join([lines[0], *(x for x in lines[1:] if x.split(",")[0] in chosen)]))
-    with pytest.raises(DataError, match=r"all 30 images of split all trained .*run; give others"):
+    with pytest.raises(DataError, match=r"all 30 images of split all trained .*ht; give others"):
         zeroshot(ZeroShotArguments(**arguments | {"data": str(seen)}))
     assert not arguments["out"].exists()
 

@@ -54,8 +54,3 @@ def finished(table, tiny_model, tmp_path_factory):
         return printed
 
     return give
-
-
-@pytest.fixture(autouse=True)
-def _coarse(coarse_pictures):
-    """Draw all pictures of these tests so."""

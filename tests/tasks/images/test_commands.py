@@ -174,7 +174,8 @@ def test_scores_have_intervals_over_patients_that_the_predictions_give_again(
 
 
 def test_repeats_are_seeds_and_make_a_deviation(arguments):
-    train("segment", dataclasses.replace(arguments, repeats=2))
+    short = dataclasses.replace(arguments.trainer, epochs=2)
+    train("segment", dataclasses.replace(arguments, repeats=2, trainer=short))
     found = [read(arguments.out / "ht" / f"seed-{seed}" / "results.json") for seed in (0, 1)]
     assert found[0]["after"] != found[1]["after"]
     assert found[0]["after"]["images"] == found[1]["after"]["images"]
@@ -265,11 +266,9 @@ def test_a_run_of_an_old_version_is_read_resumed_and_scored_again(arguments, fin
     assert again["intervals"]["unit"] == "patient"  # read again with the data
 
 
-def test_a_finished_run_of_other_settings_is_not_taken_for_its_own(arguments):
-    short = dataclasses.replace(arguments.trainer, epochs=1)
-    chosen = dataclasses.replace(arguments, trainer=short)
-    train("segment", chosen)
-    other = dataclasses.replace(chosen, width=8, resume=True)
+def test_a_finished_run_of_other_settings_is_not_taken_for_its_own(arguments, finished):
+    finished("segment", arguments.out)
+    other = dataclasses.replace(arguments, width=8, resume=True)
     with pytest.raises(ResumeError, match=r"other settings \(width\)"):
         train("segment", other)
 
@@ -293,11 +292,10 @@ def test_eval_gives_the_scores_of_the_run_and_takes_other_data(
         evaluate("segment", EvalArguments(run=folder, data=arguments.data, split="val"))
 
 
-def test_eval_names_what_is_missing_or_damaged(arguments, tmp_path):
+def test_eval_names_what_is_missing_or_damaged(arguments, finished, tmp_path):
     with pytest.raises(ResumeError, match="is no run of fastht segment or classify"):
         evaluate("segment", EvalArguments(run=tmp_path))
-    short = dataclasses.replace(arguments.trainer, epochs=1)
-    train("segment", dataclasses.replace(arguments, trainer=short))
+    finished("segment", arguments.out)
     folder = arguments.out / "ht" / "seed-0"
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
@@ -307,9 +305,8 @@ def test_eval_names_what_is_missing_or_damaged(arguments, tmp_path):
         evaluate("segment", EvalArguments(run=broken))
 
 
-def test_labels_that_the_run_does_not_know_are_named(arguments, table, tmp_path):
-    short = dataclasses.replace(arguments.trainer, epochs=1)
-    train("classify", dataclasses.replace(arguments, trainer=short))
+def test_labels_that_the_run_does_not_know_are_named(arguments, finished, table, tmp_path):
+    finished("classify", arguments.out)
     other = tmp_path / "other.csv"
     other.write_text(table.read_text().replace("malignant mass,", "carcinoma,"))
     folder = arguments.out / "ht" / "seed-0"

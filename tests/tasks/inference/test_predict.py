@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
-from clip_runs import train_pairs
 from dicom_files import write_dicom
 from PIL import Image
 from run_files import read, rows_of
@@ -59,10 +58,8 @@ def runs(table, tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def clip_run(pairs, tiny_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("clip") / "run"
-    train_pairs(pairs, tiny_model, out)
-    return out
+def clip_run(trained):
+    return trained()
 
 
 def exported(run, out, *options):

@@ -1,9 +1,8 @@
 """The transform of images: what torchvision makes of them, without torchvision."""
 
 import pickle
-import subprocess
-import sys
 
+import fresh
 import numpy as np
 import open_clip
 import pytest
@@ -68,7 +67,5 @@ def test_a_spawned_worker_imports_neither_open_clip_nor_torchvision():
         "import pickle, sys; data = pickle.load(sys.stdin.buffer); data[0]; "
         "print(*sorted({'open_clip', 'torchvision', 'timm', 'torch'} & sys.modules.keys()))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], input=pickle.dumps(data), capture_output=True, check=True
-    )
-    assert found.stdout.decode().split() == ["torch"]
+    found = fresh.run(code, stdin=pickle.dumps(data))
+    assert found.stdout.split() == ["torch"], found.stderr

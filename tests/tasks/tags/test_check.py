@@ -114,6 +114,7 @@ def run(root: Path, *options: str) -> tuple[int, dict[str, dict[str, Any]], dict
 QUIET = {"sharpness", "shifts"}  # of five records these say nothing
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_clean_set_has_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "set", *rows())
     status, kinds, report = run(tmp_path / "set")

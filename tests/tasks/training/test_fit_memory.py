@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from fastht.bench.memory import saved_bytes
 from fastht.budget import MIB, BudgetError
@@ -32,16 +33,20 @@ def deep_model(tmp_path_factory):
     return f"local-dir:{folder}"
 
 
-@pytest.fixture
-def arguments(pairs, deep_model, tmp_path):
+def training(pairs, deep_model, out):
     return TrainArguments(
         data=str(pairs),
         model=deep_model,
         pretrained="none",
         val_fraction=0.265,  # 10 of the 40
         trainer=TrainerConfig(epochs=1, batch_size=10, lr=1e-2, workers=0),
-        out=tmp_path / "run",
+        out=out,
     )
+
+
+@pytest.fixture
+def arguments(pairs, deep_model, tmp_path):
+    return training(pairs, deep_model, tmp_path / "run")
 
 
 def with_budget(arguments, mib, **changes):
@@ -51,10 +56,14 @@ def with_budget(arguments, mib, **changes):
     return dataclasses.replace(arguments, trainer=trainer, out=out, resume=resume)
 
 
-@pytest.fixture
-def costs(arguments):
+@pytest.fixture(scope="module")
+def costs(pairs, deep_model, tmp_path_factory):
     """What the settings hold at the batch of the arguments, in MiB."""
-    memory = train(with_budget(arguments, 1e6, out=arguments.out / "free"))["memory"]
+    arguments = training(pairs, deep_model, tmp_path_factory.mktemp("free") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTHT_CACHE", str(arguments.out.with_name("cache")))
+        memory = train(with_budget(arguments, 1e6))["memory"]
+    AcceleratorState._reset_state(reset_partial_state=True)
     assert (memory["recompute"], memory["batch"]) == ("none", 10)
     return {name: size / MIB for name, size in memory["counted"].items()}
 

@@ -1,0 +1,8 @@
+"""These tests look at pictures."""
+
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures():
+    """Draw them all."""
