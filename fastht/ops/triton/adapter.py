@@ -441,7 +441,7 @@ def _expand(
         INPUT=dx is not None,
         WEIGHTS=weights,
         PREFETCH=options["num_stages"],
-        PRECISION=run.strict,
+        PRECISION=run.precision,
         **options,
     )
     return partial

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.down import token_rows
+from fastht.ops.triton.products import add_product, multiply
 
 
 @triton.jit(do_not_specialize=["N", "total_tokens", "tiles_per_group", "slices", "parts"])
@@ -99,7 +100,7 @@ def expand_kernel(
         if INPUT:
             first = tl.load(row_means + token * 2, mask=row_inside, other=0.0)
             second = tl.load(row_means + token * 2 + 1, mask=row_inside, other=0.0)
-            dh = tl.dot(grad, weight, input_precision=PRECISION)
+            dh = multiply(grad, weight, PRECISION)
             total = upstream.to(tl.float32) + dh * skip[None, :]
             total += rstd[:, None] * (dh * norm[None, :] - first[:, None] - x_hat * second[:, None])
             d_at = token_rows(token, N, stride_db, stride_dn, FLAT)
@@ -109,10 +110,10 @@ def expand_kernel(
             active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)
             # This one first: Triton waits for the last product alone, and with it for those
             # before; left in flight, this one would read a slot that is being refilled.
-            by_out = tl.dot(tl.trans(active), upstream.to(dtype), by_out, input_precision=PRECISION)
+            by_out = add_product(tl.trans(active), upstream.to(dtype), by_out, PRECISION)
             across = tl.trans(grad)
-            by_x = tl.dot(across, raw.to(dtype), by_x, input_precision=PRECISION)
-            by_norm = tl.dot(across, x_hat.to(dtype), by_norm, input_precision=PRECISION)
+            by_x = add_product(across, raw.to(dtype), by_x, PRECISION)
+            by_norm = add_product(across, x_hat.to(dtype), by_norm, PRECISION)
             sum_out += upstream.to(tl.float32)
 
     if WEIGHTS:
