@@ -16,27 +16,27 @@ WIDTH, STEP = 32, 32
 
 
 @triton.jit
-def long_kernel(a, b, out, K, N: tl.constexpr, BK: tl.constexpr, precision: tl.constexpr):
-    i, k = tl.arange(0, N), tl.arange(0, BK)
-    acc = tl.zeros((N, N), tl.float32)
-    for start in range(0, K, BK):
-        left = tl.load(a + i[:, None] * K + (start + k)[None, :])
-        right = tl.load(b + (start + k)[:, None] * N + i[None, :])
+def long_kernel(a, b, out, length, width: tl.constexpr, step: tl.constexpr, precision: tl.constexpr):
+    i, k = tl.arange(0, width), tl.arange(0, step)
+    acc = tl.zeros((width, width), tl.float32)
+    for start in range(0, length, step):
+        left = tl.load(a + i[:, None] * length + (start + k)[None, :])
+        right = tl.load(b + (start + k)[:, None] * width + i[None, :])
         acc = add_product(left, right, acc, precision)
-    tl.store(out + i[:, None] * N + i[None, :], acc)
+    tl.store(out + i[:, None] * width + i[None, :], acc)
 
 
 @triton.jit
-def short_kernel(a, b, out, N: tl.constexpr, BK: tl.constexpr, precision: tl.constexpr):
-    i, k = tl.arange(0, N), tl.arange(0, BK)
-    left = tl.load(a + i[:, None] * BK + k[None, :])
-    right = tl.load(b + k[:, None] * N + i[None, :])
-    tl.store(out + i[:, None] * N + i[None, :], multiply(left, right, precision))
+def short_kernel(a, b, out, width: tl.constexpr, step: tl.constexpr, precision: tl.constexpr):
+    i, k = tl.arange(0, width), tl.arange(0, step)
+    left = tl.load(a + i[:, None] * step + k[None, :])
+    right = tl.load(b + k[:, None] * width + i[None, :])
+    tl.store(out + i[:, None] * width + i[None, :], multiply(left, right, precision))
 
 
 @triton.jit
-def split_kernel(a, high, low, N: tl.constexpr):
-    i = tl.arange(0, N)
+def split_kernel(a, high, low, width: tl.constexpr):
+    i = tl.arange(0, width)
     one, other = split(tl.load(a + i))
     tl.store(high + i, one)
     tl.store(low + i, other)
@@ -53,9 +53,9 @@ def operands(length, kind, seed=0):
 def product(a, b, precision):
     out = torch.empty(WIDTH, WIDTH, device=DEVICE)
     if a.shape[1] > 64:
-        long_kernel[(1,)](a, b, out, a.shape[1], N=WIDTH, BK=STEP, precision=precision)
+        long_kernel[(1,)](a, b, out, a.shape[1], width=WIDTH, step=STEP, precision=precision)
     else:
-        short_kernel[(1,)](a, b, out, N=WIDTH, BK=a.shape[1], precision=precision)
+        short_kernel[(1,)](a, b, out, width=WIDTH, step=a.shape[1], precision=precision)
     return out
 
 
@@ -99,7 +99,7 @@ def test_a_number_and_its_two_parts():
     numbers[:4] = torch.tensor([0.0, -0.0, 1 + 2.0**-11, 1 + 2.0**-11 - 2.0**-23])
     numbers = numbers.to(DEVICE)
     high, low = torch.empty_like(numbers), torch.empty_like(numbers)
-    split_kernel[(1,)](numbers, high, low, N=1024)
+    split_kernel[(1,)](numbers, high, low, width=1024)
     assert torch.equal(high.double() + low.double(), numbers.double())
     assert ((high.view(torch.int32) & 0x1FFF) == 0).all()
     # Half of the last of TensorFloat-32's 11 bits: the nearest, and a tie away from zero.
