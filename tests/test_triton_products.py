@@ -16,11 +16,11 @@ WIDTH, STEP = 32, 32
 
 
 @triton.jit
-def long_kernel(a, b, out, length, width: tl.constexpr, step: tl.constexpr, precision: tl.constexpr):
+def long_kernel(a, b, out, size, width: tl.constexpr, step: tl.constexpr, precision: tl.constexpr):
     i, k = tl.arange(0, width), tl.arange(0, step)
     acc = tl.zeros((width, width), tl.float32)
-    for start in range(0, length, step):
-        left = tl.load(a + i[:, None] * length + (start + k)[None, :])
+    for start in range(0, size, step):
+        left = tl.load(a + i[:, None] * size + (start + k)[None, :])
         right = tl.load(b + (start + k)[:, None] * width + i[None, :])
         acc = add_product(left, right, acc, precision)
     tl.store(out + i[:, None] * width + i[None, :], acc)
