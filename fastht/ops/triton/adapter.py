@@ -400,7 +400,7 @@ def _expand(
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = run.options("expand")
-    programs = options.pop("PROGRAMS", EXPAND_PROGRAMS)
+    programs, turned = options.pop("PROGRAMS", EXPAND_PROGRAMS), options.pop("TURNED", 0)
     slices = triton.cdiv(run.dim, options["BD"])
     total = run.batch * run.tokens
     tiles = triton.cdiv(total, options["BM"])
@@ -441,6 +441,7 @@ def _expand(
         FLAT=run.flat(x, dout, target),
         INPUT=dx is not None,
         WEIGHTS=weights,
+        TURNED=bool(turned),
         PREFETCH=options["num_stages"],
         PRECISION=run.precision,
         **options,

@@ -101,6 +101,8 @@ def down_kernel(
         else:
             skip = tl.load(w_skip + c[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
             norm = tl.load(w_norm + c[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
+        if PRECISION == "split":  # the same numbers for both, which are split once
+            raw = centred
         acc_skip = add_product(raw.to(dtype), tl.trans(skip), acc_skip, PRECISION)
         acc_norm = add_product(centred.to(dtype), tl.trans(norm), acc_norm, PRECISION)
 
@@ -112,6 +114,8 @@ def down_kernel(
     constant = folded_sum(sums, 1, SLICES, BC)
     normed = rstd[:, None] * (acc_norm - mean[:, None] * row_sum[None, :])
     value = acc_skip + tl.load(scale_ptr) * normed + constant[None, :]
+    if PRECISION == "split":  # what was taken off x
+        value += shift[:, None] * folded_sum(sums, 2, SLICES, BC)[None, :]
 
     b = token // N
     rows = token % N

@@ -48,6 +48,7 @@ def expand_kernel(
     FLAT: tl.constexpr,
     INPUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
+    TURNED: tl.constexpr,
     PREFETCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -71,9 +72,8 @@ def expand_kernel(
         skip = tl.load(gammax + d, mask=d_inside, other=0.0).to(tl.float32)
         norm = tl.load(gamma + d, mask=d_inside, other=0.0).to(tl.float32)
         norm *= tl.load(norm_weight + d, mask=d_inside, other=0.0).to(tl.float32)
-    by_x = tl.zeros((BC, BD), tl.float32)
-    by_norm = tl.zeros((BC, BD), tl.float32)
-    by_out = tl.zeros((BC, BD), tl.float32)
+    zero = tl.zeros((BD, BC), tl.float32) if TURNED else tl.zeros((BC, BD), tl.float32)
+    by_x, by_norm, by_out = zero, zero, zero
     # Added up over the rows at the end: in the loop that would be shuffles and barriers.
     sum_out = tl.zeros((BM, BD), tl.float32)
 
@@ -110,14 +110,15 @@ def expand_kernel(
             active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)
             # This one first: Triton waits for the last product alone, and with it for those
             # before; left in flight, this one would read a slot that is being refilled.
-            by_out = add_product(tl.trans(active), upstream.to(dtype), by_out, PRECISION)
-            across = tl.trans(grad)
-            by_x = add_product(across, raw.to(dtype), by_x, PRECISION)
-            by_norm = add_product(across, x_hat.to(dtype), by_norm, PRECISION)
+            by_out = _add_outer(active, upstream.to(dtype), by_out, TURNED, PRECISION)
+            by_x = _add_outer(grad, raw.to(dtype), by_x, TURNED, PRECISION)
+            by_norm = _add_outer(grad, x_hat.to(dtype), by_norm, TURNED, PRECISION)
             sum_out += upstream.to(tl.float32)
 
     if WEIGHTS:
         at = group.to(tl.int64) * 3 * BC * D + c[:, None] * D + d[None, :]
+        if TURNED:
+            by_x, by_norm, by_out = tl.trans(by_x), tl.trans(by_norm), tl.trans(by_out)
         tl.store(d_weights + at, by_x, mask=d_inside[None, :])
         tl.store(d_weights + at + BC * D, by_norm, mask=d_inside[None, :])
         tl.store(d_weights + at + 2 * BC * D, by_out, mask=d_inside[None, :])
@@ -125,6 +126,21 @@ def expand_kernel(
         if part == 0:
             total = _share(du_sums, group, tl.num_programs(0) // slices, parts, BC)
             tl.store(d_down_bias + group.to(tl.int64) * BC + c, total)
+
+
+@triton.jit
+def _add_outer(narrow, wide, acc, TURNED: tl.constexpr, PRECISION: tl.constexpr):
+    """Return ``acc + narrow^T @ wide``, or ``TURNED`` the same of transposes.
+
+    A product of fewer than 64 rows takes its operands from registers. From 64 on, on Hopper, one
+    comes from shared memory, where float32 numbers that do not follow one another along the sum
+    have to be turned around one by one. Turned, the rows are those of ``wide``, which may be few.
+    """
+    if TURNED:
+        acc = add_product(tl.trans(wide), narrow, acc, PRECISION)
+    else:
+        acc = add_product(tl.trans(narrow), wide, acc, PRECISION)
+    return acc
 
 
 @triton.jit

@@ -143,7 +143,7 @@ class Launcher:
             w_down=w_down,
             w_up=self.new(self.dim, self.padded, dtype=self.dtype),
             w_point=self.new(self.padded, self.padded, dtype=self.dtype),
-            sums=self.new(slices, 2, self.padded),
+            sums=self.new(slices, 3, self.padded),
             scale=self.new(1),
             bank=self.new(3, 50, self.padded),
         )

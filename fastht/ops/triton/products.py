@@ -72,4 +72,5 @@ def _rounded(a):
 
 @triton.jit
 def _nearest_tf32(a):
-    return ((a.to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
+    bits = a.to(tl.uint32, bitcast=True) + 0x1000
+    return (bits & 0xFFFFE000).to(tl.float32, bitcast=True)
