@@ -28,7 +28,7 @@ from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
 
 FINISH_WIDTH = 16  # features a program of the finishing kernel
-EXPAND_PROGRAMS = 264  # about two for each multiprocessor of the largest devices
+EXPAND_PROGRAMS = 264  # unless its row says so: about two for each multiprocessor of the largest
 CORRELATE_PROGRAMS = 1056  # wanted: about eight for each of these
 CHUNK = 64  # pixels at least
 # The gradients of the finishing kernel after that of the filter, in its order.
@@ -400,10 +400,11 @@ def _expand(
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = run.options("expand")
+    programs = options.pop("PROGRAMS", EXPAND_PROGRAMS)
     slices = triton.cdiv(run.dim, options["BD"])
     total = run.batch * run.tokens
     tiles = triton.cdiv(total, options["BM"])
-    per_group = triton.cdiv(tiles, max(1, EXPAND_PROGRAMS // slices))
+    per_group = triton.cdiv(tiles, max(1, programs // slices))
     groups = triton.cdiv(tiles, per_group)
     kept = groups if weights else 0
     partial = (
@@ -441,7 +442,7 @@ def _expand(
         INPUT=dx is not None,
         WEIGHTS=weights,
         PREFETCH=options["num_stages"],
-        PRECISION=run.strict,
+        PRECISION=run.precision,
         **options,
     )
     return partial

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.down import token_rows
+from fastht.ops.triton.products import add_product, multiply
 
 
 @triton.jit(do_not_specialize=["N", "total_tokens", "tiles_per_group", "slices", "parts"])
@@ -99,7 +100,7 @@ def expand_kernel(
         if INPUT:
             first = tl.load(row_means + token * 2, mask=row_inside, other=0.0)
             second = tl.load(row_means + token * 2 + 1, mask=row_inside, other=0.0)
-            dh = tl.dot(grad, weight, input_precision=PRECISION)
+            dh = multiply(grad, weight, PRECISION)
             total = upstream.to(tl.float32) + dh * skip[None, :]
             total += rstd[:, None] * (dh * norm[None, :] - first[:, None] - x_hat * second[:, None])
             d_at = token_rows(token, N, stride_db, stride_dn, FLAT)
@@ -109,9 +110,9 @@ def expand_kernel(
             active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)
             # This one first: Triton waits for the last product alone, and with it for those
             # before; left in flight, this one would read a slot that is being refilled.
-            by_out = _add_product(active, upstream.to(dtype), by_out, PRECISION)
-            by_x = _add_product(grad, raw.to(dtype), by_x, PRECISION)
-            by_norm = _add_product(grad, x_hat.to(dtype), by_norm, PRECISION)
+            by_out = _add_across(active, upstream.to(dtype), by_out, PRECISION)
+            by_x = _add_across(grad, raw.to(dtype), by_x, PRECISION)
+            by_norm = _add_across(grad, x_hat.to(dtype), by_norm, PRECISION)
             sum_out += upstream.to(tl.float32)
 
     if WEIGHTS:
@@ -129,7 +130,7 @@ def expand_kernel(
 
 @triton.jit
 def _nothing(BC: tl.constexpr, BD: tl.constexpr):
-    """Return what :func:`_add_product` adds to first."""
+    """Return what :func:`_add_across` adds to first."""
     if BC < 64:
         return tl.zeros((BD, BC), tl.float32)
     else:
@@ -137,16 +138,16 @@ def _nothing(BC: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
-def _add_product(narrow, wide, acc, PRECISION: tl.constexpr):
+def _add_across(narrow, wide, acc, PRECISION: tl.constexpr):
     """Add ``narrow^T wide``, of [BM, BC] and [BM, BD]; the other way round for BC < 64.
 
     A warp group's product (wgmma) has 64 rows, so fewer than 64 channels have to be its columns;
     as rows they would go through the products of single warps, at half the speed.
     """
     if narrow.shape[1] < 64:
-        return tl.dot(tl.trans(wide), narrow, acc, input_precision=PRECISION)
+        return add_product(tl.trans(wide), narrow, acc, PRECISION)
     else:
-        return tl.dot(tl.trans(narrow), wide, acc, input_precision=PRECISION)
+        return add_product(tl.trans(narrow), wide, acc, PRECISION)
 
 
 @triton.jit
