@@ -8,6 +8,7 @@ import numerics
 import pytest
 import torch
 from engines import DEVICE
+from loss_cases import skip_unless_taken
 
 from fastht.losses import sweeps
 from fastht.losses.sweeps import BOTH, Form
@@ -51,6 +52,7 @@ def relative(one, other):
 def test_float64_equals_the_dense_form(name, shape):
     form, (rows, columns, dim, offset) = loss_sweeps.FORMS[name], shape
     operands = loss_sweeps.make(rows, columns, dim, torch.float64, offset=offset)
+    skip_unless_taken("triton", operands.rows)
     given = loss_sweeps.coefficients(form, operands)
     found = results(form, operands, given)
     wanted = results(form, operands, given, sweeps)
@@ -127,6 +129,7 @@ def test_a_dropped_term_is_seen(term):
     form = Form(softmax=BOTH, kl=BOTH, mse=True, shares=True, keys=True)
     dtype = torch.float32 if DEVICE == "cuda" else torch.float64
     operands = loss_sweeps.make(33, 37, 20, dtype, device=DEVICE)
+    skip_unless_taken("triton", operands.rows)
     diagonal = torch.ones(33, dtype=dtype, device=DEVICE)
     given = loss_sweeps.coefficients(form, operands)._replace(diagonal=diagonal)
     less = replace(form, **{term: type(getattr(form, term))(0)})

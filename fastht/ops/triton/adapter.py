@@ -400,7 +400,9 @@ def _expand(
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = run.options("expand")
-    programs, turned = options.pop("PROGRAMS", EXPAND_PROGRAMS), options.pop("TURNED", 0)
+    programs = options.pop("PROGRAMS", EXPAND_PROGRAMS)
+    turned = options.pop("TURNED", run.padded < 64)
+    precision = options.pop("PRECISION", run.precision)
     slices = triton.cdiv(run.dim, options["BD"])
     total = run.batch * run.tokens
     tiles = triton.cdiv(total, options["BM"])
@@ -443,7 +445,7 @@ def _expand(
         WEIGHTS=weights,
         TURNED=bool(turned),
         PREFETCH=options["num_stages"],
-        PRECISION=run.precision,
+        PRECISION=precision,
         **options,
     )
     return partial

@@ -130,11 +130,13 @@ def expand_kernel(
 
 @triton.jit
 def _add_outer(narrow, wide, acc, TURNED: tl.constexpr, PRECISION: tl.constexpr):
-    """Return ``acc + narrow^T @ wide``, or ``TURNED`` the same of transposes.
+    """Return ``acc + narrow^T @ wide``, ``[BC, BD]``; or ``TURNED`` its transpose.
 
-    A product of fewer than 64 rows takes its operands from registers. From 64 on, on Hopper, one
-    comes from shared memory, where float32 numbers that do not follow one another along the sum
-    have to be turned around one by one. Turned, the rows are those of ``wide``, which may be few.
+    On Hopper a warp group's product (wgmma) has 64 rows or more; one of fewer goes through the
+    products of single warps, at half the speed, whose operands come from registers. So of 16-bit
+    numbers the wider of the two should be the rows. Of float32 numbers rather the one that is
+    under 64: from shared memory a warp group takes only those that follow one another along the
+    sum, and these would have to be turned around one by one.
     """
     if TURNED:
         acc = add_product(tl.trans(wide), narrow, acc, PRECISION)
