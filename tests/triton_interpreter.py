@@ -44,8 +44,9 @@ def _cut_sums(a, b, d, step):
     """Return ``d + a @ b`` as tensor cores add up: sums are cut, not rounded.
 
     An instruction has ``step`` products of every element, eight of TensorFloat-32 and sixteen of
-    16-bit numbers, and leaves a sum that is cut towards zero, so that the errors of many add up. On an H200, that alone made the sums of 512 products of
-    float32 numbers, split into three of TensorFloat-32, wrong by eight times as much as PyTorch's.
+    16-bit numbers, and leaves a sum that is cut towards zero, so that the errors of many add up. On
+    an H200, that alone made the sums of 512 products of float32 numbers, split into three of
+    TensorFloat-32, wrong by eight times as much as PyTorch's.
     """
     x, y = a.data.astype(np.float64), b.data.astype(np.float64)
     sums = d.data.astype(np.float64)
