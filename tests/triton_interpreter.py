@@ -40,18 +40,17 @@ def _rest(handle, cut):
     return _cut(interpreter.TensorHandle(handle.data - cut.data, handle.dtype))
 
 
-def _cut_sums(a, b, d, step):
+def _cut_sums(a, b, d):
     """Return ``d + a @ b`` as tensor cores add up: sums are cut, not rounded.
 
-    An instruction has ``step`` products of every element, eight of TensorFloat-32 and sixteen of
-    16-bit numbers, and leaves a sum that is cut towards zero, so that the errors of many add up. On
-    an H200, that alone made the sums of 512 products of float32 numbers, split into three of
-    TensorFloat-32, wrong by eight times as much as PyTorch's.
+    Each instruction has eight products of every element and leaves a sum that is cut towards zero,
+    so that the errors of many add up. On an H200, that alone made the sums of 512 products of
+    float32 numbers, split into three of TensorFloat-32, wrong by eight times as much as PyTorch's.
     """
     x, y = a.data.astype(np.float64), b.data.astype(np.float64)
     sums = d.data.astype(np.float64)
-    for k in range(0, x.shape[1], step):
-        sums = sums + x[:, k : k + step] @ y[k : k + step]
+    for k in range(0, x.shape[1], 8):
+        sums = sums + x[:, k : k + 8] @ y[k : k + 8]
         bits = sums.view(np.uint64)
         bits &= np.uint64(0xFFFFFFFFE0000000)  # float32's bits of mantissa
     return interpreter.TensorHandle(sums.astype(np.float32), d.dtype.scalar)
@@ -179,16 +178,14 @@ def mend():
         return original_cast(self, src, dst_type)
 
     def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
-        with np.errstate(invalid="ignore", over="ignore"):  # an infinity less itself
-            if a.dtype.scalar in (tl.bfloat16, tl.float16):
-                x, y = (self.cast_impl(operand, tl.float32) for operand in (a, b))
-                return _cut_sums(x, y, d, 16)
-            if a.dtype.scalar == tl.float32 and input_precision.name in ("TF32", "TF32x3"):
+        if a.dtype.scalar == tl.float32 and input_precision.name in ("TF32", "TF32x3"):
+            with np.errstate(invalid="ignore", over="ignore"):  # an infinity less itself
                 x, y = _cut(a), _cut(b)
                 if input_precision.name == "TF32x3":
-                    d = _cut_sums(_rest(a, x), y, d, 8)
-                    d = _cut_sums(x, _rest(b, y), d, 8)
-                return _cut_sums(x, y, d, 8)
+                    d = _cut_sums(x, _rest(b, y), _cut_sums(_rest(a, x), y, d))
+                return _cut_sums(x, y, d)
+        if a.dtype.scalar != tl.float64:
+            a, b = (self.cast_impl(operand, tl.float32) for operand in (a, b))
         return original_dot(self, a, b, d, input_precision, max_num_imprecise_acc)
 
     builder.cast_impl = cast_impl

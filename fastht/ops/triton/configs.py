@@ -59,7 +59,7 @@ def table() -> tuple[dict[str, Any], ...]:
 
 
 @functools.cache
-def options(kernel: str, arch: str, channels: int, numbers: str, dim: int) -> dict[str, Any]:
+def options(kernel: str, arch: str, channels: int, numbers: str, dim: int) -> dict[str, int]:
     """Return tile sizes, ``num_warps`` and ``num_stages`` for one launch.
 
     The last row that matches counts: general rows stand first, measured ones after them. A row's

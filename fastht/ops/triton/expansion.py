@@ -34,7 +34,6 @@ def expand(
     options = run.options("expand")
     programs, apart = options.pop("PROGRAMS", PROGRAMS), options.pop("APART", 0)
     turned = options.pop("TURNED", run.padded < 64)
-    precision = options.pop("PRECISION", run.precision)
     slices = triton.cdiv(run.dim, options["BD"])
     total = run.batch * run.tokens
     groups, _ = _groups(total, options["BM"], slices, programs)
@@ -76,22 +75,23 @@ def expand(
             EVEN_D=run.even(options["BD"]),
             FLAT=run.flat(x, dout, target),
             PREFETCH=options["num_stages"],
+            PRECISION=run.precision,
             **flags,
             **options,
         )
 
     if not apart:
         both = {"INPUT": dx is not None, "WEIGHTS": weights}
-        launch(options, programs, **both, TURNED=bool(turned), PRECISION=precision)
+        launch(options, programs, **both, TURNED=bool(turned))
         return partial
     if weights:
         sums = {"INPUT": False, "WEIGHTS": True}
-        launch(options, programs, **sums, TURNED=bool(turned), PRECISION=precision)
+        launch(options, programs, **sums, TURNED=bool(turned))
     if dx is not None:
         alone = run.options("expand_input")
         programs = alone.pop("PROGRAMS", PROGRAMS)
         flags = {"INPUT": True, "WEIGHTS": False, "TURNED": False}
-        launch(alone, programs, **flags, PRECISION=run.precision)
+        launch(alone, programs, **flags)
     return partial
 
 

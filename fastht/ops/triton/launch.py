@@ -89,7 +89,7 @@ class Launcher:
             else [params["gamma"]] * 4
         )
 
-    def options(self, kernel: str) -> dict[str, Any]:
+    def options(self, kernel: str) -> dict[str, int]:
         """Return the configuration of one kernel for this call."""
         chosen = configs.options(kernel, self._arch, self.padded, self._numbers, self.dim)
         return {**chosen, **FUSED_ARITHMETIC}

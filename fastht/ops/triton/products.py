@@ -6,9 +6,6 @@ How operands are multiplied, by the name that kernels are given as ``PRECISION``
 - ``"tf32"``: as TensorFloat-32, to which the tensor cores cut them.
 - ``"rounded"``: as the nearest TensorFloat-32. Cutting is twice as far off, and to one side.
 - ``"split"``: with float32's digits, by three products of TensorFloat-32.
-- ``"thirds"``: with float32's digits, by six products of bfloat16. They cost what those three do,
-  and take operands from shared memory in either order, where TensorFloat-32's on Hopper have to
-  follow one another along the sum.
 
 Any other name is one of ``tl.dot``'s own.
 """
@@ -28,7 +25,7 @@ def add_product(a, b, acc, PRECISION: tl.constexpr):
     of this tile have a sum of their own, which is added as float32 adds. (Triton's own tf32x3
     neither rounds its operands nor does this.)
     """
-    if PRECISION == "split" or PRECISION == "thirds":
+    if PRECISION == "split":
         acc += multiply(a, b, PRECISION)
     elif PRECISION == "rounded":
         acc = tl.dot(_rounded(a), _rounded(b), acc, input_precision="tf32")
@@ -39,9 +36,9 @@ def add_product(a, b, acc, PRECISION: tl.constexpr):
 
 @triton.jit
 def multiply(a, b, PRECISION: tl.constexpr):
-    """Return ``a @ b``; of float32 numbers' parts, all products but the least.
+    """Return ``a @ b``; of float32 numbers that are ``"split"``, all but the least product.
 
-    The small ones come first: what is cut off a small sum is small.
+    The small products come first: what is cut off a small sum is small.
     """
     if PRECISION == "split":
         a_high, a_low = split(a)
@@ -49,15 +46,6 @@ def multiply(a, b, PRECISION: tl.constexpr):
         value = tl.dot(a_low, b_high, input_precision="tf32")
         value = tl.dot(a_high, b_low, value, input_precision="tf32")
         value = tl.dot(a_high, b_high, value, input_precision="tf32")
-    elif PRECISION == "thirds":
-        a_high, a_middle, a_low = thirds(a)
-        b_high, b_middle, b_low = thirds(b)
-        value = tl.dot(a_middle, b_middle)
-        value = tl.dot(a_low, b_high, value)
-        value = tl.dot(a_high, b_low, value)
-        value = tl.dot(a_middle, b_high, value)
-        value = tl.dot(a_high, b_middle, value)
-        value = tl.dot(a_high, b_high, value)
     elif PRECISION == "rounded":
         value = tl.dot(_rounded(a), _rounded(b), input_precision="tf32")
     else:
@@ -74,18 +62,6 @@ def split(a):
     """
     high = _nearest_tf32(a)
     return high, a - high
-
-
-@triton.jit
-def thirds(a):
-    """Return three bfloat16 numbers of eight bits each, which add up to a float32 number.
-
-    As in :func:`split`, an infinity becomes NaN.
-    """
-    high = a.to(tl.bfloat16)
-    rest = a - high.to(tl.float32)
-    middle = rest.to(tl.bfloat16)
-    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit
