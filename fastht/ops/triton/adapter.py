@@ -1,5 +1,5 @@
 """The whole adapter as Triton launches: four forward, nine backward (two and five more for a
-full spectral filter, one more where x is rebuilt from the output).
+full spectral filter, one more where x is rebuilt from the output, and in float32 one for dx).
 
 The functions here allocate, pick configurations and launch; the arithmetic is in the modules that
 they name, one a kernel. Nothing waits for the device, so a CUDA graph can capture all of it.
