@@ -83,7 +83,8 @@ def backward(shape: Shape, backend: str = "triton", rebuild: bool = False) -> di
         "point_backward": 4 * shape.narrow,  # dz, u | z, dv
         "correlate": 2 * shape.narrow,  # dv, u
         "mix_backward": 3 * shape.narrow + shape.pair,  # dv, u_norm, du | row means
-        "expand": 3 * shape.wide + 2 * shape.narrow + 2 * shape.pair,  # x, dout, dx | du, z
+        # x, dout, dx | du, z; in strict float32 two launches, of which both read x, dout and du.
+        "expand": 3 * shape.wide + 2 * shape.narrow + 2 * shape.pair,
     }
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks.compile_table import CHANNELS, KINDS, SHARED_LIMIT, Row, compiled
+from benchmarks.tune import LAUNCHES
 from fastht.ops.triton import configs
 
 Options = dict[str, int]
@@ -71,7 +72,8 @@ def made_with(
 
     configs.options = chosen  # type: ignore[assignment]
     try:
-        return list(compiled(arch, channels, numbers, (width,), f"{kernel}_kernel"))
+        launched = LAUNCHES.get(kernel, kernel)
+        return list(compiled(arch, channels, numbers, (width,), f"{launched}_kernel"))
     finally:
         configs.options = original
 

@@ -37,7 +37,7 @@ import triton.testing
 from benchmarks.compile_table import DTYPES
 from fastht import HTAdapter, HTConfig
 from fastht.ops.call import Call
-from fastht.ops.triton import adapter, configs
+from fastht.ops.triton import adapter, configs, expansion
 from fastht.ops.triton import launch as launcher
 
 Options = dict[str, int]
@@ -57,6 +57,7 @@ SPACE: dict[str, dict[str, tuple[int, ...]]] = {
     "correlate": {"BP": (8, 16), "num_warps": (2, 4), "maxnreg": (128, 168)},
     "mix_backward": {"BM": (16, 32, 64), "num_warps": (2, 4, 8), "maxnreg": (0, 96)},
     "expand": {"BM": (32, 64), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3, 4)},
+    "expand_input": {"BM": (32, 64), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3)},
     "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
 }  # fmt: skip
 # The tiles of these decide how much a later launch reads, which therefore counts as well.
@@ -66,6 +67,8 @@ FOLLOWERS = {
     "correlate": "gate_backward",
     "expand": "finish",
 }
+# Rows of these are for launches of a kernel of another name.
+LAUNCHES = {"expand_input": "expand"}
 WORTH = 0.98  # what is not clearly faster than the table's row does not replace it
 
 
@@ -125,7 +128,9 @@ class Recorder:
 def recorded(names: list[str]) -> Iterator[list[Recorder]]:
     """Keep the launches of some kernels while the context lasts."""
     homes = {
-        f"{name}_kernel": adapter if hasattr(adapter, f"{name}_kernel") else launcher
+        f"{name}_kernel": next(
+            home for home in (adapter, expansion, launcher) if hasattr(home, f"{name}_kernel")
+        )
         for name in names
     }
     originals = {name: getattr(home, name) for name, home in homes.items()}
@@ -177,7 +182,7 @@ def measure(problem: Problem, kernel: str, chosen: dict[str, Options], dry: bool
         RuntimeError: the kernel spills registers.
         Exception: it does not compile, or needs more than the device has.
     """
-    names = [kernel, *([FOLLOWERS[kernel]] if kernel in FOLLOWERS else [])]
+    names = [LAUNCHES.get(kernel, kernel), *([FOLLOWERS[kernel]] if kernel in FOLLOWERS else [])]
     with replaced(chosen), recorded(names) as recorders:
         problem.run()
     launches = [launch for recorder in recorders for launch in recorder.launches]
@@ -328,6 +333,8 @@ def main() -> int:
         print(f"compiled in {time.monotonic() - start:.0f} s", flush=True)
         start = time.monotonic()
     for number, kernel in enumerate(arguments.kernels, start=1):
+        if kernel == "expand_input" and not best["expand"].get("APART"):
+            continue  # it is not launched
         problem = problems["full" if kernel == "analyse" else "channel"]
         deadline = start + arguments.budget_s * number / len(arguments.kernels)
         before = best[kernel]

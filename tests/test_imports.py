@@ -103,12 +103,17 @@ def test_a_package_has_no_circle(package: str) -> None:
             TopologicalSorter(edges).prepare()
 
 
-def test_the_losses_stand_on_what_chooses_backends_and_tiles_alone() -> None:
+def test_the_losses_stand_on_what_chooses_backends_and_tiles_and_on_products_alone() -> None:
     """So that they are usable alone, and nothing below the tasks and the clients needs them."""
     edges = graph()
     inside = within(edges, "fastht.losses")
     outside = {target for module in inside for target in edges[module] - inside.keys()}
-    assert outside <= {"fastht.ops.registry", "fastht.ops.custom_op", "fastht.ops.triton.configs"}
+    assert outside <= {
+        "fastht.ops.registry",
+        "fastht.ops.custom_op",
+        "fastht.ops.triton.configs",
+        "fastht.ops.triton.products",
+    }
     for module, targets in edges.items():
         above = wing(module) is not None or module.startswith("fastht.clients.")
         if module not in inside and not above:

@@ -1,10 +1,9 @@
 """Triton's interpreter with its arithmetic mended, so that kernels can be tested without a GPU.
 
 It multiplies bfloat16 matrices as if their bits were integers, and truncates where a GPU rounds;
-and in TensorFloat-32 products, where a GPU's tensor cores cut their operands, it does not.
+and in TensorFloat-32 products, where a GPU's tensor cores cut their operands and their sums, it
+does neither.
 """
-
-import contextlib
 
 import numpy as np
 import torch
@@ -39,6 +38,22 @@ def _cut(handle):
 def _rest(handle, cut):
     """Return what was cut off, as a tensor core reads it."""
     return _cut(interpreter.TensorHandle(handle.data - cut.data, handle.dtype))
+
+
+def _cut_sums(a, b, d):
+    """Return ``d + a @ b`` as tensor cores add up: sums are cut, not rounded.
+
+    Each instruction has eight products of every element and leaves a sum that is cut towards zero,
+    so that the errors of many add up. On an H200, that alone made the sums of 512 products of
+    float32 numbers, split into three of TensorFloat-32, wrong by eight times as much as PyTorch's.
+    """
+    x, y = a.data.astype(np.float64), b.data.astype(np.float64)
+    sums = d.data.astype(np.float64)
+    for k in range(0, x.shape[1], 8):
+        sums = sums + x[:, k : k + 8] @ y[k : k + 8]
+        bits = sums.view(np.uint64)
+        bits &= np.uint64(0xFFFFFFFFE0000000)  # float32's bits of mantissa
+    return interpreter.TensorHandle(sums.astype(np.float32), d.dtype.scalar)
 
 
 def _patch_once():
@@ -163,18 +178,15 @@ def mend():
         return original_cast(self, src, dst_type)
 
     def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+        if a.dtype.scalar == tl.float32 and input_precision.name in ("TF32", "TF32x3"):
+            with np.errstate(invalid="ignore", over="ignore"):  # an infinity less itself
+                x, y = _cut(a), _cut(b)
+                if input_precision.name == "TF32x3":
+                    d = _cut_sums(x, _rest(b, y), _cut_sums(_rest(a, x), y, d))
+                return _cut_sums(x, y, d)
         if a.dtype.scalar != tl.float64:
             a, b = (self.cast_impl(operand, tl.float32) for operand in (a, b))
-        products = [(a, b)]
-        if input_precision.name in ("TF32", "TF32x3"):
-            with np.errstate(invalid="ignore"):  # an infinity less itself
-                x, y = _cut(a), _cut(b)
-                products = [(x, y)]
-                if input_precision.name == "TF32x3":
-                    products = [(_rest(a, x), y), (x, _rest(b, y)), (x, y)]
-        for x, y in products:
-            d = original_dot(self, x, y, d, input_precision, max_num_imprecise_acc)
-        return d
+        return original_dot(self, a, b, d, input_precision, max_num_imprecise_acc)
 
     builder.cast_impl = cast_impl
     builder.create_dot = create_dot
@@ -192,31 +204,3 @@ def mend():
     interpreter._get_np_dtype = np_dtype
     _patch_once()
     _remember_shapes()
-
-
-@contextlib.contextmanager
-def cutting_sums():
-    """Let TensorFloat-32 products add up as a GPU's tensor cores do: sums are cut, not rounded.
-
-    Each instruction has eight products of every element and leaves a sum that is cut towards zero,
-    so that the errors of many add up. On an H200, that alone made the sums of 512 products of
-    float32 numbers, split into three of TensorFloat-32, wrong by eight times as much as PyTorch's.
-    """
-    builder = interpreter.InterpreterBuilder
-    original = builder.create_dot
-
-    def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
-        if input_precision.name != "TF32" or a.dtype.scalar != tl.float32:
-            return original(self, a, b, d, input_precision, max_num_imprecise_acc)
-        x, y, sums = _cut(a).data, _cut(b).data, d.data
-        for k in range(0, x.shape[1], 8):
-            exact = sums.astype(np.float64) + x[:, k : k + 8].astype(np.float64) @ y[k : k + 8]
-            sums = exact.astype(np.float32)
-            sums = np.where(np.abs(sums) > np.abs(exact), np.nextafter(sums, np.float32(0)), sums)
-        return interpreter.TensorHandle(sums, d.dtype.scalar)
-
-    builder.create_dot = create_dot
-    try:
-        yield
-    finally:
-        builder.create_dot = original

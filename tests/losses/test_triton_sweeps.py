@@ -7,7 +7,6 @@ import loss_sweeps
 import numerics
 import pytest
 import torch
-import triton_interpreter
 from engines import DEVICE
 from loss_cases import skip_unless_taken
 
@@ -105,13 +104,17 @@ def test_errors_are_at_most_twice_those_of_plain_pytorch(name, numbers, tf32):
         assert not [quantity for quantity in first.exact if above(first, quantity)]
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU's sums are cut as they are")
 @pytest.mark.parametrize("name", ["clip", "siglip", "shares"])
-def test_float32_keeps_to_the_rule_where_tensor_cores_cut_their_sums(name):
-    form = loss_sweeps.FORMS[name]
-    with triton_interpreter.cutting_sums():
-        draw = draws(form, torch.float32, columns=260, dim=512)(0)
-        assert not [quantity for quantity in draw.exact if above(draw, quantity)]
+def test_float32_keeps_to_the_rule_in_sums_so_long_that_cutting_tells(name):
+    draw = draws(loss_sweeps.FORMS[name], torch.float32, columns=260, dim=512)(0)
+    assert not [quantity for quantity in draw.exact if above(draw, quantity)]
+
+
+@pytest.mark.parametrize("precision", ["tf32x3", "rounded"])
+def test_sums_that_stay_in_tensor_cores_and_single_products_are_seen(precision, monkeypatch):
+    monkeypatch.setitem(configs.PRECISIONS, "32", precision)
+    draw = draws(loss_sweeps.FORMS["clip"], torch.float32, columns=260, dim=512)(0)
+    assert [quantity for quantity in draw.exact if above(draw, quantity)]
 
 
 @pytest.mark.parametrize("numbers", ["16", "half", "32"])

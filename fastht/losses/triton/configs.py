@@ -15,8 +15,8 @@ TABLE = Path(__file__).with_name("configs.json")
 KERNELS = ("sweep", "product", "merge")
 NUMBERS = ("16", "tf32", "32", "64")
 FORMS = ("plain", "keys", "soft")
-# How the products of features are made, see fastht.losses.triton.tiles.dot.
-PRECISIONS = {"16": "whole", "tf32": "tf32", "32": "split", "64": "whole"}
+# How the products of features are made, see fastht.ops.triton.products.
+PRECISIONS = {"16": "ieee", "tf32": "rounded", "32": "split", "64": "ieee"}
 # Multiply and add in one instruction, but not of float32 features: what a scaled similarity lost in
 # rounding would come back where the largest is taken off it. Logits that are equal were e to the
 # power of that apart on an H200, where plain PyTorch takes them for equal.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.losses.triton.tiles import dot, tile_of
+from fastht.losses.triton.tiles import tile_of
+from fastht.ops.triton.products import add_product
 
 
 @triton.jit(do_not_specialize=["M", "K"])
@@ -44,7 +45,7 @@ def product_kernel(
     for start in range(0, K, BK):
         row = tl.minimum(start + k, K - 1).to(tl.int64)
         at_features = features + row[:, None] * E + n[None, :]
-        acc = dot(tl.load(at_strip), tl.load(at_features), acc, PRECISION)
+        acc = add_product(tl.load(at_strip), tl.load(at_features), acc, PRECISION)
         at_strip += BK * stride_k
     inside = (m < M)[:, None]
     at = m.to(tl.int64)[:, None] * E + n[None, :]

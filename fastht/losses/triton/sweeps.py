@@ -80,7 +80,7 @@ class Launcher:
             "ACC": tl.float64 if double else tl.float32,
             "PRECISION": configs.PRECISIONS[self.numbers],
             # Factors are float32 where features are half as wide.
-            "SOFT_PRECISION": "whole" if double else "split",
+            "SOFT_PRECISION": "ieee" if double else "split",
         }
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:

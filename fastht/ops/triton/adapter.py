@@ -1,5 +1,5 @@
 """The whole adapter as Triton launches: four forward, nine backward (two and five more for a
-full spectral filter, one more where x is rebuilt from the output).
+full spectral filter, one more where x is rebuilt from the output, and in float32 one for dx).
 
 The functions here allocate, pick configurations and launch; the arithmetic is in the modules that
 they name, one a kernel. Nothing waits for the device, so a CUDA graph can capture all of it.
@@ -17,7 +17,7 @@ from fastht.ops.call import Call
 from fastht.ops.triton.contract import contract_kernel
 from fastht.ops.triton.correlate import correlate_kernel
 from fastht.ops.triton.down import down_kernel
-from fastht.ops.triton.expand import expand_kernel
+from fastht.ops.triton.expansion import expand
 from fastht.ops.triton.finish import finish_kernel
 from fastht.ops.triton.gate_backward import gate_backward_kernel
 from fastht.ops.triton.launch import FEW, Folded, Launcher, Params
@@ -28,7 +28,6 @@ from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
 
 FINISH_WIDTH = 16  # features a program of the finishing kernel
-EXPAND_PROGRAMS = 264  # about two for each multiprocessor of the largest devices
 CORRELATE_PROGRAMS = 1056  # wanted: about eight for each of these
 CHUNK = 64  # pixels at least
 # The gradients of the finishing kernel after that of the filter, in its order.
@@ -167,7 +166,7 @@ def backward(
             if d_filter is not None:
                 run.not_by_launches_alone()
                 grads["spectral_filter"] = d_filter.sum(dim=0).to(run.filter.dtype)
-        partial = _expand(run, x, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
+        partial = expand(run, x, dout, du, z, stats, row_means, du_sums, folded, dx, need_weights)
         if need_weights:
             _finish(run, grads, taps, d_point, d_point_bias, gate, records, partial)
     return None if dx is None else in_layout_of(given, dx), grads
@@ -384,67 +383,6 @@ def _mix_backward(
         **options,
     )
     return du, row_means, du_sums
-
-
-def _expand(
-    run: Launcher,
-    x: Tensor,
-    dout: Tensor,
-    du: Tensor,
-    z: Tensor,
-    stats: Tensor,
-    row_means: Tensor,
-    du_sums: Tensor,
-    folded: Folded,
-    dx: Tensor | None,
-    weights: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    options = run.options("expand")
-    slices = triton.cdiv(run.dim, options["BD"])
-    total = run.batch * run.tokens
-    tiles = triton.cdiv(total, options["BM"])
-    per_group = triton.cdiv(tiles, max(1, EXPAND_PROGRAMS // slices))
-    groups = triton.cdiv(tiles, per_group)
-    kept = groups if weights else 0
-    partial = (
-        run.new(kept, 3, run.padded, run.dim),
-        run.new(kept, run.dim),
-        run.new(kept, run.padded),
-    )
-    target = x if dx is None else dx
-    run.launch(expand_kernel, slices * groups)(
-        x,
-        dout,
-        du,
-        z,
-        stats,
-        row_means,
-        folded.w_down,
-        run.params["norm.weight"],
-        run.params["gamma"],
-        run.params["gammax"],
-        target,
-        *partial,
-        du_sums,
-        run.tokens,
-        run.dim,
-        total,
-        per_group,
-        slices,
-        du_sums.shape[0],
-        *x.stride(),
-        *dout.stride(),
-        *target.stride(),
-        BC=run.padded,
-        EVEN_D=run.even(options["BD"]),
-        FLAT=run.flat(x, dout, target),
-        INPUT=dx is not None,
-        WEIGHTS=weights,
-        PREFETCH=options["num_stages"],
-        PRECISION=run.strict,
-        **options,
-    )
-    return partial
 
 
 def _finish(

@@ -12,7 +12,8 @@ import triton
 
 TABLE = Path(__file__).with_name("configs.json")
 KERNELS = (
-    "down", "up", "contract", "point_backward", "correlate", "mix_backward", "expand", "analyse",
+    "down", "up", "contract", "point_backward", "correlate", "mix_backward", "expand",
+    "expand_input", "analyse",
 )  # fmt: skip
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 CHANNELS = (16, 32, 64, 128)

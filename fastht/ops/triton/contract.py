@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.down import token_rows
+from fastht.ops.triton.products import add_product
 
 
 @triton.jit(do_not_specialize=["N", "total_tokens"])
@@ -45,6 +46,6 @@ def contract_kernel(
             inside = inside & (d < D)[None, :]
             weight = tl.load(w_up + d[:, None] * BC + c[None, :], mask=(d < D)[:, None], other=0.0)
         upstream = tl.load(rows[:, None] + d[None, :] * stride_gd, mask=inside, other=0.0)
-        acc = tl.dot(upstream.to(dtype), weight, acc, input_precision=PRECISION)
+        acc = add_product(upstream.to(dtype), weight, acc, PRECISION)
     at = token.to(tl.int64)[:, None] * BC + c[None, :]
     tl.store(dz + at, acc.to(dz.dtype.element_ty), mask=row_inside[:, None])

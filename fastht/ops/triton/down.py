@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.fold import folded_sum
+from fastht.ops.triton.products import add_product
 
 
 @triton.jit
@@ -100,8 +101,10 @@ def down_kernel(
         else:
             skip = tl.load(w_skip + c[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
             norm = tl.load(w_norm + c[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
-        acc_skip = tl.dot(raw.to(dtype), tl.trans(skip), acc_skip, input_precision=PRECISION)
-        acc_norm = tl.dot(centred.to(dtype), tl.trans(norm), acc_norm, input_precision=PRECISION)
+        if PRECISION == "split":  # the same numbers for both, which are split once
+            raw = centred
+        acc_skip = add_product(raw.to(dtype), tl.trans(skip), acc_skip, PRECISION)
+        acc_norm = add_product(centred.to(dtype), tl.trans(norm), acc_norm, PRECISION)
 
     row_total = tl.sum(total, axis=1)
     mean = row_total / D  # of x - shift
@@ -111,6 +114,8 @@ def down_kernel(
     constant = folded_sum(sums, 1, SLICES, BC)
     normed = rstd[:, None] * (acc_norm - mean[:, None] * row_sum[None, :])
     value = acc_skip + tl.load(scale_ptr) * normed + constant[None, :]
+    if PRECISION == "split":  # what was taken off x
+        value += shift[:, None] * folded_sum(sums, 2, SLICES, BC)[None, :]
 
     b = token // N
     rows = token % N

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.down import token_rows
+from fastht.ops.triton.products import add_product, multiply
 
 
 @triton.jit(do_not_specialize=["N", "total_tokens", "tiles_per_group", "slices", "parts"])
@@ -47,6 +48,7 @@ def expand_kernel(
     FLAT: tl.constexpr,
     INPUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
+    TURNED: tl.constexpr,
     PREFETCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -70,9 +72,8 @@ def expand_kernel(
         skip = tl.load(gammax + d, mask=d_inside, other=0.0).to(tl.float32)
         norm = tl.load(gamma + d, mask=d_inside, other=0.0).to(tl.float32)
         norm *= tl.load(norm_weight + d, mask=d_inside, other=0.0).to(tl.float32)
-    by_x = _nothing(BC, BD)
-    by_norm = _nothing(BC, BD)
-    by_out = _nothing(BC, BD)
+    zero = tl.zeros((BD, BC), tl.float32) if TURNED else tl.zeros((BC, BD), tl.float32)
+    by_x, by_norm, by_out = zero, zero, zero
     # Added up over the rows at the end: in the loop that would be shuffles and barriers.
     sum_out = tl.zeros((BM, BD), tl.float32)
 
@@ -99,7 +100,7 @@ def expand_kernel(
         if INPUT:
             first = tl.load(row_means + token * 2, mask=row_inside, other=0.0)
             second = tl.load(row_means + token * 2 + 1, mask=row_inside, other=0.0)
-            dh = tl.dot(grad, weight, input_precision=PRECISION)
+            dh = multiply(grad, weight, PRECISION)
             total = upstream.to(tl.float32) + dh * skip[None, :]
             total += rstd[:, None] * (dh * norm[None, :] - first[:, None] - x_hat * second[:, None])
             d_at = token_rows(token, N, stride_db, stride_dn, FLAT)
@@ -109,15 +110,15 @@ def expand_kernel(
             active = tl.load(z + narrow, mask=row_inside[:, None], other=0.0)
             # This one first: Triton waits for the last product alone, and with it for those
             # before; left in flight, this one would read a slot that is being refilled.
-            by_out = _add_product(active, upstream.to(dtype), by_out, PRECISION)
-            by_x = _add_product(grad, raw.to(dtype), by_x, PRECISION)
-            by_norm = _add_product(grad, x_hat.to(dtype), by_norm, PRECISION)
+            by_out = _add_outer(active, upstream.to(dtype), by_out, TURNED, PRECISION)
+            by_x = _add_outer(grad, raw.to(dtype), by_x, TURNED, PRECISION)
+            by_norm = _add_outer(grad, x_hat.to(dtype), by_norm, TURNED, PRECISION)
             sum_out += upstream.to(tl.float32)
 
     if WEIGHTS:
-        if BC < 64:
-            by_x, by_norm, by_out = tl.trans(by_x), tl.trans(by_norm), tl.trans(by_out)
         at = group.to(tl.int64) * 3 * BC * D + c[:, None] * D + d[None, :]
+        if TURNED:
+            by_x, by_norm, by_out = tl.trans(by_x), tl.trans(by_norm), tl.trans(by_out)
         tl.store(d_weights + at, by_x, mask=d_inside[None, :])
         tl.store(d_weights + at + BC * D, by_norm, mask=d_inside[None, :])
         tl.store(d_weights + at + 2 * BC * D, by_out, mask=d_inside[None, :])
@@ -128,25 +129,20 @@ def expand_kernel(
 
 
 @triton.jit
-def _nothing(BC: tl.constexpr, BD: tl.constexpr):
-    """Return what :func:`_add_product` adds to first."""
-    if BC < 64:
-        return tl.zeros((BD, BC), tl.float32)
-    else:
-        return tl.zeros((BC, BD), tl.float32)
+def _add_outer(narrow, wide, acc, TURNED: tl.constexpr, PRECISION: tl.constexpr):
+    """Return ``acc + narrow^T @ wide``, ``[BC, BD]``; or ``TURNED`` its transpose.
 
-
-@triton.jit
-def _add_product(narrow, wide, acc, PRECISION: tl.constexpr):
-    """Add ``narrow^T wide``, of [BM, BC] and [BM, BD]; the other way round for BC < 64.
-
-    A warp group's product (wgmma) has 64 rows, so fewer than 64 channels have to be its columns;
-    as rows they would go through the products of single warps, at half the speed.
+    On Hopper a warp group's product (wgmma) has 64 rows or more; one of fewer goes through the
+    products of single warps, at half the speed, whose operands come from registers. So of 16-bit
+    numbers the wider of the two should be the rows. Of float32 numbers rather the one that is
+    under 64: from shared memory a warp group takes only those that follow one another along the
+    sum, and these would have to be turned around one by one.
     """
-    if narrow.shape[1] < 64:
-        return tl.dot(tl.trans(wide), narrow, acc, input_precision=PRECISION)
+    if TURNED:
+        acc = add_product(tl.trans(wide), narrow, acc, PRECISION)
     else:
-        return tl.dot(tl.trans(narrow), wide, acc, input_precision=PRECISION)
+        acc = add_product(tl.trans(narrow), wide, acc, PRECISION)
+    return acc
 
 
 @triton.jit

@@ -27,7 +27,7 @@ def fold_kernel(
     w_down,  # [BC, D] W1
     w_up,  # [D, BC] W2
     w_point,  # [BC, BC] P1
-    sums,  # [slices, 2, BC] row sums of w_norm and of W1 * gamma * ln_b
+    sums,  # [slices, 3, BC] row sums of w_norm, of W1 * gamma * ln_b, and of w_skip (forward)
     scale_ptr,  # [1] the scale of w_norm
     bank,  # [3, 50, BC] the kernels as 7x7, tap by tap, then the bias
     D,
@@ -81,11 +81,12 @@ def fold_kernel(
             tl.store(w_norm + c[:, None] * D + d[None, :], norm, mask=inside[None, :])
             skip = (weight * gx[None, :]).to(w_skip.dtype.element_ty)
             tl.store(w_skip + c[:, None] * D + d[None, :], skip, mask=inside[None, :])
+            tl.store(sums + (pid * 3 + 2) * BC + c, tl.sum(skip.to(tl.float32), axis=1))
         constant = tl.sum(weight * (g * ln_b)[None, :], axis=1)
         if pid == 0:
             constant += tl.load(down_bias + c, mask=c < C, other=0.0).to(tl.float32)
-        tl.store(sums + (pid * 2) * BC + c, row_sum)
-        tl.store(sums + (pid * 2 + 1) * BC + c, constant)
+        tl.store(sums + (pid * 3) * BC + c, row_sum)
+        tl.store(sums + (pid * 3 + 1) * BC + c, constant)
 
         up = tl.load(
             up_weight + d[:, None] * C + c[None, :],
@@ -141,6 +142,6 @@ def folded_sum(sums, row: tl.constexpr, SLICES, BC: tl.constexpr):
     total = tl.zeros((16, BC), tl.float32)
     for start in range(0, SLICES, 16):
         i = start + tl.arange(0, 16)
-        at = sums + (i * 2 + row)[:, None] * BC + c[None, :]
+        at = sums + (i * 3 + row)[:, None] * BC + c[None, :]
         total += tl.load(at, mask=(i < SLICES)[:, None], other=0.0)
     return tl.sum(total, axis=0)

@@ -20,6 +20,10 @@ from fastht.ops.triton.spectral import analyse_kernel, synthesise_kernel
 
 FOLD_TILE = 4096  # weights a program of the fold kernel
 FILTER_GROUPS = 16  # groups of images in the filter's gradient
+# How products are made, and those of the full filter's float32 numbers: see
+# fastht.ops.triton.products.
+PRECISIONS = {"16": "ieee", "32>16": "ieee", "tf32": "tf32", "32": "split"}
+FILTER_PRECISIONS = {"16": "rounded", "32>16": "rounded", "tf32": "rounded", "32": "split"}
 # Multiply and add in one instruction: said here, as Triton's own default is about to change.
 FUSED_ARITHMETIC = {"enable_fp_fusion": True}
 # Launches that no size of tile matters to. Left alone, the assembler squeezes some of them into
@@ -66,10 +70,6 @@ class Launcher:
         self.dtype = call.product_dtype
         self.fold_width = FOLD_TILE // self.padded
         self.slices = triton.cdiv(self.dim, self.fold_width)
-        # Three TensorFloat-32 products add up to float32's digits. They are taken where float32
-        # arithmetic itself, which unrolls over all channels, has too few registers.
-        self.strict = "tf32" if call.tf32 else "ieee"
-        self.precision = "tf32x3" if self.strict == "ieee" and self.padded >= 128 else self.strict
         self.filter = params["spectral_filter"] if call.has_filter else params["gamma"]
         self.filter_kind = "none"
         self.filter_stride = 1
@@ -77,7 +77,10 @@ class Launcher:
             self.filter_kind = "full" if self.filter.ndim == 3 else "channel"
             self.filter_stride = self.filter.stride(0)
         self._arch = configs.architecture(x.device)
+        # Whether products are those of four warps together, whose rows are 64 at least.
+        self.warp_groups = configs.column(self._arch) != "sm_80"
         self._numbers = configs.number_class(x.dtype, self.dtype, call.tf32)
+        self.precision = PRECISIONS[self._numbers]
         # The tiles of the down-projection, and how many images one of them may have a part of.
         self.pool_rows = self.options("down")["BM"]
         self.pool_tiles = triton.cdiv(self.batch * self.tokens, self.pool_rows)
@@ -142,7 +145,7 @@ class Launcher:
             w_down=w_down,
             w_up=self.new(self.dim, self.padded, dtype=self.dtype),
             w_point=self.new(self.padded, self.padded, dtype=self.dtype),
-            sums=self.new(slices, 2, self.padded),
+            sums=self.new(slices, 3, self.padded),
             scale=self.new(1),
             bank=self.new(3, 50, self.padded),
         )
@@ -245,7 +248,7 @@ class Launcher:
             HP=max(16, triton.next_power_of_2(self.height)),
             KP=padded_half,
             FILTER_GRADIENT=other is not None,
-            PRECISION=self.strict if self.dtype == torch.float32 else "tf32",
+            PRECISION=FILTER_PRECISIONS[self._numbers],
             **options,
         )
         return scratch, gradient
@@ -274,7 +277,7 @@ class Launcher:
             WP=max(16, triton.next_power_of_2(self.width)),
             KP=scratch.shape[2],
             BACKWARD=backward is not None,
-            PRECISION=self.strict if self.dtype == torch.float32 else "tf32",
+            PRECISION=FILTER_PRECISIONS[self._numbers],
             **(FEW if self.padded >= 128 else SMALL),
         )
         return target

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
+from fastht.ops.triton.products import multiply
 
 
 @triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "threshold"])
@@ -60,7 +61,7 @@ def point_backward_kernel(
     v = v.to(dtype)
     across = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
-    y = v.to(tl.float32) + tl.dot(v, across, input_precision=PRECISION) + bias[None, :]
+    y = v.to(tl.float32) + multiply(v, across, PRECISION) + bias[None, :]
     y = tl.where(is_patch[:, None], y, s)
 
     cdf = normal_cdf(y)
@@ -81,7 +82,7 @@ def point_backward_kernel(
         at = pid.to(tl.int64) * BC
         i = tl.arange(0, BC)
         if BC * dtype.primitive_bitwidth <= 1024:
-            partial = tl.dot(tl.trans(rounded), v, input_precision=PRECISION)
+            partial = multiply(tl.trans(rounded), v, PRECISION)
             tl.store(d_point + at * BC + i[:, None] * BC + i[None, :], partial)
         else:
             # The whole square does not fit into registers: it is made in strips, whose rows come
@@ -93,11 +94,11 @@ def point_backward_kernel(
                 strip = tl.load(
                     dv + image + rows[None, :] * BC + o[:, None], mask=is_patch[None, :], other=0.0
                 )
-                partial = tl.dot(strip, v, input_precision=PRECISION)
+                partial = multiply(strip, v, PRECISION)
                 tl.store(d_point + at * BC + o[:, None] * BC + i[None, :], partial)
             tl.debug_barrier()
     if SUMS:
         tl.store(d_point_bias + pid.to(tl.int64) * BC + c, tl.sum(dy_patch, axis=0))
     point = square_weight(w_point, BC, False)
-    through = tl.dot(rounded, point, input_precision=PRECISION)
+    through = multiply(rounded, point, PRECISION)
     tl.store(dv + image + offset, (dy + through).to(dtype), mask=row_inside[:, None])

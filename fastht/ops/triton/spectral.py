@@ -14,6 +14,7 @@ import triton.language as tl
 
 from fastht.ops.triton.fold import folded_sum
 from fastht.ops.triton.mix_backward import write_sums
+from fastht.ops.triton.products import add_product, multiply
 
 QUARTER_TURN = tl.constexpr(1.5707963267948966)
 
@@ -40,24 +41,6 @@ def cos_sin(numerator, period):
 
 
 @triton.jit
-def product(a, b, acc, PRECISION: tl.constexpr):
-    """Return ``acc + a @ b``, with operands that are rounded where the products take fewer digits.
-
-    The tensor cores cut float32 down to TensorFloat-32, 13 bits of it, which is twice as far off
-    as rounding; a NaN, whose bits may all be set, must not be rounded into a zero.
-    """
-    if PRECISION == "tf32":
-        a = tl.where(a == a, _nearest_tf32(a), a)
-        b = tl.where(b == b, _nearest_tf32(b), b)
-    return tl.dot(a, b, acc, input_precision=PRECISION)
-
-
-@triton.jit
-def _nearest_tf32(a):
-    return ((a.to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def _spectrum(
     image_ptr, kx, H, W, P, cos_h, sin_h,
     HP: tl.constexpr, BC: tl.constexpr, BB: tl.constexpr, channel, PRECISION: tl.constexpr,
@@ -72,11 +55,10 @@ def _spectrum(
         value = tl.load(at, mask=(h < H)[:, None], other=0.0).to(tl.float32)
         real += value * cos
         imag -= value * sin
-    zero = tl.zeros((HP, BB), tl.float32)
-    up = product(cos_h, real, zero, PRECISION)
-    up = product(sin_h, imag, up, PRECISION)
-    down = product(cos_h, imag, zero, PRECISION)
-    down = product(-sin_h, real, down, PRECISION)
+    up = multiply(cos_h, real, PRECISION)
+    up = add_product(sin_h, imag, up, PRECISION)
+    down = multiply(cos_h, imag, PRECISION)
+    down = add_product(-sin_h, real, down, PRECISION)
     return up, down
 
 
@@ -135,11 +117,10 @@ def analyse_kernel(
             gradient += twice * (real * real2 + imag * imag2)
         real *= weight * twice
         imag *= weight * twice
-        zero = tl.zeros((HP, BB), tl.float32)
-        back_real = product(cos_h, real, zero, PRECISION)
-        back_real = product(-sin_h, imag, back_real, PRECISION)
-        back_imag = product(cos_h, imag, zero, PRECISION)
-        back_imag = product(sin_h, real, back_imag, PRECISION)
+        back_real = multiply(cos_h, real, PRECISION)
+        back_real = add_product(-sin_h, imag, back_real, PRECISION)
+        back_imag = multiply(cos_h, imag, PRECISION)
+        back_imag = add_product(sin_h, real, back_imag, PRECISION)
         at = scratch + ((b * H + h[:, None]) * KP + kx) * BC + channel[None, :]
         tl.store(at, back_real, mask=inside_h[:, None])
         tl.store(at + (KP // 2) * BC, back_imag, mask=inside_h[:, None])
@@ -186,7 +167,7 @@ def synthesise_kernel(
         mask=(kx < W // 2 + 1)[:, None],
         other=0.0,
     )
-    value = product(matrix, lines, tl.zeros((WP, BC), tl.float32), PRECISION)
+    value = multiply(matrix, lines, PRECISION)
     in_row = w < W
     token = b * N + P + row * W + w
     offset = token[:, None] * BC + c[None, :]

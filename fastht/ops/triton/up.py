@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
+from fastht.ops.triton.products import multiply
 
 
 @triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "threshold"])
@@ -65,7 +66,7 @@ def up_kernel(
     )
     point = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
-    y = v + tl.dot(v.to(dtype), point, input_precision=PRECISION) + bias[None, :]
+    y = v + multiply(v.to(dtype), point, PRECISION) + bias[None, :]
     y = tl.where(is_patch[:, None], y, s)
     z = y * normal_cdf(y)
     if DROPOUT:
@@ -87,7 +88,7 @@ def up_kernel(
             weight = tl.load(w_up + d[:, None] * BC + c[None, :], mask=(d < D)[:, None], other=0.0)
             shift = tl.load(up_bias + d, mask=d < D, other=0.0)
         residual = tl.load(x_rows[:, None] + d[None, :] * stride_xd, mask=inside, other=0.0)
-        update = tl.dot(z, tl.trans(weight), input_precision=PRECISION)
+        update = multiply(z, tl.trans(weight), PRECISION)
         change = update + shift.to(tl.float32)[None, :]
         total = residual.to(tl.float32)
         total = total - change if REBUILD else total + change
