@@ -94,7 +94,7 @@ def test_the_front_of_an_open_clip_tower(clip, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_front_compiled(clip, tmp_path, monkeypatch):
-    names = ["lora", "ht", "lora-mlp-compiled", "ht-mlp:2-compiled", "ht-block-compiled"]
+    names = ["lora", "ht-mlp:2-compiled"]
     monkeypatch.setattr(command, "front_names", lambda depth: names)
     content = front(clip, tmp_path, monkeypatch)
     assert [entry["method"] for entry in content["methods"]] == names
