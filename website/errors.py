@@ -43,6 +43,7 @@ _BUILT_IN = {
     "RuntimeError": "Something cannot be done in the state that the model or the machine is in.",
     "LookupError": "Something that is needed is not installed, or has no entry.",
     "ImportError": "A package is not installed.",
+    "ModuleNotFoundError": "A package is not installed.",
     "FileExistsError": "A file would be overwritten.",
     "FileNotFoundError": "A file or a folder is not there.",
     "SystemExit": "A command ends.",

@@ -18,7 +18,7 @@ from fastht.tasks.scores.segmentation import image_scores, score_names, summaris
 
 # MONAI takes longer to import than all else: it is, where something is learnt or scored.
 if find_spec("monai") is None:
-    raise ModuleNotFoundError("No module named 'monai'", name="monai")
+    raise ModuleNotFoundError("no module monai: pip install 'fastht[tasks]'", name="monai")
 
 
 class SegmentationGoal:
