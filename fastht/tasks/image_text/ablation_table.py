@@ -50,11 +50,11 @@ def ablation_table(scores: Mapping[str, Mapping[str, Scores]]) -> str:
         for row, other in rows.items():
             name = f"{score}, {row}"
             shown.append(name)
-            for column, runs in columns.items():
+            for column, found in columns.items():
                 if other is None:
-                    runs[0][name] = _interval(runs, None, score)
+                    found[0][name] = _interval(found, None, score)
                 elif _compared(column, other) and other in columns:
-                    runs[0][name] = _interval(runs, columns[other], score)
+                    found[0][name] = _interval(found, columns[other], score)
     return table_of(columns, [*shown, *_OTHERS], _cell, seeds_said(len(first)))
 
 

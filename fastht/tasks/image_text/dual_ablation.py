@@ -175,7 +175,10 @@ def judge_pairs(arguments: TrainArguments, data: str) -> Scores:
         ]
         images = aligned[version].pop(IMAGES) | {"zero_shot_accuracy": right}
         judged[version] = trained[version] | aligned[version] | {IMAGES: images}
-    judged["after"][STATE] = results["collapse"]["state"]
+    found = results["collapse"]
+    judged["after"][STATE] = found["state"]
+    if found["state"] != "collapsed" and found["alarms"]:
+        judged["after"][STATE] += " after a collapse"
     return judged
 
 
