@@ -132,7 +132,7 @@ try:
 except (ValueError, NameError) as error:
     BACKWARD = str(error)
 needs_backward = pytest.mark.skipif(BACKWARD is not None, reason=str(BACKWARD))
-PASSES = [None, pytest.param((True, True, True), marks=needs_backward)]
+PASSES = [None, pytest.param((True, True, True), marks=[needs_backward, pytest.mark.slow])]
 NUMBERS = {
     "bf16": (torch.bfloat16, torch.bfloat16, False),
     "fp16": (torch.float16, torch.float16, False),

@@ -60,7 +60,7 @@ def test_opcheck(backend, call):
     )
 
 
-@fused
+@pytest.mark.parametrize("backend", long_if_interpreted(BACKENDS))
 def test_compiles_whole_and_not_anew_for_every_batch_size(backend):
     adapter = HTAdapter(16, HTConfig(bottleneck_dim=8, dropout=0.0), backend=backend)
     adapter.to(DEVICE)

@@ -116,6 +116,7 @@ def test_the_navigation_is_whole():
     assert made <= set(pages)
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_has_what_is_made_for_it(tmp_path):
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings")

@@ -202,7 +202,7 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["ht", "resnet18"])
+@pytest.mark.parametrize("method", ["ht", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_a_stopped_experiment_resumes_to_the_same_bits(arguments, monkeypatch, method):
     chosen = dataclasses.replace(
         arguments,
