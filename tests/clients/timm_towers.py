@@ -3,8 +3,8 @@
     python tests/clients/timm_towers.py            a line for each of timm's modules
     python tests/clients/timm_towers.py --write    the table of docs/models-and-tools.md
 
-Of each class of tower that patches, the smallest one is made for real, of two blocks where it can
-be had so: with fresh adapters it has to be bitwise the base, with trained ones to differ, to give
+All are of two blocks where they can be had so. Of each class that patches, the smallest one is made
+for real: with fresh adapters it has to be bitwise the base, with trained ones to differ, to give
 every adapter's parameters a gradient, and to have its patches where the adapters take them to be;
 otherwise the status is 1.
 """
@@ -52,12 +52,20 @@ def _words(error: Exception) -> str:
     return str(error).partition("; fastht patches")[0]
 
 
+def _small(name: str) -> nn.Module:
+    """Make a model of two blocks, where its function takes their number."""
+    try:
+        return timm.create_model(name, depth=2, num_classes=0)
+    except TypeError:
+        return timm.create_model(name, num_classes=0)
+
+
 def look(module: str) -> Module:
     """Build the models of a module without memory, and look for their tower."""
     found = Module()
     for name in timm.list_models(module=module):
         with torch.device("meta"):
-            model = timm.create_model(name)
+            model = _small(name)
         try:
             find_backbone(model)
         except fastht.UnsupportedModelError as error:
@@ -66,14 +74,6 @@ def look(module: str) -> Module:
             size = sum(p.numel() for p in model.parameters())
             found.patched.setdefault(type(model).__name__, []).append((size, name))
     return found
-
-
-def _small(name: str) -> nn.Module:
-    """Make a model of two blocks, where its function takes their number."""
-    try:
-        return timm.create_model(name, depth=2, num_classes=0)
-    except TypeError:
-        return timm.create_model(name, num_classes=0)
 
 
 def attempt(name: str) -> tuple[str, bool]:
