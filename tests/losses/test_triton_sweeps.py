@@ -110,6 +110,8 @@ def test_float32_keeps_to_the_rule_in_sums_so_long_that_cutting_tells(name):
     assert not [quantity for quantity in draw.exact if above(draw, quantity)]
 
 
+# As the interpreter's tensor cores cut: an H200's kept to the rule here with tf32x3.
+@pytest.mark.skipif(DEVICE == "cuda", reason="of the interpreter's tensor cores")
 @pytest.mark.parametrize("precision", ["tf32x3", "rounded"])
 def test_sums_that_stay_in_tensor_cores_and_single_products_are_seen(precision, monkeypatch):
     monkeypatch.setitem(configs.PRECISIONS, "32", precision)
