@@ -51,7 +51,7 @@ def _small(name: str) -> nn.Module:
     """Make a model of two blocks, where its function takes their number."""
     try:
         return timm.create_model(name, depth=2, num_classes=0)
-    except (TypeError, AssertionError):  # or has settings of each of more blocks
+    except (TypeError, ValueError, AssertionError):  # or has settings of each of more blocks
         return timm.create_model(name, num_classes=0)
 
 

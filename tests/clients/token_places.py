@@ -47,4 +47,9 @@ def misplaced(model: nn.Module, size: tuple[int, int], run: Callable[[Tensor], A
         return f"TOKENS OF SHAPE {tuple(before.shape)}"
     found = int((after - before)[0].norm(dim=-1).argmax())
     expected = backbone.num_prefix_tokens + row * columns + column
-    return None if found == expected else f"PATCH {row},{column} IS TOKEN {found}, NOT {expected}"
+    # A stem of several convolutions also reads the patches around.
+    whole = getattr(backbone.patch_projection, "kernel_size", None) == (height, width)
+    near = {0} if whole else {0, 1, columns - 1, columns, columns + 1}
+    if abs(found - expected) in near:
+        return None
+    return f"PATCH {row},{column} IS TOKEN {found}, NOT {expected}"
