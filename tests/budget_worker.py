@@ -24,7 +24,7 @@ import fastht
 from fastht.budget import MIB, BudgetError
 from fastht.patch import patch_record
 from fastht.tasks.training import fit_memory as module
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 
 WORLD_SIZE = 2
 

@@ -4,7 +4,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from fastht.tasks.image_text.train import TrainArguments, train
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 
 
 def train_pairs(pairs, model, out, **changes):

@@ -17,7 +17,7 @@ from fastht.tasks.images.commands import train
 from fastht.tasks.images.evaluate import EvalArguments, evaluate
 from fastht.tasks.images.experiment import ExperimentArguments
 from fastht.tasks.results.known_images import KNOWN_NAME
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 
 
 @pytest.fixture(scope="module")

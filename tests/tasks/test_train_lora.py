@@ -13,8 +13,9 @@ from fastht.cli import main
 from fastht.tasks.image_text import train as train_module
 from fastht.tasks.image_text.train import TrainArguments
 from fastht.tasks.models.build import build_clip
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import Trainer, TrainerConfig
+from fastht.tasks.training.trainer import Trainer
 
 pytest.importorskip("peft")
 

@@ -19,7 +19,7 @@ from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.towers import Towers
 from fastht.tasks.models.build import TINY_MODEL
 from fastht.tasks.models.encoders import NO_HEAD, OWN, EncoderNames
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 
 Recipe = Literal[
     "none",

@@ -29,8 +29,8 @@ from fastht.tasks.models.features import BlockFeatures, default_blocks
 from fastht.tasks.models.heads import Classifier, Segmenter
 from fastht.tasks.models.methods import METHODS, AdapterSettings, apply_method
 from fastht.tasks.scores.native import Tolerances
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.seen import kept_sides
-from fastht.tasks.training.trainer import TrainerConfig
 
 FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
 _SAMPLE_SPLIT = (0.1, 0.2, 0)  # shares of val and test, and the seed, of the sample's own sides

@@ -22,13 +22,14 @@ from fastht.backbones import UnsupportedModelError, find_backbone
 from fastht.bench.memory import saved_bytes
 from fastht.budget import BudgetError, Choice, choose, count_costs, held_bytes
 from fastht.patch import set_recompute
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import (
     load_trainable_state,
     rng_state,
     set_rng_state,
     trainable_state,
 )
-from fastht.tasks.training.trainer import Task, TrainerConfig
+from fastht.tasks.training.trainer import Task
 
 
 def fit_memory(

@@ -15,8 +15,8 @@ from fastht.tasks.image_text.retrieve import RetrieveArguments, retrieve
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.train import TrainArguments, train
 from fastht.tasks.image_text.zeroshot import ZeroShotArguments, zeroshot
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import TrainerConfig
 
 CLASSES = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 

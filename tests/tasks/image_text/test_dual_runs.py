@@ -18,8 +18,9 @@ from fastht.tasks.image_text.contrastive import ContrastiveTask
 from fastht.tasks.image_text.pooled_images import PooledImages
 from fastht.tasks.image_text.run import load_clip
 from fastht.tasks.models.build import build_clip
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import Trainer, TrainerConfig
+from fastht.tasks.training.trainer import Trainer
 
 pytest.importorskip("transformers")
 

@@ -10,7 +10,7 @@ import torch
 from fastht.data import DataError, Record
 from fastht.tasks.image_text.positives import describe_positives, loss_floor, positive_keys
 from fastht.tasks.image_text.train import TrainArguments, train
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 
 RECORDS = [
     Record("a", "cyst", "benign", "1"),

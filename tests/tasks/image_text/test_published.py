@@ -19,8 +19,8 @@ from fastht.tasks.image_text.published import describe_recipe, published, with_r
 from fastht.tasks.image_text.run import file_key, read_split
 from fastht.tasks.image_text.train_arguments import Recipe, TrainArguments
 from fastht.tasks.models.build import build_clip
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.optimization import make_schedule
-from fastht.tasks.training.trainer import TrainerConfig
 
 RECIPES = [name for name in get_args(Recipe) if published(name)]
 

@@ -17,7 +17,7 @@ from fastht.tasks.image_text import contrastive
 from fastht.tasks.image_text.semantic import TagOptions, make_targets
 from fastht.tasks.image_text.tags import given_tags, tags_of
 from fastht.tasks.image_text.train import TrainArguments, train
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 from fastht.taxonomy import TaxonomyError, load_taxonomy
 from fastht.taxonomy.similarity import similarity_matrix
 

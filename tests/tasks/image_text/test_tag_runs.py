@@ -15,7 +15,7 @@ from fastht.tasks.image_text.attributes import AttributesArguments, attributes
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.train import TrainArguments, train
 from fastht.tasks.models.build import build_clip
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 from fastht.taxonomy import load_taxonomy
 from fastht.taxonomy.graph import TagGraph
 

@@ -13,8 +13,8 @@ from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.titles import EpochCaptions, repeats
 from fastht.tasks.image_text.train import TrainArguments, train
 from fastht.tasks.image_text.wording import known_wordings, wording_hash
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import TrainerConfig
 
 LABELS = ("anechoic fluid filled cyst", "bright echogenic solid mass")
 

@@ -18,8 +18,9 @@ from fastht.tasks.image_text.run import load_clip
 from fastht.tasks.image_text.towers import OwnWeights
 from fastht.tasks.image_text.train import TrainArguments
 from fastht.tasks.models.build import build_clip
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import Trainer, TrainerConfig
+from fastht.tasks.training.trainer import Trainer
 
 HEADS = {"visual.proj", "text_projection", "logit_scale"}
 QUICK = TrainerConfig(epochs=3, batch_size=10, lr=1e-2, workers=0, checkpoint_steps=1)

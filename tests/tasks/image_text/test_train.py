@@ -16,8 +16,9 @@ from fastht.tasks.image_text.train import build_model, train
 from fastht.tasks.image_text.train_arguments import SAMPLE_ARGUMENTS, TrainArguments
 from fastht.tasks.images.paired import report
 from fastht.tasks.results.report import ReportArguments
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import NonFiniteLossError, TrainerConfig
+from fastht.tasks.training.trainer import NonFiniteLossError
 
 
 @pytest.fixture

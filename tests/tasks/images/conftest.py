@@ -12,7 +12,7 @@ def experiment(table, tiny_model, out):
     pytest.importorskip("torchmetrics")
     from fastht.tasks.images.experiment import ExperimentArguments
     from fastht.tasks.models.methods import AdapterSettings
-    from fastht.tasks.training.trainer import TrainerConfig
+    from fastht.tasks.training.config import TrainerConfig
 
     return ExperimentArguments(
         data=str(table),

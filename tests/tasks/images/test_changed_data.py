@@ -17,8 +17,8 @@ from fastht.tasks.images.commands import train
 from fastht.tasks.images.evaluate import EvalArguments, evaluate
 from fastht.tasks.images.experiment import ExperimentArguments
 from fastht.tasks.models.methods import AdapterSettings
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import TrainerConfig
 
 
 @pytest.fixture

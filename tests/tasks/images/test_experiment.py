@@ -23,7 +23,7 @@ from fastht.tasks.images.experiment import (
 )
 from fastht.tasks.images.run import Run
 from fastht.tasks.models.methods import METHODS, AdapterSettings
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 
 HT = [name for name, method in METHODS.items() if method.variant is not None]
 

@@ -23,9 +23,9 @@ from fastht.tasks.images.commands import train
 from fastht.tasks.images.experiment import build_model, load_split
 from fastht.tasks.images.run import _groups
 from fastht.tasks.images.run_tower import RunTower, keep_run_sides, read_run_tower
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.seen import keep_data
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import TrainerConfig
 
 KINDS = {
     "ht": {"method": "ht", "train_towers": "image", "tower_lr_scale": 1.0},

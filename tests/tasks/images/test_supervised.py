@@ -17,7 +17,8 @@ from fastht.tasks.images.goals import ClassificationGoal, SegmentationGoal
 from fastht.tasks.images.supervised import SupervisedTask, predict
 from fastht.tasks.models.features import BlockFeatures
 from fastht.tasks.models.heads import Classifier, Segmenter
-from fastht.tasks.training.trainer import Trainer, TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
+from fastht.tasks.training.trainer import Trainer
 
 SIZE = 32
 NORMAL = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

@@ -23,7 +23,8 @@ from fastht.tasks.images.supervised import SupervisedTask
 from fastht.tasks.models import baselines
 from fastht.tasks.models.baselines import BASELINES, BaselineSettings, build_baseline
 from fastht.tasks.models.build import TINY_MODEL, build_clip
-from fastht.tasks.training.trainer import Trainer, TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
+from fastht.tasks.training.trainer import Trainer
 
 SIZE = 32
 GOALS = {"segment": SegmentationGoal, "classify": ClassificationGoal}

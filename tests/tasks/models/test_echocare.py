@@ -9,7 +9,7 @@ from fastht.tasks.models import echocare
 from fastht.tasks.models.build import build_vision
 from fastht.tasks.models.echocare import EchoCareEncoder, build_echocare, echocare_transform
 from fastht.tasks.models.encoders import EncoderNames, build_encoder
-from fastht.tasks.training.trainer import TrainerConfig
+from fastht.tasks.training.config import TrainerConfig
 
 pytest.importorskip("monai")
 pytest.importorskip("einops")

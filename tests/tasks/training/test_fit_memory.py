@@ -17,8 +17,8 @@ from fastht.budget import MIB, BudgetError
 from fastht.patch import patch_record, set_recompute
 from fastht.tasks.image_text.train import TrainArguments, train
 from fastht.tasks.training import fit_memory as module
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import TrainerConfig
 
 
 @pytest.fixture(scope="module")

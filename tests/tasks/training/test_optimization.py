@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.optimization import (
     ParameterGroup,
     make_schedule,
     optimizer_groups,
     warmup_steps,
 )
-from fastht.tasks.training.trainer import TrainerConfig
 
 
 def rates(warmup, steps=20, lr=0.4, lr_min=0.02, scale=0.1):

@@ -10,8 +10,9 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from fastht.tasks.training import trainer as trainer_module
+from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import ResumeError
-from fastht.tasks.training.trainer import NonFiniteLossError, Trainer, TrainerConfig
+from fastht.tasks.training.trainer import NonFiniteLossError, Trainer
 
 
 class Regression(nn.Module):
