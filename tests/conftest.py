@@ -49,6 +49,11 @@ def pytest_collection():
         gc.enable()
 
 
+def pytest_unconfigure():
+    """Let the interpreter see all objects again as it ends: Triton's bindings look for leaks."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def backend(request):
     """Name the backend of an engine (see engines.py), its instruction-set path being forced."""

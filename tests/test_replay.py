@@ -21,7 +21,7 @@ from fastht.ops import registry
 if registry._triton_missing() is not None or registry._triton_refuses(DEVICE, torch.float32):
     pytest.skip("the Triton backend does not run here", allow_module_level=True)
 
-from fastht.ops.triton import adapter, calls, launch, replay
+from fastht.ops.triton import adapter, calls, expansion, launch, replay
 
 if DEVICE == "cuda":
     pytestmark = pytest.mark.gpu
@@ -82,7 +82,7 @@ def recorder(monkeypatch):
         return
     monkeypatch.setattr(replay, "DEVICES", {"cpu"})
     monkeypatch.setattr(replay, "_streams", lambda: lambda index: 0)
-    for module in (adapter, launch):
+    for module in (adapter, expansion, launch):
         for name, kernel in vars(module).copy().items():
             if name.endswith("_kernel"):
                 monkeypatch.setattr(module, name, Interpreted(kernel))
