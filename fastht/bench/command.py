@@ -70,6 +70,8 @@ class BenchArguments:
         batch_size: images a step; default: 8 on a CPU, 64 on a GPU.
         precision: fp32; bf16 (autocast); or bf16-base (autocast, with frozen weights in bf16);
             default: fp32 on a CPU, bf16 on a GPU.
+        keep: which tokens adapters keep for the backward pass, input or output (see fastht.patch);
+            auto: the output, of which the input is made again, where tokens are float32.
         image_size: side of the images in pixels; default: the model's.
         device: where to train.
         rounds: steps of each method that are timed.
@@ -85,6 +87,7 @@ class BenchArguments:
     memory_budget: float | None = None
     batch_size: int | None = None
     precision: Precision | None = None
+    keep: Literal["auto", "input", "output"] = "auto"
     image_size: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     rounds: int = 10
@@ -217,7 +220,7 @@ def make_case(arguments: BenchArguments) -> Case:
     batch = BATCH_SIZES[device] if arguments.batch_size is None else arguments.batch_size
     precision = arguments.precision or PRECISIONS[device]
     model = find_model(arguments.model, arguments.image_size)
-    return Case(model, batch, precision, device, arguments.adapter)
+    return Case(model, batch, precision, device, arguments.adapter, arguments.keep)
 
 
 def find_model(name: str, image_size: int | None = None) -> ModelSpec:
@@ -356,6 +359,8 @@ def _front(model: ModelSpec) -> list[str]:
 def _introduction(arguments: BenchArguments, case: Case, machine: dict[str, Any]) -> str:
     size = "" if case.model.image_size is None else f" at {case.model.image_size} px"
     what = f"{arguments.model}{size}, random weights, batch {case.batch}, {case.precision}"
+    if case.keep != "auto":
+        what += f", adapters keep their {case.keep}"
     where = machine["gpu"] or f"{machine['cpu']}, threads: {machine['threads']}"
     if machine["load"] is not None:  # of others: a busy machine tells nothing
         where += f", load before: {machine['load']:.1f}"

@@ -37,6 +37,7 @@ class Case:
         precision: one of ``Precision``.
         device: ``"cpu"`` or ``"cuda"``.
         config: what HT adapters are made of; Mona's are the same with ``variant="baseline"``.
+        keep: which tokens adapters keep for the backward pass, as :func:`fastht.patch` takes it.
 
     Raises:
         ValueError: the batch size or the precision is none.
@@ -47,6 +48,7 @@ class Case:
     precision: Precision
     device: str = "cpu"
     config: HTConfig = PAPER
+    keep: str = "auto"
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -138,7 +140,8 @@ def make_step(case: Case, name: str, images: Callable[[tuple[int, int]], Rotatio
     made_for = images(image_size(tower))
     with torch.random.fork_rng(devices=[0] if case.device == "cuda" else []):
         torch.manual_seed(0)
-        return Step(find_method(name), tower, made_for, case.precision, case.config)
+        method = find_method(name)
+        return Step(method, tower, made_for, case.precision, case.config, case.keep)
 
 
 def make_images(case: Case, sets: int, size: tuple[int, int]) -> Rotation[Tensor]:

@@ -34,9 +34,10 @@ class Method:
     Attributes:
         name: what the command line and tables call it.
         detail: one line for people.
-        prepare: takes a freshly built model that :func:`fastht.patch` could take, and what its
-            adapters are to be made of. Changes it in place so that exactly what this method trains
-            has ``requires_grad``; raises :class:`UnusableError` where it cannot.
+        prepare: takes a freshly built model that :func:`fastht.patch` could take, what its
+            adapters are to be made of, and which tokens they keep, as ``patch`` takes it. Changes
+            the model in place so that exactly what this method trains has ``requires_grad``;
+            raises :class:`UnusableError` where it cannot.
         compiled: whether the model then goes through ``torch.compile``.
         fused: whether the adapters run on the backend that ``auto`` picks, so that what they
             compute has to be checked.
@@ -46,33 +47,35 @@ class Method:
 
     name: str
     detail: str
-    prepare: Callable[[nn.Module, HTConfig], None]
+    prepare: Callable[[nn.Module, HTConfig, str], None]
     compiled: bool = False
     fused: bool = False
     recompute: str = "none"
 
 
-def _frozen(model: nn.Module, config: HTConfig) -> None:
+def _frozen(model: nn.Module, config: HTConfig, keep: str) -> None:
     model.requires_grad_(False)
 
 
-def _full(model: nn.Module, config: HTConfig) -> None:
+def _full(model: nn.Module, config: HTConfig, keep: str) -> None:
     model.requires_grad_(False)
     find_backbone(model).tower.requires_grad_(True)
 
 
-def _mona(model: nn.Module, config: HTConfig) -> None:
-    patch(model, replace(config, variant="baseline"), backend="reference")
+def _mona(model: nn.Module, config: HTConfig, keep: str) -> None:
+    patch(model, replace(config, variant="baseline"), backend="reference", keep=keep)
 
 
-def _ht(model: nn.Module, config: HTConfig, backend: str, recompute: str = "none") -> None:
+def _ht(
+    model: nn.Module, config: HTConfig, keep: str, backend: str, recompute: str = "none"
+) -> None:
     if recompute == _LIBRARY:
         _checkpoint(model)
         recompute = "none"
-    patch(model, config, backend=backend, recompute=recompute)
+    patch(model, config, backend=backend, keep=keep, recompute=recompute)
 
 
-def _lora(model: nn.Module, config: HTConfig, recompute: str = "none") -> None:
+def _lora(model: nn.Module, config: HTConfig, keep: str, recompute: str = "none") -> None:
     try:
         # Random factors: no zeros here either.
         add_lora(model, LORA_RANK, zeros=False)

@@ -44,6 +44,7 @@ class Step:
         images: sets of ``[B, 3, H, W]`` float32 images, all of the same shape.
         precision: one of ``Precision``.
         config: what HT adapters are made of.
+        keep: which tokens they keep for the backward pass, as :func:`fastht.patch` takes it.
 
     Attributes:
         method, model, images: as given; the model is prepared.
@@ -61,10 +62,11 @@ class Step:
         images: Rotation[Tensor],
         precision: Precision,
         config: HTConfig = PAPER,
+        keep: str = "auto",
     ) -> None:
         self.method, self.model, self.images = method, model, images
         base = set(model.parameters())
-        method.prepare(model, config)
+        method.prepare(model, config, keep)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.trainable = sum(p.numel() for p in trained)
         named = model.named_parameters()

@@ -27,12 +27,13 @@ def row(method, seconds, **kwargs):
 
 def test_it_prints_a_table_and_writes_everything(tmp_path, capsys):
     target = tmp_path / "results.json"
-    options = ["--no-memory", "--methods", "lora", "ht", "--json", str(target)]
+    options = ["--no-memory", "--methods", "lora", "ht", "--keep", "output", "--json", str(target)]
     assert main([*QUICK, *options, "--bottleneck-dim", "16"]) == 0
     printed = capsys.readouterr()
     backend = fastht.ops.resolve_backend("auto", "cpu").name
     lines = printed.out.splitlines()
-    assert lines[0] == "fastht-tiny, random weights, batch 2, fp32, 2 rounds"
+    case = "fastht-tiny, random weights, batch 2, fp32, adapters keep their output"
+    assert lines[0] == f"{case}, 2 rounds"
     assert f"torch {torch.__version__.partition('+')[0]}" in lines[1]
     assert "load before: " in lines[1]
     assert lines[3].split("   ")[0].strip() == "method"
@@ -47,6 +48,7 @@ def test_it_prints_a_table_and_writes_everything(tmp_path, capsys):
     assert content["date"].endswith("+00:00")
     assert content["machine"]["device"] == "cpu"
     assert content["case"]["precision"] == "fp32"
+    assert content["case"]["keep"] == "output"
     assert content["case"]["config"] == fastht.HTConfig(init="paper", bottleneck_dim=16).to_dict()
     assert [entry["method"] for entry in content["methods"]] == ["lora", "ht"]
     assert [len(entry["seconds"]) for entry in content["methods"]] == [2, 2]
@@ -130,7 +132,7 @@ def test_without_peft_the_others_are_measured(no_lora, capsys):
 
 
 def test_what_computes_something_else_is_left_out_and_ends_with_1(monkeypatch, capsys):
-    def prepare(model, config):
+    def prepare(model, config, keep):
         raise IncorrectError("out - x is off by 2")
 
     monkeypatch.setitem(METHODS, "ht", Method("ht", "wrong", prepare, fused=True))
@@ -249,6 +251,7 @@ def test_a_device_brings_its_defaults():
     assert case.config == fastht.HTConfig(init="paper")
     case = make_case(dataclasses.replace(arguments, batch_size=3, precision="bf16-base"))
     assert (case.batch, case.precision) == (3, "bf16-base")
+    assert make_case(dataclasses.replace(arguments, keep="output")).keep == "output"
 
 
 def test_lora_is_compared_with_round_by_round():

@@ -18,7 +18,7 @@ CASE = Case(TINY, 2, "fp32")
 
 
 def failing(error, **kwargs):
-    def prepare(model, config):
+    def prepare(model, config, keep):
         raise error
 
     return Method("failing", "fails", prepare, **kwargs)

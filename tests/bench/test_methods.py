@@ -27,7 +27,7 @@ LORA_VITS = [name for name in VITS if name not in BYPASSING]
 
 def prepared(vit, method):
     model = VITS[vit].build()
-    METHODS[method].prepare(model, CONFIG)
+    METHODS[method].prepare(model, CONFIG, "auto")
     return model
 
 
@@ -109,7 +109,7 @@ def test_the_variants_and_backends_are_what_the_names_say():
 
 def test_the_configuration_is_the_users():
     model = VITS["native"].build()
-    METHODS["ht"].prepare(model, fastht.HTConfig(variant="noise_aware", layers=[1]))
+    METHODS["ht"].prepare(model, fastht.HTConfig(variant="noise_aware", layers=[1]), "auto")
     assert list(fastht.adapters(model)) == [1]
     assert fastht.patch(model, fastht.HTConfig(variant="noise_aware", layers=[1])) is model
 
@@ -146,7 +146,7 @@ def test_lora_changes_the_features_from_the_start():
 
 def test_a_tower_that_lora_cannot_take_is_unusable():
     with pytest.raises(UnusableError, match=r"block 0 of TinyTower"):
-        METHODS["lora"].prepare(tiny_tower(), CONFIG)
+        METHODS["lora"].prepare(tiny_tower(), CONFIG, "auto")
 
 
 def test_updates_of_whole_weights_are_remarked():
@@ -159,5 +159,5 @@ def test_preparing_does_not_replace_the_model():
     model = VITS["clip"].build()
     attention = model.visual.transformer.resblocks[0].attn
     assert isinstance(attention, nn.MultiheadAttention)
-    assert METHODS["lora"].prepare(model, CONFIG) is None
+    assert METHODS["lora"].prepare(model, CONFIG, "auto") is None
     assert model.visual.transformer.resblocks[0].attn is attention

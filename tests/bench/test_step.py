@@ -28,10 +28,10 @@ def seeded():
         yield
 
 
-def make(method, precision="fp32", *, batch=3, config=CONFIG):
+def make(method, precision="fp32", *, batch=3, config=CONFIG, keep="auto"):
     model = TINY.build()
     images = torch.randn(batch, 3, *image_size(model))
-    return Step(METHODS[method], model, Rotation(images.clone, 1, 1), precision, config)
+    return Step(METHODS[method], model, Rotation(images.clone, 1, 1), precision, config, keep)
 
 
 def make_vit(vit, method, precision):
@@ -130,6 +130,14 @@ def test_frozen_keeps_nothing_and_fused_adapters_least():
     kept = {name: make(name).saved_bytes() for name in EAGER}
     assert kept["frozen"] == 0
     assert 0 < kept["ht"] < kept["mona"] < kept["ht-reference"]
+
+
+def test_adapters_keep_the_tokens_they_are_told_to():
+    keeps = ("auto", "input", "output")
+    kept = {keep: make("ht", "bf16-base", keep=keep).saved_bytes() for keep in keeps}
+    assert kept["auto"] == kept["input"]
+    # The next LayerNorm keeps the output in any case: two blocks' inputs of 17 tokens are saved.
+    assert kept["input"] - kept["output"] == 3 * 2 * 17 * 64 * torch.bfloat16.itemsize
 
 
 def test_kept_bytes_grow_with_the_batch_alone():
