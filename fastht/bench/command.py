@@ -62,7 +62,8 @@ class BenchArguments:
             in six blocks alone: lora-mlp:6, ht-block:6-compiled and the like. ht-checkpointed has
             the library's own gradient checkpointing.
         front: measure HT and LoRA with every way to recompute, in all blocks and in some, compiled
-            and not, in place of methods, and say which is faster within each budget of kept memory.
+            and not, and ht-checkpointed, in place of methods, and say which is faster within each
+            budget of kept memory.
         picture: draw time against memory into this PNG file, which must not be there yet.
         memory_budget: MiB that the step of a method may hold, by itself (counted; working memory
             of single operations comes on top): what HT and LoRA compute again is chosen to fit,
@@ -177,7 +178,10 @@ def bench(arguments: BenchArguments, command: str) -> int:
         print(f"{front_text(front(rows))}\n")
     if picture is not None and rows:
         plot_front(rows, f"{arguments.model}, batch {case.batch}, {case.precision}", picture)
-    remarks = [f"{row.method}: {row.remark}." for row in rows if row.remark is not None]
+    remarks = [
+        f"{', '.join(row.method for row in rows if row.remark == text)}: {text}."
+        for text in dict.fromkeys(row.remark for row in rows if row.remark is not None)
+    ]
     missing = [f"{name} is left out: {why.reason}." for name, why in left_out.items()]
     for text in (*([LEGEND] if rows else []), *remarks, *missing):
         print(textwrap.fill(text, 100))

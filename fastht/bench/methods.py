@@ -190,12 +190,14 @@ def find_method(name: str) -> Method:
 def front_names(depth: int) -> list[str]:
     """Return the methods of the front of time against memory, for a tower of so many blocks.
 
-    HT and LoRA, each with every way to recompute, in all blocks and in a quarter or half of them;
-    compiled, which takes its time for each, in all blocks.
+    HT and LoRA, each with every way to recompute, in all blocks and in a quarter or half of them,
+    and HT under the library's own checkpointing; compiled, which takes its time for each, in all
+    blocks.
     """
     quarter, half = max(1, depth // 4), max(1, depth // 2)
     eager = ("", f"-mlp:{quarter}", f"-mlp:{half}", "-mlp", f"-block:{half}", "-block")
     names = [f"{kind}{again}" for kind in ("lora", "ht") for again in eager]
+    names.append("ht-checkpointed")  # keeps no more than LoRA's least
     again = ("", "-mlp", "-block")
     names += [f"{kind}{which}-compiled" for kind in ("lora", "ht") for which in again]
     return list(dict.fromkeys(names))
