@@ -3,7 +3,8 @@
 Of the symmetric InfoNCE loss without keys, with B rows and C columns of E features in tiles of
 ``BM x BN``, forward and then backward in strips of rows. Each tile of pairs reads its rows and
 columns whole, so ``sweep`` is what the L2 cache delivers, not what the memory does: programs that
-run at the same time share most of it. The other launches stream. Beside them stand the bytes that a
+run at the same time share most of it. The other launches stream; in strict float32 there is one
+before each sweep, which makes the rounders of rows and columns. Beside them stand the bytes that a
 dense form writes and reads at least, ``dense_floor``.
 
 Verified by :mod:`benchmarks.byte_meter` (``tests/losses/test_triton_bytes.py``).
@@ -26,6 +27,7 @@ class Shape:
     """The sizes that traffic depends on; ``strip`` is rows of derivatives that are kept at a time.
 
     ``tile`` is that of both sweeps and ``product`` that of the products: rows and columns.
+    ``rounders`` is how many rows' a program makes; 0 where products need none.
     """
 
     rows: int
@@ -35,6 +37,7 @@ class Shape:
     tile: tuple[int, int]
     product: tuple[int, int, int]
     feature_bytes: int = 2
+    rounders: int = 0
 
     @property
     def strips(self) -> list[int]:
@@ -48,8 +51,27 @@ class Shape:
     def features(self, rows: int) -> dict[str, int]:
         """Return what the tiles of that many rows read of the features."""
         row_tiles, column_tiles = self.tiles(rows)
-        line = row_tiles * column_tiles * self.dim * self.feature_bytes
-        return {"rows": line * self.tile[0], "columns": line * self.tile[1]}
+        tiles = row_tiles * column_tiles
+        line = tiles * self.dim * self.feature_bytes
+        found = {"rows": line * self.tile[0], "columns": line * self.tile[1]}
+        if self.rounders:
+            found["row_rounders"] = tiles * self.tile[0] * SUM_BYTES
+            found["column_rounders"] = tiles * self.tile[1] * SUM_BYTES
+        return found
+
+
+def rounders(shape: Shape) -> dict[str, int]:
+    """Return the bytes of the launch before each sweep: whole features, and what it writes."""
+    if not shape.rounders:
+        return {}
+    rows, columns = (ceil(n, shape.rounders) * shape.rounders for n in (shape.rows, shape.columns))
+    line = shape.dim * shape.feature_bytes
+    return {
+        "rows": rows * line,
+        "columns": columns * line,
+        "row_rounders": shape.rows * SUM_BYTES,
+        "column_rounders": shape.columns * SUM_BYTES,
+    }
 
 
 def forward(shape: Shape) -> dict[str, int]:
@@ -68,7 +90,7 @@ def backward(shape: Shape) -> dict[str, int]:
     found = {"rows": 0, "columns": 0, "strip": 0, "d_rows": 0, "d_columns": 0}
     for number, rows in enumerate(shape.strips):
         for name, size in shape.features(rows).items():
-            found[name] += size
+            found[name] = found.get(name, 0) + size
         row_tiles = shape.tiles(rows)[0]
         # Written whole, to the ends of its tiles.
         pairs = row_tiles * shape.tile[0] * column_tiles * shape.tile[1]
@@ -89,7 +111,8 @@ def workspace(shape: Shape) -> int:
     row_tiles, column_tiles = shape.tiles(shape.rows)
     parts = 2 * (column_tiles * shape.rows + row_tiles * shape.columns) * SUM_BYTES
     strip = max(shape.strips) * shape.columns * shape.feature_bytes
-    return max(parts, strip + column_tiles * shape.rows * SUM_BYTES)
+    rounders = 3 * (shape.rows + shape.columns) * SUM_BYTES if shape.rounders else 0
+    return rounders + max(parts, strip + column_tiles * shape.rows * SUM_BYTES)
 
 
 def dense_floor(shape: Shape) -> int:

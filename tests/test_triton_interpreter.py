@@ -39,6 +39,21 @@ def test_tensor_float_32_cuts_both_operands_after_ten_bits_of_mantissa(sign):
             assert torch.equal(product(a, b, "ieee"), diagonal(sign * operand))
 
 
+@triton.jit
+def exp_kernel(x, out):
+    i = tl.arange(0, 16)
+    tl.store(out + i, tl.exp(tl.load(x + i)))
+
+
+def test_exponentials_are_those_of_two_to_the_power_of_a_product():
+    x = torch.full((16,), -86.0)
+    out = torch.empty(16)
+    exp_kernel[(1,)](x, out)
+    power = (x * 1.442695040888963407).double()  # which float32 rounds, the number too
+    assert torch.equal(out, torch.exp2(power).float())
+    assert not torch.equal(out, x.exp())
+
+
 def test_three_products_keep_what_one_cuts():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(16, 16, generator=generator) for _ in range(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from fastht.losses import custom_op, exchange, reference
 from fastht.losses.registry import resolve
 from fastht.losses.sweeps import BOTH, COLUMNS, ROWS, Form, sum_dtype
 from fastht.losses.targets import SoftTargets
-from fastht.losses.terms import Share, Weights
+from fastht.losses.terms import Share, Weights, alone_where_negative
 
 Directions = Literal["image", "text", "both"]
 _DIRECTIONS = {"image": ROWS, "text": COLUMNS, "both": BOTH}
@@ -44,17 +45,25 @@ class SoftLabels:
     scope: Literal["global", "local"] = "global"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it has to be over zero")
-        if self.kl < 0 or self.mse < 0 or self.kl + self.mse == 0:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(
+                f"temperature is {self.temperature}; it has to be over zero, and finite"
+            )
+        if not (self.kl >= 0 and self.mse >= 0 and 0 < self.kl + self.mse < math.inf):
             raise ValueError(
                 f"weights of soft labels are kl={self.kl} and mse={self.mse}; none may be "
-                "negative, and one has to be over zero"
+                "negative or infinite, and one has to be over zero"
             )
-        if self.directions not in _DIRECTIONS:
-            raise ValueError(f"directions is {self.directions!r}; choose image, text or both")
+        _flags(self.directions)
         if self.scope not in ("global", "local"):
             raise ValueError(f"scope is {self.scope!r}; choose global or local")
+
+
+def _flags(directions: Directions) -> int:
+    """Return directions as a form has them."""
+    if directions not in _DIRECTIONS:
+        raise ValueError(f"directions is {directions!r}; choose image, text or both")
+    return _DIRECTIONS[directions]
 
 
 @dataclass(frozen=True)
@@ -106,12 +115,13 @@ def clip_loss(
         ``[]``, in nats, of the sums' dtype.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, or the batch is empty.
+        ValueError: shapes, dtypes or devices do not fit, the batch is empty, or there are no such
+            directions.
         BackendUnavailableError: the backend cannot run here.
 
     Source: Radford et al. 2021 (CLIP), figure 3; several positives as Khosla et al. 2020 (L_out).
     """
-    form = Form(softmax=_DIRECTIONS[directions], keys=keys is not None)
+    form = Form(softmax=_flags(directions), keys=keys is not None)
     return losses(
         image_features, text_features, logit_scale, None, keys=keys, form=form,
         weights=Weights(softmax=1.0), backend=backend, processes=processes,
@@ -173,7 +183,7 @@ def soft_label_loss(
 def soft_form(form: Form, soft: SoftLabels, targets: SoftTargets) -> Form:
     """Return a form with the terms of soft labels added."""
     shares = len(targets.rows) > 1 or len(targets.table) > 2
-    kl = _DIRECTIONS[soft.directions] if soft.kl else 0
+    kl = _flags(soft.directions) if soft.kl else 0
     return Form(form.softmax, form.sigmoid, kl, soft.mse > 0, form.keys, shares)
 
 
@@ -290,5 +300,4 @@ def _own_keys(keys: Tensor, sizes: Tensor | None) -> Tensor:
     """Return the keys of all columns, negative ones replaced by keys that occur once."""
     if sizes is not None:
         keys = torch.ops.fastht.gather_rows(keys, sizes)
-    places = torch.arange(keys.shape[0], device=keys.device)
-    return torch.where(keys < 0, -1 - places, keys)
+    return alone_where_negative(keys)

@@ -13,6 +13,7 @@ are ``Q P^T``, over ``U W^T`` for "ignore". Positives have T = 1. Source: Ultras
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -124,12 +125,16 @@ def _table(
             "the similarity of tags is not symmetric, so that targets would depend on the order "
             "of samples; give (S + S.T) / 2"
         )
-    if len(dimensions) == 0 or int(dimensions.min()) < 0:
-        raise ValueError("dimensions have to be numbers from 0, one of each tag")
+    whole = not dimensions.is_floating_point() and dimensions.dtype != torch.bool
+    if len(dimensions) == 0 or not whole or int(dimensions.min()) < 0:
+        raise ValueError("dimensions have to be whole numbers from 0, one of each tag")
     k = int(dimensions.max()) + 1
     w = similarity.new_ones(k) if weights is None else torch.as_tensor(weights).to(similarity)
-    if w.shape != (k,) or not bool((w >= 0).all()) or not bool(w.sum() > 0):
-        raise ValueError(f"weights are {w.tolist()}; they have to be {k} numbers, none negative")
+    if w.shape != (k,) or not bool((w >= 0).all()) or not 0 < float(w.sum()) < math.inf:
+        raise ValueError(
+            f"weights are {w.tolist()}; they have to be {k} finite numbers, none negative and not "
+            "all zero"
+        )
     member = torch.nn.functional.one_hot(dimensions.long(), k).to(similarity)
     inside = similarity * (member @ member.T) * w[dimensions.long()]
     if missing == "zero":

@@ -61,15 +61,23 @@ def count_positives(keys: Tensor, share: Share) -> Counts:
     return Counts(number[share.own], number)
 
 
+def alone_where_negative(keys: Tensor) -> Tensor:
+    """Return keys, ``[B]``, with negative ones replaced by keys that occur once."""
+    places = torch.arange(keys.shape[0], device=keys.device)
+    return torch.where(keys < 0, -1 - places, keys)
+
+
 def mean_log_positives(keys: Tensor) -> Tensor:
     """Return the floor of a cross-entropy with several positives: the mean log of their number.
 
     Args:
-        keys: ``[B]`` integers; pairs of equal keys are positive.
+        keys: ``[B]`` integers, as the losses take them: pairs of equal keys are positive, and a
+            negative key is equal to none but its own sample.
 
     Returns:
         ``[]``, float64, in nats: 0 where no key occurs twice.
     """
+    keys = alone_where_negative(keys)
     return count_positives(keys, Share(len(keys), 0, len(keys))).rows.double().log().mean()
 
 

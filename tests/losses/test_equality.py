@@ -13,7 +13,7 @@ from loss_cases import (
     worst_error,
 )
 
-from fastht.losses import sweeps
+from fastht.losses import siglip_loss, sweeps
 from fastht.losses.registry import implementation
 from fastht.losses.sweeps import BOTH, COLUMNS, ROWS, Form, Operands
 
@@ -175,6 +175,18 @@ def test_rectangles_of_local_rows_and_all_columns(backend, form, rows, columns, 
     for name, a, b in zip(wanted._fields, got, wanted, strict=True):
         if b is not None and (name in ("rows", "columns") or form.logits):
             assert worst_error({name: a}, {name: b}) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("backend", CANDIDATES)
+def test_a_sigmoid_without_a_bias_is_one_with_a_bias_of_zero(backend):
+    batch = make_batch(33)
+    skip_unless_taken(backend, batch.images)
+    arguments = (batch.images, batch.texts, batch.scale)
+    for keys in (None, batch.keys):
+        found = siglip_loss(*arguments, keys=keys, backend=backend)
+        wanted = siglip_loss(*arguments, 0.0, keys=keys, backend="reference")
+        assert abs(found / wanted - 1) < TOLERANCE
+        assert abs(siglip_loss(*arguments, 0.1, keys=keys) / wanted - 1) > 1e6 * TOLERANCE
 
 
 @pytest.mark.parametrize("backend", CANDIDATES)

@@ -58,12 +58,15 @@ def test_tags_out_of_range(backend, number):
 
 def test_soft_targets_that_do_not_fit():
     tags, eye = torch.zeros(4, 2, dtype=torch.long), torch.eye(3)
+    inf = float("inf")
     skewed = torch.tensor([[1.0, 0.5, 0], [0, 1, 0], [0, 0, 1]])
     for match, call in {
         "integers": lambda: SoftTargets.from_tags(tags.float(), eye, [0, 0, 0]),
         "symmetric": lambda: SoftTargets.from_tags(tags, skewed, [0, 0, 0]),
         r"\[V, V\]": lambda: SoftTargets.from_tags(tags, eye[:2], [0, 0, 0]),
-        "numbers from 0": lambda: SoftTargets.from_tags(tags, eye, [0, -1, 0]),
+        "whole numbers from 0": lambda: SoftTargets.from_tags(tags, eye, [0, -1, 0]),
+        "have to be whole": lambda: SoftTargets.from_tags(tags, eye, [0, 0.5, 1]),
+        "not all zero": lambda: SoftTargets.from_tags(tags, eye, [0, 0, 1], weights=[1.0, inf]),
         "missing is 'drop'": lambda: SoftTargets.from_tags(tags, eye, [0] * 3, missing="drop"),
         "weights are": lambda: SoftTargets.from_tags(tags, eye, [0, 0, 1], weights=[1.0]),
         "no gradient": lambda: SoftTargets.from_factors(nn.Parameter(A), A),
@@ -72,8 +75,14 @@ def test_soft_targets_that_do_not_fit():
             A, A, SoftTargets.from_factors(A[:3], A[:3])
         ),
         "temperature is 0": lambda: SoftLabels(temperature=0),
+        "temperature is inf": lambda: SoftLabels(temperature=inf),
         "none may be": lambda: SoftLabels(kl=-1),
-        "directions is": lambda: SoftLabels(directions="up"),
+        "kl=nan": lambda: SoftLabels(kl=float("nan")),
+        "mse=inf": lambda: SoftLabels(mse=inf),
+        "directions is 'up'": lambda: SoftLabels(directions="up"),
+        "directions is 'down'; choose image, text or both": lambda: clip_loss(
+            A, A, 1.0, directions="down"
+        ),
         "scope is": lambda: SoftLabels(scope="here"),
     }.items():
         with pytest.raises(ValueError, match=match):

@@ -26,30 +26,38 @@ def counted(launches, names, what="requested"):
     return found
 
 
-@pytest.fixture
-def shape(monkeypatch):
+@pytest.fixture(params=["16", "32"])
+def shape(monkeypatch, request):
     """Three strips, the last of which is short, with tiles that are not filled."""
     monkeypatch.setattr(sweeps, "STRIP_ROWS", 128)
     monkeypatch.setattr(sweeps, "STRIP_BYTES", 1)
-    tile = sweeps.configs.options("sweep", torch.device("cpu"), "16", "plain")
-    product = sweeps.configs.options("product", torch.device("cpu"), "16", "plain")
+    tile, product, rounders = (
+        sweeps.configs.options(kernel, torch.device("cpu"), request.param, "plain")
+        for kernel in ("sweep", "product", "rounders")
+    )
     return byte_model.Shape(
         300, 200, 256, 128,
         (tile["BM"], tile["BN"]), (product["BM"], product["BN"], product["BK"]),
+        int(request.param) // 8, rounders["BLOCK"] if request.param == "32" else 0,
     )  # fmt: skip
 
 
 def test_traffic_is_that_of_the_model(shape):
     from benchmarks.byte_meter import metered
 
-    operands = loss_sweeps.make(shape.rows, shape.columns, shape.dim, torch.bfloat16)
+    dtype = torch.float32 if shape.rounders else torch.bfloat16
+    operands = loss_sweeps.make(shape.rows, shape.columns, shape.dim, dtype)
     given = loss_sweeps.coefficients(FORM, operands)
     with metered() as forward:
         sweeps.forward(FORM, operands)
     with metered() as backward:
         sweeps.backward(FORM, operands, given)
 
-    names = {"forward": {n: n for n in ("rows", "columns", "row_parts", "column_parts")}}
+    read = ("rows", "columns", *(("row_rounders", "column_rounders") if shape.rounders else ()))
+    for sweep in (forward, backward):  # before which is the same launch
+        names = {"rounders": {n: n for n in read}}
+        assert counted(sweep, names) == byte_model.rounders(shape)
+    names = {"forward": {n: n for n in (*read, "row_parts", "column_parts")}}
     assert counted(forward, names) == byte_model.forward(shape)
     distinct = counted(forward, names, "distinct")
     assert distinct["rows"] == operands.rows.nbytes
@@ -58,7 +66,7 @@ def test_traffic_is_that_of_the_model(shape):
     assert merged == distinct["row_parts"] + distinct["column_parts"]
 
     model = byte_model.backward(shape)
-    names = {"gradient": {n: n for n in ("rows", "columns", "strip")}}
+    names = {"gradient": {n: n for n in (*read, "strip")}}
     found = counted(backward, names)
     # Products come in pairs, of the strip with the columns and of its transpose with the rows.
     products = [launch for launch in backward if launch.kernel == "product"]

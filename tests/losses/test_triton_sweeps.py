@@ -114,7 +114,8 @@ def test_float32_keeps_to_the_rule_in_sums_so_long_that_cutting_tells(name):
 @pytest.mark.skipif(DEVICE == "cuda", reason="of the interpreter's tensor cores")
 @pytest.mark.parametrize("precision", ["tf32x3", "rounded"])
 def test_sums_that_stay_in_tensor_cores_and_single_products_are_seen(precision, monkeypatch):
-    monkeypatch.setitem(configs.PRECISIONS, "32", precision)
+    for table in (configs.SIMILARITIES, configs.PRECISIONS):
+        monkeypatch.setitem(table, "32", precision)
     draw = draws(loss_sweeps.FORMS["clip"], torch.float32, columns=260, dim=512)(0)
     assert [quantity for quantity in draw.exact if above(draw, quantity)]
 

@@ -12,10 +12,13 @@ import torch
 from fastht.ops.triton import configs as adapter_configs
 
 TABLE = Path(__file__).with_name("configs.json")
-KERNELS = ("sweep", "product", "merge")
+KERNELS = ("rounders", "sweep", "product", "merge")
 NUMBERS = ("16", "tf32", "32", "64")
 FORMS = ("plain", "keys", "soft")
-# How the products of features are made, see fastht.ops.triton.products.
+# How similarities are made, see fastht.losses.triton.aligned and fastht.ops.triton.products: an
+# error that all of them have to one side would be one of the scale.
+SIMILARITIES = {"16": "ieee", "tf32": "rounded", "32": "aligned", "64": "ieee"}
+# How the products of derivatives and features are made.
 PRECISIONS = {"16": "ieee", "tf32": "rounded", "32": "split", "64": "ieee"}
 # Multiply and add in one instruction, but not of float32 features: what a scaled similarity lost in
 # rounding would come back where the largest is taken off it. Logits that are equal were e to the

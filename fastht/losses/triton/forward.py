@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.losses.triton.exponential import exp
 from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tile_of
 
 
@@ -20,6 +21,8 @@ def forward_kernel(
     column_factors,  # [C, V]
     row_shares,  # [R, K]
     column_shares,  # [C, K]
+    row_rounders,  # [3, R]: of features, factors and shares, where their products are aligned
+    column_rounders,  # [3, C]
     inverse_temperature,  # [1]
     row_parts,  # [statistics, tiles of columns, R]
     column_parts,  # [statistics, tiles of rows, C]
@@ -57,7 +60,9 @@ def forward_kernel(
     in_r, in_c = r < R, c < C
     # Rows past the last are the last again: loads need no mask, and no sum has them.
     r, c = tl.minimum(r, R - 1), tl.minimum(c, C - 1)
-    similarity = similarities(rows, columns, r, c, E, BM, BN, BK, ACC, PRECISION)
+    similarity = similarities(
+        rows, columns, row_rounders, column_rounders, r, c, E, BM, BN, BK, ACC, PRECISION
+    )
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
     row_plane, column_plane = R.to(tl.int64) * column_tiles, C.to(tl.int64) * row_tiles
     at_row = row_parts + tile_c.to(tl.int64) * R + r
@@ -90,7 +95,8 @@ def forward_kernel(
         at_row += row_plane
     if KL > 0 or MSE:
         target = soft_targets(
-            row_factors, column_factors, row_shares, column_shares, r, c, positive, V, K,
+            row_factors, column_factors, row_shares, column_shares, row_rounders, column_rounders,
+            r, c, positive, R, C, V, K,
             BM, BN, BV, SHARES, ACC, SOFT_PRECISION,
         )  # fmt: skip
         if MSE:
@@ -110,7 +116,7 @@ def forward_kernel(
 @triton.jit
 def softplus(x):
     """Return ``log(1 + exp(x))``."""
-    return tl.maximum(x, 0.0) + log1p(tl.exp(-tl.abs(x)))
+    return tl.maximum(x, 0.0) + log1p(exp(-tl.abs(x)))
 
 
 @triton.jit
@@ -138,7 +144,7 @@ def _softmax_parts(z, positive, inside, at, plane, stored, KEYS: tl.constexpr, A
     """Write shift and sum of the exponentials along an axis; without keys, of the others'."""
     z = tl.where(_along(inside, 1 - AXIS), z, float("-inf"))
     shift = tl.max(z, axis=AXIS)
-    e = tl.exp(z - _along(shift, AXIS))
+    e = exp(z - _along(shift, AXIS))
     if not KEYS:
         e = tl.where(positive, 0.0, e)
     tl.store(at, shift, mask=stored)
@@ -153,8 +159,8 @@ def _kl_parts(logits, wanted, inside, at, plane, stored, AXIS: tl.constexpr):
     logits = tl.where(summed, logits, float("-inf"))
     wanted = tl.where(summed, wanted, float("-inf"))
     logit_shift, target_shift = tl.max(logits, axis=AXIS), tl.max(wanted, axis=AXIS)
-    logit_sum = tl.sum(tl.exp(logits - _along(logit_shift, AXIS)), axis=AXIS)
-    w = tl.exp(wanted - _along(target_shift, AXIS))
+    logit_sum = tl.sum(exp(logits - _along(logit_shift, AXIS)), axis=AXIS)
+    w = exp(wanted - _along(target_shift, AXIS))
     tl.store(at, logit_shift, mask=stored)
     tl.store(at + plane, logit_sum, mask=stored)
     tl.store(at + 2 * plane, target_shift, mask=stored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.losses.triton.exponential import exp
 from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tile_of
 
 
@@ -20,6 +21,8 @@ def gradient_kernel(
     column_factors,  # [C, V]
     row_shares,  # [R, K]
     column_shares,  # [C, K]
+    row_rounders,  # [3, R]: of features, factors and shares, where their products are aligned
+    column_rounders,  # [3, C]
     inverse_temperature,  # [1]
     softmax_rows,  # [3, R]
     softmax_columns,  # [3, C]
@@ -67,7 +70,9 @@ def gradient_kernel(
     in_r, in_c = first + i < last, c < C
     at_strip = strip + i.to(tl.int64)[:, None] * stride_s + c[None, :]
     r, c = tl.minimum(first + i, R - 1), tl.minimum(c, C - 1)
-    similarity = similarities(rows, columns, r, c, E, BM, BN, BK, ACC, PRECISION)
+    similarity = similarities(
+        rows, columns, row_rounders, column_rounders, r, c, E, BM, BN, BK, ACC, PRECISION
+    )
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
     inside = in_r[:, None] & in_c[None, :]
     dz = tl.zeros((BM, BN), ACC)
@@ -94,7 +99,8 @@ def gradient_kernel(
         dc = tl.load(scale) * dz
         if KL > 0 or MSE:
             target = soft_targets(
-                row_factors, column_factors, row_shares, column_shares, r, c, positive, V, K,
+                row_factors, column_factors, row_shares, column_shares, row_rounders,
+                column_rounders, r, c, positive, R, C, V, K,
                 BM, BN, BV, SHARES, ACC, SOFT_PRECISION,
             )  # fmt: skip
             if MSE:
@@ -114,7 +120,7 @@ def gradient_kernel(
 @triton.jit
 def _sigmoid(x):
     """Return ``1 / (1 + exp(-x))``, small values with all their digits."""
-    e = tl.exp(-tl.abs(x))
+    e = exp(-tl.abs(x))
     return tl.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
@@ -125,7 +131,7 @@ def _of(values, index, n, N, AXIS: tl.constexpr):
 
 @triton.jit
 def _softmax(z, positive, of, n, N, KEYS: tl.constexpr, AXIS: tl.constexpr):
-    dz = tl.exp(z - _of(of, 0, n, N, AXIS)) * _of(of, 1, n, N, AXIS)
+    dz = exp(z - _of(of, 0, n, N, AXIS)) * _of(of, 1, n, N, AXIS)
     if KEYS:
         dz -= tl.where(positive, _of(of, 2, n, N, AXIS), 0.0)
     return dz
@@ -133,5 +139,5 @@ def _softmax(z, positive, of, n, N, KEYS: tl.constexpr, AXIS: tl.constexpr):
 
 @triton.jit
 def _kl(logits, wanted, of, n, N, AXIS: tl.constexpr):
-    dc = tl.exp(logits - _of(of, 0, n, N, AXIS)) * _of(of, 1, n, N, AXIS)
-    return dc - tl.exp(wanted - _of(of, 2, n, N, AXIS)) * _of(of, 3, n, N, AXIS)
+    dc = exp(logits - _of(of, 0, n, N, AXIS)) * _of(of, 1, n, N, AXIS)
+    return dc - exp(wanted - _of(of, 2, n, N, AXIS)) * _of(of, 3, n, N, AXIS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.losses.triton.exponential import exp
+
 
 @triton.jit(do_not_specialize=["N", "tiles", "partners", "offset"])
 def merge_kernel(
@@ -40,7 +42,7 @@ def merge_kernel(
         else:
             there = stored & (n + offset >= 0) & (n + offset < partners)
             dot = tl.load(softmax + 3 * N + n, mask=there, other=0.0)
-            own = tl.where(there, tl.exp(tl.load(scale) * dot - shift), 0.0)
+            own = tl.where(there, exp(tl.load(scale) * dot - shift), 0.0)
         tl.store(softmax + n, shift, mask=stored)
         tl.store(softmax + N + n, total, mask=stored)
         tl.store(softmax + 2 * N + n, own, mask=stored)
@@ -90,6 +92,6 @@ def _merged(shifts, sums, n, N, tiles, ACC: tl.constexpr, BLOCK: tl.constexpr, S
     total = tl.zeros((STEP, BLOCK), ACC)
     for start in range(0, tiles, STEP):
         at, inside = _at(n, N, start, tiles, STEP)
-        moved = tl.exp(tl.load(shifts + at, mask=inside, other=float("-inf")) - shift[None, :])
+        moved = exp(tl.load(shifts + at, mask=inside, other=float("-inf")) - shift[None, :])
         total += moved * tl.load(sums + at, mask=inside, other=0.0)
     return shift, tl.sum(total, axis=0)

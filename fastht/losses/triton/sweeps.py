@@ -1,5 +1,7 @@
 """Both sweeps as Triton launches: two or three forward, and up to three for each strip backward.
 
+(Strict float32, and soft targets, have one more before: the rounders of rows and columns.)
+
 The functions here have the signatures of :mod:`fastht.losses.sweeps`; they allocate, pick
 configurations and launch. Nothing waits for the device, so a CUDA graph can capture all of it.
 
@@ -15,6 +17,7 @@ the strip costs ``3 B^2`` elements of traffic in exchange, and ``STRIP_BYTES`` o
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import torch
@@ -34,6 +37,7 @@ from fastht.losses.sweeps import (
     sum_dtype,
 )
 from fastht.losses.triton import configs
+from fastht.losses.triton.aligned import rounders_kernel
 from fastht.losses.triton.forward import forward_kernel
 from fastht.losses.triton.gradient import gradient_kernel
 from fastht.losses.triton.merge import merge_kernel
@@ -78,9 +82,9 @@ class Launcher:
         double = self.sums == torch.float64
         return {
             "ACC": tl.float64 if double else tl.float32,
-            "PRECISION": configs.PRECISIONS[self.numbers],
+            "PRECISION": configs.SIMILARITIES[self.numbers],
             # Factors are float32 where features are half as wide.
-            "SOFT_PRECISION": "ieee" if double else "split",
+            "SOFT_PRECISION": configs.SIMILARITIES["64" if double else "32"],
         }
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -93,17 +97,49 @@ class Launcher:
             return torch.cuda.device(self.device)
         return contextlib.nullcontext()
 
+    def rounders(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the rounders of rows ``[3, R]`` and columns ``[3, C]``, where any are read."""
+        named, precisions = self.operands, self.precisions()
+        sides = (
+            (named.rows, named.columns, precisions["PRECISION"]),
+            (named.row_factors, named.column_factors, precisions["SOFT_PRECISION"]),
+            (named.row_shares, named.column_shares, precisions["SOFT_PRECISION"]),
+        )
+        used = (True, self.form.soft, self.form.shares)
+        wanted = [use and how == "aligned" for use, (_, _, how) in zip(used, sides, strict=True)]
+        if not any(wanted):
+            return None, None
+        of_rows, of_columns = self.new(3, self.R), self.new(3, self.C)
+        options = self.options("rounders")
+        blocks = triton.cdiv(self.R, options["BLOCK"]) + triton.cdiv(self.C, options["BLOCK"])
+        for plane, (rows, columns, _) in enumerate(sides):
+            if wanted[plane] and rows is not None:
+                rounders_kernel[(blocks,)](
+                    rows,
+                    columns,
+                    of_rows[plane],
+                    of_columns[plane],
+                    self.R,
+                    self.C,
+                    rows.shape[1],
+                    WIDTH=math.gcd(rows.shape[1], EDGE),
+                    **options,
+                )
+        return of_rows, of_columns
+
     def pointers(self) -> tuple[Tensor, ...]:
         """Return the operands that kernels take; what a form lacks is never read."""
-        named, inverse = self.operands, None
+        named, bias, inverse = self.operands, self.operands.bias, None
+        if self.form.sigmoid and bias is None:
+            bias = torch.zeros((1,), dtype=self.sums, device=self.device)
         if self.form.kl:
             inverse = torch.full((1,), 1 / named.temperature, dtype=self.sums, device=self.device)
         return tuple(
             named.rows if tensor is None else tensor
             for tensor in (
-                *(named.rows, named.columns, named.scale, named.bias, named.row_keys),
+                *(named.rows, named.columns, named.scale, bias, named.row_keys),
                 *(named.column_keys, named.row_factors, named.column_factors, named.row_shares),
-                *(named.column_shares, inverse),
+                *(named.column_shares, *self.rounders(), inverse),
             )
         )
 
@@ -272,11 +308,12 @@ def backward(
     strip = run.new(height if kept else 0, _padded(C), dtype=run.dtype)
     vectors = coefficients[1:]
     with run.on_device():
+        pointers = run.pointers()
         for first in range(0, R, height) if kept or need_scale else ():
             last = min(R, first + height)
             row_tiles = triton.cdiv(last - first, options["BM"])
             gradient_kernel[(row_tiles * column_tiles,)](
-                *run.pointers(),
+                *pointers,
                 *vectors,
                 strip,
                 by_scale,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.losses.triton.aligned import add_aligned
 from fastht.ops.triton.products import add_product
 
 
@@ -23,19 +24,33 @@ def tile_of(pid, row_tiles, column_tiles, GROUP: tl.constexpr):
 
 @triton.jit
 def similarities(
-    rows, columns, r, c, E,
+    rows, columns, row_rounders, column_rounders, r, c, E,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Return ``rows[r] @ columns[c].T``; ``r`` and ``c`` exist, and E is a multiple of BK."""
+    """Return ``rows[r] @ columns[c].T``; ``r`` and ``c`` exist, and E is a multiple of BK.
+
+    The rounders are of :mod:`fastht.losses.triton.aligned`, and read where ``PRECISION`` is its.
+    """
     k = tl.arange(0, BK)
     at_rows = rows + r.to(tl.int64)[:, None] * E + k[None, :]
     at_columns = columns + c.to(tl.int64)[None, :] * E + k[:, None]
     acc = tl.zeros((BM, BN), ACC)
-    for _ in range(0, E, BK):
-        acc = add_product(tl.load(at_rows), tl.load(at_columns), acc, PRECISION)
-        at_rows += BK
-        at_columns += BK
+    if PRECISION == "aligned":
+        rest = tl.zeros((BM, BN), ACC)
+        of_row = tl.load(row_rounders + r)[:, None]
+        of_column = tl.load(column_rounders + c)[None, :]
+        for _ in range(0, E, BK):
+            a, b = tl.load(at_rows), tl.load(at_columns)
+            acc, rest = add_aligned(a, b, of_row, of_column, acc, rest)
+            at_rows += BK
+            at_columns += BK
+        acc += rest
+    else:
+        for _ in range(0, E, BK):
+            acc = add_product(tl.load(at_rows), tl.load(at_columns), acc, PRECISION)
+            at_rows += BK
+            at_columns += BK
     return acc
 
 
@@ -51,13 +66,20 @@ def positive_pairs(r, c, offset, row_keys, column_keys, KEYS: tl.constexpr):
 
 @triton.jit
 def soft_targets(
-    row_factors, column_factors, row_shares, column_shares, r, c, positive, V, K,
+    row_factors, column_factors, row_shares, column_shares, row_rounders, column_rounders,
+    r, c, positive, R, C, V, K,
     BM: tl.constexpr, BN: tl.constexpr, BV: tl.constexpr, SHARES: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Return the targets T of a tile: a product of factors, over that of shares, 1 at positives."""
-    soft = similarities(row_factors, column_factors, r, c, V, BM, BN, BV, ACC, PRECISION)
+    soft = similarities(
+        row_factors, column_factors, row_rounders + R, column_rounders + C, r, c, V,
+        BM, BN, BV, ACC, PRECISION,
+    )  # fmt: skip
     if SHARES:
-        share = similarities(row_shares, column_shares, r, c, K, BM, BN, 16, ACC, PRECISION)
+        share = similarities(
+            row_shares, column_shares, row_rounders + 2 * R, column_rounders + 2 * C, r, c, K,
+            BM, BN, 16, ACC, PRECISION,
+        )  # fmt: skip
         soft = tl.where(share > 0, soft / tl.where(share > 0, share, 1.0), 0.0)
     return tl.where(positive, 1.0, soft)

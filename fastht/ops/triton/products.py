@@ -60,17 +60,18 @@ def split(a):
     That has 12 bits, of which a tensor core reads 11. To round it first would be no nearer: the
     bit that is cut is a tie. An infinity becomes NaN: what it leaves over is none less itself.
     """
-    high = _nearest_tf32(a)
+    high = nearest_tf32(a)
     return high, a - high
 
 
 @triton.jit
 def _rounded(a):
     """Return the nearest TensorFloat-32; a NaN, whose bits may all be set, must not become 0."""
-    return tl.where(a == a, _nearest_tf32(a), a)
+    return tl.where(a == a, nearest_tf32(a), a)
 
 
 @triton.jit
-def _nearest_tf32(a):
+def nearest_tf32(a):
+    """Return the nearest TensorFloat-32 of float32 numbers, away from zero where two are."""
     bits = a.to(tl.uint32, bitcast=True) + 0x1000
     return (bits & 0xFFFFE000).to(tl.float32, bitcast=True)

@@ -42,8 +42,7 @@ def loss_floor(keys: Tensor, batch_size: int) -> float:
         keys: ``[n]``, of samples in the order of their batches.
         batch_size: of all batches but the last.
     """
-    alone = -1 - torch.arange(len(keys))
-    batches = torch.where(keys < 0, alone, keys).split(batch_size)
+    batches = keys.split(batch_size)
     return sum(mean_log_positives(batch).item() * len(batch) for batch in batches) / len(keys)
 
 
