@@ -1,11 +1,11 @@
 """What a training step holds in memory, counted, and which settings of it fit a budget.
 
 What a step holds is what lives while it runs: parameters, buffers, gradients, AdamW's two states,
-its images, what autograd keeps for the backward pass, the state of random numbers of each block that
-computes again (5 KB on a CPU), and what one block computes again there. All of that is a line in the
-batch size, so two small batches tell it for every other one, and a line in the number of blocks that
-compute again. Operations' working memory and what an allocator rounds up come on top, and are not
-counted.
+its images, what autograd keeps for the backward pass, and what one block computes again there; and
+on a CPU 5 KB for each block that does so, the state of random numbers that it will begin with. All
+of that is a line in the batch size, so two small batches tell it for every other one, and a line in
+the number of blocks that compute again. Operations' working memory and what an allocator rounds up
+come on top, and are not counted.
 
 What is computed again is on top of what is kept where the last block does so, with which the
 backward pass begins. Where it does not, the blocks after the first one that does have given back
