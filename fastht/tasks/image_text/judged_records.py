@@ -142,15 +142,14 @@ class Opened:
             if (value := self.trained.get(name))
         }
         if found:
-            shown = ", ".join(
-                f"--{name.replace('_', '-')} {_words(v)}" for name, v in found.items()
-            )
-            print(f"{data} is read as the run read it: {shown}.")
+            told = ", ".join(_option(name, value) for name, value in found.items())
+            print(f"{data} is read as the run read it: {told}.")
         return found
 
 
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _option(name: str, value: Any) -> str:
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join([f"--{name.replace('_', '-')}", *map(str, values)])
 
 
 def open_model(arguments: JudgedModel) -> Opened:
