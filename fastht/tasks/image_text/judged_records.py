@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,7 +125,9 @@ class Opened:
             return data == trained
         return os.path.realpath(data) == os.path.realpath(trained)
 
-    def reading(self, data: str, given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    def reading(
+        self, data: str, given: Mapping[str, Any], known: Collection[str]
+    ) -> dict[str, Any]:
         """Return how the run's own data is read, where ``given`` leaves it open, and tell of it.
 
         Args:
