@@ -179,7 +179,7 @@ def test_frames_of_a_gif_are_whole_pictures(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels(read_image(path, frame=i)), clip[i])
     np.testing.assert_array_equal(pixels(read_image(path)), clip[1])
     damaged = tmp_path / "cut.gif"
-    damaged.write_bytes(path.read_bytes()[:400])
+    damaged.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"cut\.gif: .*export it again"):
         read_image(damaged)
 
