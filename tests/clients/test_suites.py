@@ -118,8 +118,11 @@ def test_an_expected_failure_is_one_by_its_words(now: Outcome | None, fault: str
     faults, allowed = judge({test: PASSED}, {test: now} if now else {}, SUITES["timm"].expected)
     assert allowed == Counter(test_model_backward=1) if fault is None else not allowed
     assert [fault in said for said in faults] == ([] if fault is None else [True])
-    # What fails without adapters too tells nothing of them.
-    assert judge({test: FROZEN}, {test: PASSED}, SUITES["timm"].expected) == ([], Counter())
+    # What fails without adapters too tells nothing of them, and all of it together is no result.
+    base = {test: FROZEN, "test_other": PASSED}
+    assert judge(base, dict.fromkeys(base, PASSED), SUITES["timm"].expected) == ([], Counter())
+    (said,) = judge({test: FROZEN}, {test: PASSED}, SUITES["timm"].expected)[0]
+    assert said.startswith("no test passes without adapters")
 
 
 def test_any_other_failure_is_a_fault() -> None:
