@@ -1,7 +1,8 @@
 """What a training step holds in memory, counted, and which settings of it fit a budget.
 
 What a step holds is what lives while it runs: parameters, buffers, gradients, AdamW's two states,
-its images, what autograd keeps for the backward pass, and what one block computes again there. All
+its images, what autograd keeps for the backward pass, and what one block computes again there; and
+on a CPU 5 KB for each block that does so, the state of random numbers that it will begin with. All
 of that is a line in the batch size, so two small batches tell it for every other one, and a line in
 the number of blocks that compute again. Operations' working memory and what an allocator rounds up
 come on top, and are not counted.
@@ -28,6 +29,7 @@ from fastht.recompute import (
     chosen_blocks,
     is_recorded,
     parse_recompute,
+    random_state_bytes,
     reinstall,
 )
 
@@ -49,7 +51,8 @@ class Cost:
     Attributes:
         recompute: as :func:`fastht.patch` takes it.
         held: parameters, buffers, gradients and optimizer states.
-        kept: ``(fixed, per image)``: what autograd keeps, and the images.
+        kept: ``(fixed, per image)``: what autograd keeps, and the images; and states of random
+            numbers.
         rebuilt: ``(fixed, per image)``: what the last block computes again in the backward pass.
     """
 
@@ -59,7 +62,7 @@ class Cost:
     rebuilt: _Line = (_ZERO, _ZERO)
 
     def kept_bytes(self, batch: int) -> int:
-        """Return what autograd keeps of ``batch`` images, and they themselves."""
+        """Return ``kept`` of ``batch`` images."""
         return round(self.kept[0] + batch * self.kept[1])
 
     def at(self, batch: int) -> int:
@@ -177,8 +180,11 @@ def count_costs(
             last = _part(others, whole)
             for name in names:
                 rebuilt = last if max(recorded) in again[name] else (_ZERO, _ZERO)
-                found[name] = Cost(name, held, lines[name], rebuilt)
-            found[what] = Cost(what, held, whole, last)
+                states = sum(random_state_bytes(blocks[place]) for place in again[name])
+                found[name] = Cost(name, held, _more(lines[name], states), rebuilt)
+            # As the last name, but for blocks of which nothing is kept.
+            states = sum(random_state_bytes(blocks[place]) for place in recorded)
+            found[what] = Cost(what, held, _more(whole, states), last)
     finally:
         reinstall(blocks, "none")
     return found
@@ -295,6 +301,11 @@ def _lines_of_blocks(
 def _part(more: _Line, less: _Line, parts: int = 1) -> _Line:
     """Return one of so many parts of what one line has more than another."""
     return (more[0] - less[0]) / parts, (more[1] - less[1]) / parts
+
+
+def _more(line: _Line, fixed: int) -> _Line:
+    """Return a line with so many bytes more whatever the batch."""
+    return line[0] + fixed, line[1]
 
 
 def _line(first: int, second: int) -> _Line:

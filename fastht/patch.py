@@ -35,6 +35,7 @@ from fastht.tower import TowerState
 from fastht.wrappers import (
     device_of,
     has_lora,
+    is_distributed,
     original_name,
     plain_name,
     refuse_wrapped,
@@ -93,7 +94,7 @@ def patch(
 
     The adapters sit at ``<block>.ht``; the base's own parameter names do not change. They are made
     on each block's device, in float32 (float64 in a float64 base). Patching again with the same
-    arguments changes nothing. Patch before wrapping in DDP or FSDP.
+    arguments changes nothing, inside DDP or FSDP too. Patch before wrapping in either.
 
     Args:
         model: any model with one vision transformer inside: open_clip, OpenAI's clip, timm or
@@ -125,10 +126,11 @@ def patch(
     if not isinstance(config, HTConfig):
         raise TypeError(f"config is a {type(config).__name__}; give a fastht.HTConfig")
     root = unwrap(model)
-    refuse_wrapped(model)
+    record = patch_record(root)
+    if record is None:
+        refuse_wrapped(model)
     backbone = find_backbone(root)
     if _adapters(backbone):
-        record = patch_record(root)
         if record is None:
             raise ValueError(
                 f"{type(root).__name__} has HT adapters already, put in through another module "
@@ -144,7 +146,7 @@ def patch(
             f"{type(root).__name__} has HT adapters already ({record.config}, "
             f"backend={record.backend!r}, modules_to_save={list(record.modules_to_save)}, "
             f"keep={record.keep!r}, recompute={record.recompute!r}); "
-            "call fastht.unpatch first to change them"
+            f"call fastht.unpatch first to change them{_before_wrapping(model)}"
         )
     refuse_bereft(root)
     kept = resolve_modules(root, modules_to_save)
@@ -413,6 +415,12 @@ def refuse_bereft(root: nn.Module) -> None:
             f"{type(root).__name__} was patched, and the blocks with its HT adapters were taken "
             "out of it since; call fastht.unpatch first, which gives the base its flags back"
         )
+
+
+def _before_wrapping(model: nn.Module) -> str:
+    if not is_distributed(model):
+        return ""
+    return ", on a model that is not wrapped for distributed training yet, as this one is"
 
 
 def _adapters(backbone: Backbone) -> dict[int, HTAdapter]:

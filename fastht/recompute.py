@@ -152,6 +152,17 @@ def is_recorded(block: nn.Module, args: Iterable[Any]) -> bool:
     return _is_recorded((*args, *own))
 
 
+def random_state_bytes(block: nn.Module) -> int:
+    """Return the bytes of the state of random numbers that a block keeps, to draw them again.
+
+    PyTorch keeps it in the host's memory: of a block on another device these are none of its bytes.
+    """
+    parameter = next(block.parameters(), None)
+    if parameter is None or parameter.device.type != "cpu":
+        return 0
+    return torch.get_rng_state().nbytes
+
+
 def remove(blocks: Sequence[nn.Module]) -> None:
     """Take :func:`install` back; blocks without it stay as they are."""
     for block in blocks:

@@ -83,13 +83,17 @@ def has_lora(model: nn.Module) -> bool:
     return any(type(m).__module__.startswith("peft.tuners") for m in model.modules())
 
 
-def refuse_wrapped(model: nn.Module) -> None:
-    """Raise ``ValueError`` if the model, or a part, is wrapped for distributed training already."""
-    wrapped = any(
+def is_distributed(model: nn.Module) -> bool:
+    """Whether the model, or a part, is wrapped for distributed training, or sharded by FSDP2."""
+    return any(
         isinstance(m, _PARALLEL) or type(m).__name__ == "FullyShardedDataParallel"
         for m in model.modules()
-    )
-    if wrapped or any(hasattr(p, "full_tensor") for p in model.parameters()):
+    ) or any(hasattr(p, "full_tensor") for p in model.parameters())
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise ``ValueError`` if the model, or a part, is wrapped for distributed training already."""
+    if is_distributed(model):
         raise ValueError(
             f"{type(model).__name__} is wrapped for distributed training already, which would "
             "leave new adapters out of the gradient exchange: patch first, then wrap"

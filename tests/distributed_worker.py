@@ -175,9 +175,12 @@ def wrapped_models_are_refused() -> None:
         with pytest.raises(ValueError, match="patch first, then wrap"):
             fastht.patch(model)
         assert [name for name, _ in model.named_modules()] == names
-    wrapped = DistributedDataParallel(_model())
-    with pytest.raises(ValueError, match="patch first, then wrap"):
-        fastht.patch(wrapped, CONFIG)
+    # What is patched already stays as it is, and other adapters are to be made before wrapping.
+    for wrap in (DistributedDataParallel, _shard):
+        model = wrap(_model())
+        assert fastht.patch(model, CONFIG) is model
+        with pytest.raises(ValueError, match=r"has HT adapters already .*, on a model that is not"):
+            fastht.patch(model)
 
 
 CASES: dict[str, Callable[[], None]] = {

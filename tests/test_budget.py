@@ -1,10 +1,11 @@
 """What steps hold by setting: counted in two small batches and a few settings, exact in all."""
 
+import gc
 import itertools
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from vits import VITS, loss, open_clip_tower
 
 import fastht
@@ -16,6 +17,7 @@ from fastht.recompute import reinstall
 DEPTH = 6
 NUMBERED = DEPTH - 1  # nothing is kept of the first block
 HELD = 1000
+STATE = torch.get_rng_state().nbytes
 
 
 def tower():
@@ -47,6 +49,23 @@ class Counter:
         return saved_bytes(lambda: loss(self.model(image)), alive) + image.nbytes
 
 
+def states():
+    """How many states of random numbers there are, among all objects of the process."""
+    held = (o for o in gc.get_objects() if type(o) is Tensor)
+    return sum((o.dtype, o.numel()) == (torch.uint8, STATE) for o in held)
+
+
+def states_kept(model):
+    """Bytes of those that a forward pass leaves to the backward pass."""
+    image = VITS["native"].image(batch=3)
+    gc.collect()
+    before = states()
+    output = loss(model(image))
+    kept = states() - before
+    del output
+    return kept * STATE
+
+
 @pytest.fixture(scope="module", params=[tower, unequal])
 def counted(request):
     model = request.param()
@@ -65,7 +84,11 @@ def test_every_setting_is_predicted_to_the_byte(counted):
     for name, cost in costs.items():
         reinstall(blocks, name)
         found[name] = Counter(model)(3)
-        assert cost.kept_bytes(3) == found[name]
+        number = int(name.partition(":")[2] or DEPTH) if name != "none" else 0
+        of_states = min(number, NUMBERED) * STATE
+        assert cost.kept_bytes(3) == found[name] + of_states
+        if number in (0, 2, DEPTH):
+            assert states_kept(model) == of_states
     # Of equal blocks few counts tell; of others each number is counted.
     assert calls == (12 if make is tower else 12 + 2 * 2 * DEPTH)
     # Negative control: numbers of blocks are told apart, up to all of which anything is kept.
@@ -92,8 +115,8 @@ def test_a_budget_costs_what_it_needs():
     assert costs[name].at(4) <= tight < costs[f"block:{int(number) - 1}"].at(4)
     # The backward pass begins with the last block: what it spares is needed at once.
     for what in ("mlp", "block"):
-        assert costs[what].at(4) == costs[f"{what}:{NUMBERED - 1}"].at(4)
-    least = costs["block"].at(4)
+        assert costs[what].at(4) == costs[f"{what}:{NUMBERED - 1}"].at(4) + STATE
+    least = costs[f"block:{NUMBERED - 1}"].at(4)
     with pytest.raises(BudgetError, match=rf"recompute='block:{NUMBERED - 1}'; one of 1 would"):
         choose(costs, (least - 1) / MIB, batch=4)
 

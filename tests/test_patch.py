@@ -236,6 +236,29 @@ def test_patching_differently_is_refused(
     assert snapshot(tower) == before
 
 
+@pytest.mark.parametrize("shard", [False, True])
+def test_patching_what_is_wrapped_says_what_it_is(tower: nn.Module, shard: bool) -> None:
+    """Sharded parameters are told by the method that FSDP2's have; tests/distributed_worker.py has
+    real ones."""
+
+    def wrap(model: nn.Module) -> nn.Module:
+        if shard:
+            parameter = next(model.parameters())
+            parameter.full_tensor = parameter.detach  # type: ignore[attr-defined]
+            return model
+        return nn.DataParallel(model)
+
+    with pytest.raises(ValueError, match=r"wrapped for distributed training already.* patch first"):
+        fastht.patch(wrap(copy.deepcopy(tower)))
+    wrapped = wrap(fastht.patch(tower))
+    before = snapshot(tower)
+    assert fastht.patch(wrapped) is wrapped
+    again = r"HT adapters already.*call fastht\.unpatch .*, on a model that is not wrapped"
+    with pytest.raises(ValueError, match=again):
+        fastht.patch(wrapped, fastht.HTConfig(dropout=0.2))
+    assert snapshot(tower) == before
+
+
 def test_a_model_patched_through_another_module() -> None:
     model = open_clip_model()
     fastht.patch(model.visual)

@@ -24,7 +24,14 @@ from fastht.files import make_directory, write_atomically
 
 TABLE_NAME = "table.csv"
 _COLUMNS = ("filepath", "mask", "title", "label", "patient", "split", "origin", "frame")
-_KINDS = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp"}
+_KINDS = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "TIFF": ".tif",
+    "BMP": ".bmp",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One image file, PNG/JPEG/TIFF/BMP/WebP or DICOM, as an 8-bit RGB image."""
+"""One image file, PNG/JPEG/TIFF/BMP/WebP/GIF or DICOM, as an 8-bit RGB image."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _read_picture(stream: BinaryIO, frame: int | None, name: str) -> Image.Image
     try:
         opened = Image.open(stream, formats=FORMATS)
     except Image.UnidentifiedImageError:
-        kinds = "PNG, JPEG, TIFF, BMP, WebP or DICOM"
+        kinds = "PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM"
         raise DataError(f"{name}: not an image that can be read ({kinds}); convert it") from None
     with opened as image:
         check_size(image.width, image.height, name)

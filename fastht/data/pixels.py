@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 """Those of PIL's formats that are read."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+"""Of the names of such files."""
 
 MAX_PIXELS = 80_000_000
 """Larger images are refused as decompression bombs; ultrasound frames have about a million."""

@@ -22,7 +22,7 @@ from fastht.data.images import DataError
 from fastht.data.notes import Note, examples, plural
 from fastht.data.records import Dropped, Record, RecordSet, collect
 
-_IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "dcm")
+_IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "dcm")
 _CAPTION_KEYS = ("caption", "title", "text")  # in this order of preference
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # key, extension: webdataset's rule
@@ -42,10 +42,10 @@ def load_shards(
 
     pattern: path of a .tar file; may hold ranges like {00000..00012} and the wildcards * ? [].
     Members belong to one sample if their paths agree up to the first dot of the base name. The
-    image is the first of .jpg .jpeg .png .webp .tif .tiff .bmp .dcm, the caption the .txt member,
-    else "caption", "title" or "text" of the .json member, which may also hold label, patient, frame
-    and split. Only headers and captions are read; read_member fetches an image. Members of any
-    other kind are counted.
+    image is the first of .jpg .jpeg .png .webp .tif .tiff .bmp .gif .dcm, the caption the .txt
+    member, else "caption", "title" or "text" of the .json member, which may also hold label,
+    patient, frame and split. Only headers and captions are read; read_member fetches an image.
+    Members of any other kind are counted.
 
     keys: what label, patient and frame are called in the .json members; default: as the columns of
         a table, see load_records.

@@ -2,7 +2,7 @@
 
 ``-p patch_plugin`` with FASTHT_CLIENTS=1 puts fresh adapters into the models that ``timm`` and
 ``open_clip`` create, in this process alone. Fresh ones compute nothing new, so that a suite's own
-expectations hold. What has no vision transformer stays as it is. Both are counted.
+expectations hold. What has no vision transformer is refused and stays as it is. All are counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _patched(model: Any) -> Any:
             fastht.patch(model, fastht.HTConfig(dropout=0.0))
         counts["patched"] += 1
     except fastht.UnsupportedModelError:
-        counts["without a vision transformer"] += 1
+        counts["refused"] += 1
     return model
 
 

@@ -5,26 +5,56 @@
     python tests/clients/run.py --thin --where-reachable    the same, left out without a network
 
 The suites are not kept here: they are fetched from the libraries' repositories, at the revisions of
-:data:`SUITES`, or taken from clones in ``--sources`` (``OWNER+NAME`` or ``OWNER+NAME/repo``).
+:data:`SUITES`, or taken from clones in ``--sources`` (README.md tells how to make them). Of a clone
+the files of the suite alone are read, so that one without its large files serves too.
+
 They run on the installed libraries, which have to be of the releases named there. Each suite runs
-twice, without and with adapters; what fails with them alone ends the run with status 1, unless
-:data:`EXPECTED` says why it has to.
+twice, without and with adapters. What the adapters change ends the run with status 1, unless the
+suite's ``expected`` says which tests have to fail, and with which words; one of those that passes
+does so as well, and so does a model that was not patched.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.metadata
 import os
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 HERE = Path(__file__).parent
+
+
+class Outcome(NamedTuple):
+    """What became of a test: ``passed``, ``failed`` (errors too) or ``skipped``, and its words."""
+
+    kind: str
+    words: str = ""
+
+
+PASSED = Outcome("passed")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Why a test has to fail on a patched model alone.
+
+    Attributes:
+        words: a regular expression that begins what it says then.
+        why: in words.
+    """
+
+    words: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +69,8 @@ class Suite:
         models: names of models to run it for.
         thin: those of a short run.
         tests: which tests of the file, as pytest's ``-k`` has it.
+        beside: files of ``tests`` that the test file imports.
+        expected: the tests that have to fail on a patched model, by the name of their function.
     """
 
     repository: str
@@ -48,6 +80,15 @@ class Suite:
     models: tuple[str, ...]
     thin: tuple[str, ...]
     tests: str
+    beside: tuple[str, ...] = ()
+    expected: Mapping[str, Expected] = field(default_factory=dict)
+
+
+# The first parameter without a gradient is one of the base's, never one of an adapter's.
+_FROZEN = Expected(
+    r"AssertionError: No gradient for (?!\S*\.ht\.)",
+    "wants a gradient for every parameter, and the base is frozen",
+)
 
 
 SUITES = {
@@ -63,6 +104,7 @@ SUITES = {
         ),
         thin=("ViT-S-32-alt",),
         tests="test_inference_with_data",
+        beside=("util_test.py",),
     ),
     "timm": Suite(
         repository="huggingface/pytorch-image-models",
@@ -78,14 +120,9 @@ SUITES = {
         ),
         thin=("test_vit", "test_vit3"),
         tests="not test_model_inference",  # it downloads weights
+        expected={"test_model_backward": _FROZEN, "test_model_backward_fx": _FROZEN},
     ),
 }  # fmt: skip
-
-# What may fail on a patched model alone, by the test's name.
-EXPECTED = {
-    "test_model_backward": "wants a gradient for every parameter, and the base is frozen",
-    "test_model_backward_fx": "the same",
-}
 
 
 class NoNetworkError(Exception):
@@ -101,50 +138,70 @@ _SILENT = re.compile(
 
 
 def fetch(suite: Suite, sources: Path | None, folder: Path) -> Path:
-    """Bring the tests of a suite into ``folder``.
+    """Bring the files of a suite into a folder within ``folder``, and return it.
 
     Raises:
         NoNetworkError: the host does not answer.
         SystemExit: they cannot be had otherwise.
     """
     if sources is None:
-        clone, revision = folder / "clone", "FETCH_HEAD"
-        url = f"https://github.com/{suite.repository}"
-        subprocess.run(["git", "init", "-q", "--bare", str(clone)], check=True)
-        get = ["git", "-C", str(clone), "fetch", "-q", "--depth", "1", url, suite.revision]
-        got = subprocess.run(
-            get,
-            check=False,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-        )
-        if got.returncode and _SILENT.search(got.stderr):
-            raise NoNetworkError(got.stderr.strip())
-        if got.returncode:
-            raise SystemExit(
-                f"cannot fetch {suite.repository} ({got.stderr.strip()}); give clones by --sources"
-            )
+        clone, revision = _download(suite, folder / "clone"), "FETCH_HEAD"
     else:
         clone, revision = sources / suite.repository.replace("/", "+"), suite.revision
         clone = clone / "repo" if (clone / "repo").is_dir() else clone
-    archive = folder / "tests.tar"
-    take = ["git", "-C", str(clone), "archive", "-o", str(archive), revision, "tests"]
-    if subprocess.run(take, check=False).returncode:
-        raise SystemExit(f"{clone} has no {revision} of {suite.repository}")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / "tests"
+        found = _git(clone, "rev-parse", "--quiet", "--verify", f"{revision}^{{commit}}")
+        if found.returncode:
+            said = found.stderr.decode().strip() or "no such revision"
+            raise SystemExit(
+                f"{clone} has no {revision} of {suite.repository} ({said}); "
+                "tests/clients/README.md tells how to fetch it"
+            )
+    tests = folder / "tests"
+    tests.mkdir()
+    for name in (suite.file, *suite.beside):
+        # Neither other files nor their blobs are touched, as an archive of the folder would.
+        got = _git(clone, "cat-file", "blob", f"{revision}:tests/{name}")
+        if got.returncode:
+            raise SystemExit(
+                f"{clone} lacks tests/{name} of {suite.revision} ({got.stderr.decode().strip()}); "
+                "a clone without its large files serves, one without this file does not: fetch it "
+                "again, without a filter"
+            )
+        (tests / name).write_bytes(got.stdout)
+    return tests
 
 
-def outcomes(tests: Path, suite: Suite, models: tuple[str, ...], adapters: bool) -> dict[str, str]:
-    """Run a suite; return the outcome of each test by its name.
+def _download(suite: Suite, clone: Path) -> Path:
+    url = f"https://github.com/{suite.repository}"
+    subprocess.run(["git", "init", "-q", "--bare", str(clone)], check=True)
+    got = _git(clone, "fetch", "-q", "--depth", "1", url, suite.revision)
+    said = got.stderr.decode().strip()
+    if got.returncode and _SILENT.search(said):
+        raise NoNetworkError(said)
+    if got.returncode:
+        raise SystemExit(f"cannot fetch {suite.repository} ({said}); give clones by --sources")
+    return clone
+
+
+def _git(clone: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
+    plain = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    return subprocess.run(
+        ["git", "-C", str(clone), *command], check=False, capture_output=True, env=plain
+    )
+
+
+def outcomes(
+    tests: Path, suite: Suite, models: tuple[str, ...], adapters: bool
+) -> tuple[dict[str, Outcome], Counter[str]]:
+    """Run a suite; return the outcome of each test by its name, and how many models were what.
 
     Raises:
         SystemExit: no test ran.
     """
     wanted = tests / "models.txt"
     wanted.write_text("\n".join(models))
+    report = tests / "report.xml"
+    report.unlink(missing_ok=True)
     variables = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         "FASTHT_CLIENTS": "1" if adapters else "",
@@ -152,46 +209,100 @@ def outcomes(tests: Path, suite: Suite, models: tuple[str, ...], adapters: bool)
         "HF_HUB_OFFLINE": "1",
         "OPEN_CLIP_TEST_REG_MODELS": str(wanted),
     }
-    if (tests / "util_test.py").exists() and not adapters:  # what open_clip's compare with
+    if "util_test.py" in suite.beside and not adapters:  # what open_clip's compare with
         make = [sys.executable, "util_test.py", "--model_list", str(wanted)]
         subprocess.run(make, cwd=tests, env=variables, check=True, stdout=subprocess.DEVNULL)
     command = [
         sys.executable, "-m", "pytest", suite.file, "-p", "patch_plugin", "-p", "no:cacheprovider",
-        "-c", os.devnull, "--rootdir", str(tests), "-rA", "-q", "--tb=line", "-W", "ignore",
-        "-k", suite.tests,
+        "-c", os.devnull, "--rootdir", str(tests), "-q", "--tb=line", "-W", "ignore",
+        f"--junitxml={report}", "-k", suite.tests,
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tests, env=variables, capture_output=True, text=True)
-    lines = re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) \S*?::(\S+)", run.stdout, re.M)
-    if not lines:
+    found = read_report(report) if report.exists() else {}
+    if not found:
         raise SystemExit(f"no test of {suite.file} ran:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
-    said = re.search(r"^models: .*$", run.stdout, re.M)
-    passed = sum(outcome == "PASSED" for outcome, _ in lines)
+    said = re.search(r"^models: (.*)$", run.stdout, re.M)
+    made = Counter(ast.literal_eval(said[1]) if said else {})
+    passed = sum(outcome == PASSED for outcome in found.values())
+    skipped = sum(outcome.kind == "skipped" for outcome in found.values())
     print(
-        f"  {'with' if adapters else 'without'} adapters: {passed} of {len(lines)} passed", end="; "
+        f"  {'with' if adapters else 'without'} adapters: {passed} of {len(found)} passed, "
+        f"{skipped} skipped; models: {dict(made)}",
+        flush=True,
     )
-    print(said[0] if said else "")
-    return {test: outcome for outcome, test in lines}
+    return found, made
+
+
+def read_report(file: Path) -> dict[str, Outcome]:
+    """Return the outcomes that pytest has written as JUnit XML, by the tests' names."""
+    found = {}
+    for case in ElementTree.parse(file).iter("testcase"):
+        outcome = PASSED
+        for part in case:
+            if part.tag in ("failure", "error"):
+                outcome = Outcome("failed", part.get("message", ""))
+            elif part.tag == "skipped":
+                outcome = Outcome("skipped", part.get("message", ""))
+        found[case.get("name", "")] = outcome
+    return found
+
+
+def judge(
+    base: Mapping[str, Outcome], patched: Mapping[str, Outcome], expected: Mapping[str, Expected]
+) -> tuple[list[str], Counter[str]]:
+    """Compare a suite's outcomes without and with adapters.
+
+    What does not pass without them tells nothing of them, and is left out, unless nothing passes.
+
+    Returns:
+        What must not be, a line each, and how many tests failed as expected, by their function.
+    """
+    faults, allowed = [], Counter[str]()
+    for test, outcome in base.items():
+        function = test.partition("[")[0]
+        due = expected.get(function)
+        now = patched.get(test, Outcome("not run"))
+        if outcome != PASSED:
+            continue
+        if now == PASSED and due is not None:
+            faults.append(f"{test} passes with adapters, and has to fail: {due.why}")
+        elif due is not None and now.kind == "failed" and re.match(due.words, now.words):
+            allowed[function] += 1
+        elif now != PASSED:
+            words = "".join(now.words.splitlines()[:1])
+            faults.append(f"{test} {now.kind} with adapters alone: {words}".rstrip(": "))
+    if PASSED not in base.values():
+        faults.append("no test passes without adapters, so that nothing is known of them")
+    return faults, allowed
 
 
 def compare(name: str, thin: bool, sources: Path | None) -> list[str]:
-    """Run one suite twice; return the tests that only patched models fail, and must not."""
+    """Run one suite twice; return what only patched models do, and must not, a line each."""
     suite = SUITES[name]
     distribution, version = suite.release
     installed = importlib.metadata.version(distribution)
     if installed != version:
         raise SystemExit(f"{distribution} {installed} is installed; these tests are of {version}")
     models = suite.thin if thin else suite.models
-    print(f"{suite.repository} {suite.revision}, {suite.file}, on {distribution} {version}")
+    print(
+        f"{suite.repository} {suite.revision}, {suite.file}, on {distribution} {version}",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         tests = fetch(suite, sources, Path(folder))
-        base = outcomes(tests, suite, models, adapters=False)
-        patched = outcomes(tests, suite, models, adapters=True)
-    new = [test for test, found in patched.items() if found != base.get(test) == "PASSED"]
-    allowed = [test for test in new if test.partition("[")[0] in EXPECTED]
-    for kind in sorted({test.partition("[")[0] for test in allowed}):
-        count = sum(test.startswith(f"{kind}[") for test in allowed)
-        print(f"  {count} of {kind} fail with adapters alone, as expected: {EXPECTED[kind]}")
-    return [test for test in new if test not in allowed]
+        base, _ = outcomes(tests, suite, models, adapters=False)
+        patched, made = outcomes(tests, suite, models, adapters=True)
+    faults, allowed = judge(base, patched, suite.expected)
+    for function, count in sorted(allowed.items()):
+        why = suite.expected[function].why
+        print(f"  {count} of {function} fail with adapters alone, as expected: {why}")
+    for test, outcome in base.items():
+        if outcome.kind == "failed":
+            words = "".join(outcome.words.splitlines()[:1])
+            print(f"  fails without adapters too, and tells nothing: {test}: {words}")
+    if not made["patched"] or made["refused"]:
+        faults.append(f"{made['patched']} models were patched and {made['refused']} refused")
+    return faults
 
 
 def main() -> int:
@@ -216,12 +327,12 @@ def main() -> int:
                 raise SystemExit("give clones by --sources, or --where-reachable") from error
             left_out.append(name)
             continue
-        failed += [f"{name}: {test}" for test in found]
+        failed += [f"{name}: {fault}" for fault in found]
     if left_out:
         print(f"LEFT OUT, NOT RUN: no network to fetch the tests of {', '.join(left_out)}")
     if left_out == arguments.suite:
         return 0
-    print("\n".join(f"FAILED with adapters alone: {test}" for test in failed) or "no other failure")
+    print("\n".join(f"FAILED: {fault}" for fault in failed) or "no other failure")
     return bool(failed)
 
 

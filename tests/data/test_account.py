@@ -46,18 +46,18 @@ def test_masks_without_suffix_are_found(tmp_path: Path) -> None:
 
 def test_other_files_are_counted_by_their_kind(tmp_path: Path) -> None:
     class_folders(tmp_path)
-    for name in ("cyst/a.gif", "cyst/b.jp2", "mass/c.gif", "notes.docx", "mass/deep/d.png"):
+    for name in ("cyst/a.svg", "cyst/b.jp2", "mass/c.svg", "notes.docx", "mass/deep/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"anything")
     found = load_cases(tmp_path, task="classify")
     assert len(found) == 4
     assert found.left_out == {
-        ".gif file": 2,
+        ".svg file": 2,
         ".jp2 file": 1,
         ".docx file": 1,
         "image that no list, label or layout names": 1,
     }
-    assert "left out: 2 .gif file" in found.describe()
+    assert "left out: 2 .svg file" in found.describe()
     assert count_notes(found.notes) == {"files_not_read": 5}
 
 
@@ -230,12 +230,14 @@ def test_files_of_several_pictures_are_told(tmp_path: Path) -> None:
     pages = [Image.new("L", (14, 10), 20 * i) for i in range(3)]
     pages[0].save(tmp_path / "images" / "4.tif", save_all=True, append_images=pages[1:])
     write_dicom(tmp_path / "images" / "5.dcm", np.zeros((4, 10, 14), np.uint8), NumberOfFrames=4)
-    for i in (4, 5):
+    pages[0].save(tmp_path / "images" / "6.gif", save_all=True, append_images=pages[1:])
+    for i in (4, 5, 6):
         draw(tmp_path / "masks" / f"{i}.png", blob(1, 1))
     note = next(n for n in load_cases(tmp_path).notes if n.kind == "files_of_several_pictures")
-    assert note.count == 2
+    assert note.count == 3
     assert "4.tif (3)" in note.text
-    assert "5.dcm (4); name one by a column frame" in note.text
+    assert "5.dcm (4)" in note.text
+    assert "6.gif (3); name one by a column frame" in note.text
 
 
 @pytest.mark.parametrize("side", ["train", "val", "test"])

@@ -186,14 +186,14 @@ def test_one_of_each_fault_is_listed_at_once(
     Image.fromarray(large * np.uint8(9)).save(images / "5.png")
     draw(masks / "5.png", large)
     draw(masks / "gone.png", blob(1, 1))
-    (images / "a.gif").write_bytes(b"GIF89a")
+    (images / "a.svg").write_bytes(b"<svg/>")
     picture(images / ".hidden.png")
     lines(tmp_path / "labels.csv", "file,label,patient", "6.png,x,p1", "nowhere.png,x,p2")
     status, text = run(capsys, tmp_path, image_size=112)
     assert status == 1
     for part in (
         "1 hidden file",
-        "1 .gif file",
+        "1 .svg file",
         "1 mask without image",
         "1 image that no list, label or layout names",  # the one without mask
         "4 files of the folder not read: ",

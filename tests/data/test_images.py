@@ -49,7 +49,7 @@ def save(path: Path, image: Image.Image, **options: Any) -> Path:
 # Pictures
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "webp", "gif"])
 def test_lossless_formats_gray(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == "webp" else {}
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(RAMP8), **options)
@@ -154,15 +154,34 @@ def test_nonfinite_float_is_refused(tmp_path: Path, bad: float) -> None:
         read_image(path)
 
 
-def test_multipage_tiff_frames(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_frames_of_one_file(tmp_path: Path, suffix: str) -> None:
     pages = [Image.new("L", (4, 4), 10 * i) for i in range(5)]
-    path = save(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:])
+    path = save(tmp_path / f"a.{suffix}", pages[0], save_all=True, append_images=pages[1:])
     assert gray(read_image(path))[0, 0] == 20
     assert gray(read_image(path, frame=4))[0, 0] == 40
-    with pytest.raises(DataError, match=r"a\.tif: no frame 5; the file has frames 0 to 4"):
+    with pytest.raises(DataError, match=rf"a\.{suffix}: no frame 5; the file has frames 0 to 4"):
         read_image(path, frame=5)
     with pytest.raises(DataError, match="no frame -1"):
         read_image(path, frame=-1)
+
+
+def test_frames_of_a_gif_are_whole_pictures(tmp_path: Path) -> None:
+    """The file holds what changes from one to the next alone."""
+    rng = np.random.default_rng(0)
+    clip = np.repeat(rng.integers(0, 200, (1, 12, 16, 1), dtype=np.uint8), 4, axis=0)
+    clip = np.repeat(clip, 3, axis=-1)
+    for i in range(4):
+        clip[i, 3:6, 2 + 3 * i : 4 + 3 * i] = (250, 10 * i, 0)
+    first, *others = map(Image.fromarray, clip)
+    path = save(tmp_path / "clip.gif", first, save_all=True, append_images=others)
+    for i in range(4):
+        np.testing.assert_array_equal(pixels(read_image(path, frame=i)), clip[i])
+    np.testing.assert_array_equal(pixels(read_image(path)), clip[1])
+    damaged = tmp_path / "cut.gif"
+    damaged.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"cut\.gif: .*export it again"):
+        read_image(damaged)
 
 
 # Damage

@@ -23,7 +23,7 @@ def masked(image: str, *masks: Path) -> Case:
 
 
 @pytest.mark.parametrize("foreground", [1, 128, 255])
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "gif"])
 def test_values_of_foreground(image: str, tmp_path: Path, foreground: int, suffix: str) -> None:
     path = tmp_path / f"m.{suffix}"
     draw(path, MASK, foreground)

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastht.data.images import DataError
+from fastht.data.pixels import SUFFIXES
 from fastht.data.tables import guess_separator, read_text
 
-# What read_image takes.
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-_SUFFIXES = (*_PICTURES, ".dcm", ".dicom", ".ima")
-
+_SUFFIXES = (*SUFFIXES, ".dcm", ".dicom", ".ima")  # what read_image takes
 
 # How files begin that are images whatever they are called: as scanners and DICOM CDs name theirs.
-_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8")
 _DICM = slice(128, 132)
 
 

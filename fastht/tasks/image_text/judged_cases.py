@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastht.data.cases import Case, read_case_image
+from fastht.data.cases import Case, CaseSet, read_case_image
+from fastht.data.layouts import options_of
+from fastht.data.source import DataSource
 from fastht.tasks.image_text.judged_records import JudgedModel, Opened
 from fastht.tasks.image_text.run import ClipRun
 
@@ -55,6 +58,16 @@ def labelled_data(data: str, trainer: Path | None, opened: Opened) -> str:
         f"{trainer} trained on {found}, whose captions are no labels: name labelled images to "
         "classify by --data"
     )
+
+
+def load_labelled(arguments: DataSource, data: str, opened: Opened) -> CaseSet:
+    """Find labelled images; those of the run's own data as the run found them, if nothing is given.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    options = opened.reading(data, vars(arguments), options_of(data, arguments.layout))
+    return replace(arguments, data=data, **options).load("classify", leave_out=True)
 
 
 def prediction_rows(

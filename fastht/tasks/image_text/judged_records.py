@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from fastht.tasks.training.run_files import read_run_arguments
 
 SIMULATED = "These images are SIMULATED: they show that things work, nothing clinical."
 ItemT = TypeVar("ItemT", Case, Record)
+_OPTIONS_OF_PAIRS = [name for name in READING_OPTIONS if name != "cleaning"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,41 @@ class Opened:
     def data(self, given: str) -> str:
         """Return which data is meant: the run's own where it is "run", the sample without one."""
         return given if given != "run" else str(self.trained.get("data", "sample"))
+
+    def is_trained_on(self, data: str) -> bool:
+        """Return whether data, as it is called, is what the run trained on."""
+        trained = self.trained.get("data")
+        if trained is None or "sample" in (data, trained):
+            return data == trained
+        return os.path.realpath(data) == os.path.realpath(trained)
+
+    def reading(
+        self, data: str, given: Mapping[str, Any], known: Collection[str]
+    ) -> dict[str, Any]:
+        """Return how the run's own data is read, where ``given`` leaves it open, and tell of it.
+
+        Args:
+            data: as it is called; of other data nothing is known.
+            given: options of a command.
+            known: names of those that the data's layout has.
+        """
+        if not self.is_trained_on(data):
+            return {}
+        found = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name in READING_OPTIONS
+            if name in known and name in given and not given[name]
+            if (value := self.trained.get(name))
+        }
+        if found:
+            told = ", ".join(_option(name, value) for name, value in found.items())
+            print(f"{data} is read as the run read it: {told}.")
+        return found
+
+
+def _option(name: str, value: Any) -> str:
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join([f"--{name.replace('_', '-')}", *map(str, values)])
 
 
 def open_model(arguments: JudgedModel) -> Opened:
@@ -258,6 +295,8 @@ def open_pairs(
     data = opened.data(arguments.data)
     out = choose_folder(command, arguments, data)
     options = opened.trained if own and opened.trained else vars(arguments)
+    if not own:
+        options = options | opened.reading(data, options, _OPTIONS_OF_PAIRS)
     found = load_judged(data, options, arguments.cleaning or clip.cleaning, columns)
     records = keep_unseen(found, own and arguments.trainer is not None, clip)
     if texts:

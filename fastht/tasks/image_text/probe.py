@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from fastht.data.cases import SPLITS, Case, CaseSet, Split, split_part
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
 from fastht.data.splits import few_shot, k_shot, sample_sides, split_cases
-from fastht.tasks.image_text.judged_cases import labelled_data, prediction_rows
+from fastht.tasks.image_text.judged_cases import labelled_data, load_labelled, prediction_rows
 from fastht.tasks.image_text.judged_records import (
     SIMULATED,
     JudgedModel,
@@ -172,7 +171,7 @@ def probe(arguments: ProbeArguments) -> int:
     out = choose_folder("probe", arguments, data)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already; give another --out")
-    found = replace(arguments, data=data).load("classify", leave_out=True)
+    found = load_labelled(arguments, data, opened)
     if len(found.classes) < 2:
         raise DataError(one_class(found))
     task = _make_task(found, opened, arguments, data)
@@ -208,7 +207,7 @@ def _make_task(found: CaseSet, opened: Opened, arguments: ProbeArguments, data: 
     """
     clip, trainer = opened.clip, arguments.trainer
     sides, of_run = found, False
-    if trainer is not None and _same_data(data, str(opened.trained.get("data"))):
+    if trainer is not None and opened.is_trained_on(data):
         of_run = not any(case.split for case in found)
     seed = arguments.seed
     if of_run:
@@ -249,12 +248,6 @@ def _make_task(found: CaseSet, opened: Opened, arguments: ProbeArguments, data: 
         raise DataError(f"{found.source}: one class alone trains; check its splits")
     told = {"sides": "those of the run" if of_run else "its own or drawn", **arguments.unseen()}
     return _Task(cases, found.classes, known, told)
-
-
-def _same_data(data: str, trained: str) -> bool:
-    return data == trained or (
-        "sample" not in (data, trained) and os.path.realpath(data) == os.path.realpath(trained)
-    )
 
 
 def _sides_of_run(found: CaseSet, clip: ClipRun) -> CaseSet:

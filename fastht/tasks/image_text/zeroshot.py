@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,7 +18,12 @@ from fastht.data.cases import SPLITS, Case, CaseSet
 from fastht.data.catalogue.sets import organ_of
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
-from fastht.tasks.image_text.judged_cases import encode_cases, labelled_data, prediction_rows
+from fastht.tasks.image_text.judged_cases import (
+    encode_cases,
+    labelled_data,
+    load_labelled,
+    prediction_rows,
+)
 from fastht.tasks.image_text.judged_records import (
     SIMULATED,
     JudgedModel,
@@ -100,7 +105,7 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
     clip = opened.clip
     data = labelled_data(arguments.data, arguments.trainer, opened)
     out = choose_folder("zeroshot", arguments, data)
-    found = replace(arguments, data=data).load("classify", leave_out=True)
+    found = load_labelled(arguments, data, opened)
     if len(found.classes) < 2:
         raise DataError(one_class(found))
     prompts = _read_prompts(arguments, found, data, clip)

@@ -14,11 +14,11 @@ from PIL import Image
 
 from fastht.data.cases import Case
 from fastht.data.images import DataError
+from fastht.data.pixels import SUFFIXES
 from fastht.data.volumes import is_volume, volume_shape
 
 Frames = Literal["all", "middle"]
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _SHOWN = 5  # of what is skipped
 
 
@@ -58,8 +58,8 @@ class Found:
 def find_images(paths: Sequence[str], frames: Frames) -> Found:
     """Return the images of files, and of folders with all that is in them.
 
-    Files with several frames (DICOM, TIFF, WebP) or slices (NIfTI) count as so many images, or as
-    the one in the middle.
+    Files with several frames (DICOM, TIFF, WebP, GIF) or slices (NIfTI) count as so many images, or
+    as the one in the middle.
 
     Raises:
         DataError: a path does not exist, or there is no image.
@@ -96,7 +96,7 @@ def find_images(paths: Sequence[str], frames: Frames) -> Found:
     if not found.cases:
         raise DataError(
             f"{', '.join(paths)}: no image; give files or folders of PNG, JPEG, TIFF, BMP, WebP, "
-            f"DICOM or NIfTI\n{found.account_of_skipped() if found.skipped else ''}".rstrip()
+            f"GIF, DICOM or NIfTI\n{found.account_of_skipped() if found.skipped else ''}".rstrip()
         )
     return found
 
@@ -130,7 +130,7 @@ def _stem(path: Path) -> str:
 def _no_image(path: Path) -> str | None:
     """Return why a file is taken for no image; ``None``: it is one, by its name or its mark."""
     name = path.name.lower()
-    if name.endswith(_PICTURES) or is_volume(name) or _is_dicom(path):
+    if name.endswith(SUFFIXES) or is_volume(name) or _is_dicom(path):
         return None
     if name.endswith((".dcm", ".dicom", ".ima")):
         return "not a DICOM file (no DICM mark)"

@@ -46,7 +46,7 @@ class PredictArguments:
 
     Attributes:
         source: folder of one run of fastht segment, classify or train, or a file of fastht export.
-        images: files and folders: PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI.
+        images: files and folders: PNG, JPEG, TIFF, BMP, WebP, GIF, DICOM, NIfTI.
         prompts: of a contrastive model: breast, liver, lung, lymph_node, thyroid, sample or a YAML
             file.
         classes: those of the prompts that count, default all; without prompts each name is its own.

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from fastht.cli import main
 from fastht.data import DataError
 from fastht.data.cases import Case, CaseSet
 from fastht.tasks.image_text.judged_cases import CaseImages
+from fastht.tasks.image_text.judged_records import PairsArguments, open_pairs
 from fastht.tasks.image_text.zeroshot import (
     ZeroShotArguments,
     choose_side,
@@ -109,6 +112,50 @@ def test_unseen_images_are_classified_before_and_after(arguments, run, pairs, ti
         ends = results["intervals"]["difference"][name]
         assert scores[name] == pytest.approx(ends, abs=1e-5)
     assert "SIMULATED" not in printed
+
+
+@pytest.fixture
+def renamed(run, pairs, tmp_path):
+    """A run on the pairs in a table whose columns have names of their own, and that table."""
+    table = pairs.with_name("renamed.csv")
+    header, *rows = pairs.read_text().splitlines()
+    assert header == "filepath,title,label"
+    table.write_text("\n".join(["Bild;Satz;Befund", *(row.replace(",", ";") for row in rows)]))
+    folder = tmp_path / "renamed"
+    shutil.copytree(run, folder)
+    told = json.loads((folder / "arguments.json").read_text())
+    told |= {"data": str(table), "separator": ";"}
+    told |= {"image_key": "Bild", "caption_key": "Satz", "label_key": "Befund"}
+    (folder / "arguments.json").write_text(json.dumps(told))
+    return folder, table
+
+
+def test_the_runs_own_table_is_read_as_the_run_read_it(arguments, renamed, pairs, capsys):
+    run, table = renamed
+    zeroshot(ZeroShotArguments(**arguments))
+    expected, _ = read(arguments["out"])
+    capsys.readouterr()
+    arguments |= {"run": run, "data": os.path.relpath(table)}
+    zeroshot(ZeroShotArguments(**arguments))
+    found, _ = read(arguments["out"])
+    for version in ("before", "after"):
+        assert found[version] == expected[version]
+    assert (
+        "renamed.csv is read as the run read it: --image-key Bild, --caption-key Satz, "
+        "--label-key Befund, --separator ;."
+    ) in capsys.readouterr().out
+    # Of two options the one that is given counts, and of another table nothing is known.
+    with pytest.raises(DataError, match="no column nowhere"):
+        zeroshot(ZeroShotArguments(**arguments, image_key="nowhere"))
+    other = table.with_name("other.csv")
+    other.write_text(table.read_text())
+    with pytest.raises(DataError, match="name the one of the images by --image-key"):
+        zeroshot(ZeroShotArguments(**arguments | {"data": str(other)}))
+    # Likewise of pairs.
+    judged = open_pairs("retrieve", PairsArguments(run=run, data=str(table), workers=0))
+    assert len(judged.records) == 10
+    with pytest.raises(DataError, match="--image-key"):
+        open_pairs("retrieve", PairsArguments(run=run, data=str(other), workers=0))
 
 
 def with_sides(pairs):

@@ -7,6 +7,7 @@ from dicom_files import write_dicom
 from PIL import Image
 
 from fastht.data import DataError
+from fastht.data.cases import read_case_image
 from fastht.tasks.inference.found import find_images
 
 
@@ -44,6 +45,18 @@ def test_every_frame_is_an_image_and_the_rest_is_told(folder):
     assert "1 no image file" in told
     assert "1 not a DICOM file (no DICM mark)" in told
     assert str(folder / "false.dcm") in told
+
+
+def test_a_moving_picture_is_its_frames(tmp_path):
+    frames = [Image.new("L", (8, 6), 40 * i) for i in range(3)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    found = find_images([str(tmp_path)], "all")
+    assert [case.name for case in found.cases] == ["clip/0000", "clip/0001", "clip/0002"]
+    assert [read_case_image(case).getpixel((0, 0)) for case in found.cases] == [
+        (40 * i,) * 3 for i in range(3)
+    ]
+    (middle,) = find_images([str(tmp_path)], "middle").cases
+    assert read_case_image(middle).getpixel((0, 0)) == (40, 40, 40)
 
 
 def test_the_middle_frame_alone(folder):

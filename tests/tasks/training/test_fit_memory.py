@@ -149,7 +149,9 @@ def test_a_budget_that_nothing_fits_names_the_least(arguments, costs):
         r"on 10 images: the least is ([\d.]+) MiB, with recompute='block:3'; one of 1",
         str(caught.value),
     )
-    assert costs["block"] <= float(found[1]) <= costs["block"] + 0.1
+    # Without the last block, which would keep its state of random numbers and spare nothing.
+    least = costs["block"] - torch.get_rng_state().nbytes / MIB
+    assert least <= float(found[1]) <= least + 0.1
     assert train(with_budget(arguments, float(found[1])))["memory"]["recompute"] == "block:3"
 
 
