@@ -9,20 +9,27 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 
-from fastht.ops import cpu
 
-if torch.cuda.is_available():
-    # PyTorch lets convolutions round to TensorFloat-32, and plain PyTorch is the yardstick here.
-    torch.backends.cudnn.allow_tf32 = False
-else:
-    # Without a GPU the Triton kernels run in Triton's interpreter, which has to be said before
-    # they are defined.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-    import triton_interpreter
+def pytest_configure(config):
+    """Make ready for tests, unless other processes run them: those of pytest-xdist."""
+    if config.getoption("dist", "no") == "no":
+        _prepare()
 
-    triton_interpreter.mend()
+
+def _prepare():
+    import torch
+
+    if torch.cuda.is_available():
+        # PyTorch lets convolutions round to TensorFloat-32, and plain PyTorch is the yardstick.
+        torch.backends.cudnn.allow_tf32 = False
+    else:
+        # Without a GPU the Triton kernels run in Triton's interpreter, which has to be said before
+        # they are defined.
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+        import triton_interpreter
+
+        triton_interpreter.mend()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -57,6 +64,8 @@ def pytest_unconfigure():
 @pytest.fixture
 def backend(request):
     """Name the backend of an engine (see engines.py), its instruction-set path being forced."""
+    from fastht.ops import cpu
+
     name, _, path = request.param.partition("/")
     with cpu.forced_path(path) if path else contextlib.nullcontext():
         yield name

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 import triton.language as tl
+import triton_shortcuts
 from triton.runtime import interpreter
 
 _DTYPES = {tl.float32: torch.float32, tl.float16: torch.float16, tl.bfloat16: torch.bfloat16}
@@ -50,9 +51,10 @@ def _cut_sums(a, b, d):
     float32 numbers, split into three of TensorFloat-32, wrong by eight times as much as PyTorch's.
     """
     x, y = a.data.astype(np.float64), b.data.astype(np.float64)
+    eights = x.reshape(len(x), -1, 8).swapaxes(0, 1) @ y.reshape(-1, 8, y.shape[1])
     sums = d.data.astype(np.float64)
-    for k in range(0, x.shape[1], 8):
-        sums = sums + x[:, k : k + 8] @ y[k : k + 8]
+    for products in eights:
+        sums += products
         bits = sums.view(np.uint64)
         bits &= np.uint64(0xFFFFFFFFE0000000)  # float32's bits of mantissa
     return interpreter.TensorHandle(sums.astype(np.float32), d.dtype.scalar)
@@ -82,6 +84,7 @@ def _patch_once():
         replaced.update(wanted)
         scope = patch_lang(fn)
         if launched and scope is not None:  # Triton before 3.6 restores nothing
+            triton_shortcuts.shorten(scope)
             restore = scope.restore
 
             def ended():
@@ -163,13 +166,19 @@ def _overflow(lhs, rhs, operation):
     assert fits, f"int{scalar.int_bitwidth} overflow detected for operation {operation.__name__}"
 
 
+def _erf(self, arg):
+    """Compute what Triton asks of Python's ``math.erf`` for one number after the other."""
+    data = torch.from_numpy(arg.data.astype(np.float64)).erf_().numpy()
+    return interpreter.TensorHandle(data.astype(arg.data.dtype), arg.dtype.scalar)
+
+
 class _Semantic(interpreter.TritonSemantic):
     def binary_op_sanitize_overflow_impl(self, lhs, rhs, operation):
         _overflow(lhs, rhs, operation)
 
 
 def mend():
-    """Replace the interpreter's casts, matrix product and overflow check, and save it searching."""
+    """Replace the interpreter's casts, products, erf and overflow check, and save it searching."""
     builder = interpreter.InterpreterBuilder
     original_cast, original_dot = builder.cast_impl, builder.create_dot
 
@@ -211,6 +220,7 @@ def mend():
     builder.create_exp, builder.create_fma = create_exp, create_fma
     builder.cast_impl = cast_impl
     builder.create_dot = create_dot
+    builder.create_erf = _erf
     interpreter.interpreter_semantic.binary_op_sanitize_overflow_impl = _overflow
     interpreter.TritonSemantic = _Semantic  # up to Triton 3.6 made anew for each function
     original_np_dtype, known = interpreter._get_np_dtype, {}

@@ -9,7 +9,6 @@ from importlib import resources
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 _DRAWN = set()  # kinds of pictures
@@ -150,5 +149,7 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
     """Forget the precision: accelerate keeps the first one of a process for good."""
+    from accelerate.state import AcceleratorState
+
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
