@@ -26,10 +26,16 @@ WIDE = {"x", "dout", "out", "dx"}
 # Written before `expand` has let three wide tensors through the L2 cache: from the memory again. An
 # H100 counted 34 MB there, which is what these have.
 EVICTED = {"finish": {"d_point", "d_point_bias", "taps"}}
-# Their reads overlap, so all but the first hit L1. The last two are called by them alone: up to
+# Their reads overlap, so all but the first hit L1. The last four are called by them alone: up to
 # Triton 3.8 the tables may not say by whom.
-NEAR = {"depthwise", "correlate_tile", "correlate_kernel", "_tap", "load_planes"}
-KERNELS = {"kernels", "kernel_row"}  # of the convolution: a row of numbers for all of a tile
+NEAR = {
+    "depthwise", "correlate_tile", "correlate_kernel", "_pairs", "_tap", "_column", "load_planes",
+}  # fmt: skip
+KERNELS = {
+    "kernels",
+    "kernel_row",
+    "kernel_ptr",
+}  # of the convolution: a row of numbers for all of a tile
 
 
 @dataclass(frozen=True)

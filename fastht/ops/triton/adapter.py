@@ -186,7 +186,7 @@ def _up(
     """Write x and its update, or less its update, into ``out``."""
     options = run.options("up")
     threshold, inverse = run.dropout()
-    tiles = run.tiles(options["BM"])
+    tiles = run.tiles(options)
     run.launch(up_kernel, run.batch * tiles)(
         x,
         u,
@@ -250,7 +250,7 @@ def _point_backward(
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     options = run.options("point_backward")
-    tiles = run.tiles(options["BM"])
+    tiles = run.tiles(options)
     programs = run.batch * tiles if weights else 0
     dv = run.map()
     z = run.map() if weights else dv
@@ -291,10 +291,10 @@ def _point_backward(
 def _correlate(run: Launcher, dv: Tensor, f: Tensor) -> Tensor:
     """Return the correlation maps, ``[B, chunks, 50, BC]``: more chunks where images are few."""
     options = run.options("correlate")
-    grid = run.height * run.width
+    positions = run.height * run.width // options["PIXELS"]
     wanted = triton.cdiv(CORRELATE_PROGRAMS, 7 * run.batch)
-    pixels = max(CHUNK, triton.cdiv(grid, wanted))
-    chunks = triton.cdiv(grid, pixels)
+    share = max(CHUNK // options["PIXELS"], triton.cdiv(positions, wanted))
+    chunks = triton.cdiv(positions, share)
     correlation = run.new(run.batch, chunks, 50, run.padded)
     run.launch(correlate_kernel, run.batch * chunks * 7)(
         dv,
@@ -305,7 +305,7 @@ def _correlate(run: Launcher, dv: Tensor, f: Tensor) -> Tensor:
         run.height,
         run.width,
         chunks,
-        pixels,
+        share,
         BC=run.padded,
         **options,
     )
@@ -354,7 +354,7 @@ def _mix_backward(
     run: Launcher, dv: Tensor, u_norm: Tensor, constant: Tensor, folded: Folded, kernels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = run.options("mix_backward")
-    tiles = run.tiles(options["BM"])
+    tiles = run.tiles(options)
     du = run.map()
     row_means = run.new(run.batch, run.tokens, 2)
     full = run.filter_kind == "full"

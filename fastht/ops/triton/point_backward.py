@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.ops.triton.depthwise import tile_tokens
 from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
 from fastht.ops.triton.products import multiply
 
@@ -33,6 +34,7 @@ def point_backward_kernel(
     BC: tl.constexpr,
     BM: tl.constexpr,
     UNROLL: tl.constexpr,
+    PIXELS: tl.constexpr,
     DROPOUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
     SUMS: tl.constexpr,
@@ -46,18 +48,17 @@ def point_backward_kernel(
     pid = tl.program_id(0)
     b = pid // num_tiles
     tile = pid % num_tiles
-    rows = tile * BM + tl.arange(0, BM)
     c = tl.arange(0, BC)
-    row_inside = rows < N
-    is_patch = row_inside & (rows >= P)
+    rows, row_inside, is_patch = tile_tokens(tile, N, P, BM, PIXELS)
     dtype = w_point.dtype.element_ty
 
     image = b.to(tl.int64) * N * BC
     offset = rows[:, None] * BC + c[None, :]
     kernel = kernels + b.to(tl.int64) * 50 * BC
     v, s = gated_map(
-        u, f, b.to(tl.int64) * N, kernel, rows, row_inside, is_patch, H, W, P, BM, BC, UNROLL
-    )
+        u, f, b.to(tl.int64) * N, kernel, tile, rows, row_inside, is_patch, H, W, P,
+        BM, BC, UNROLL, PIXELS,
+    )  # fmt: skip
     v = v.to(dtype)
     across = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
