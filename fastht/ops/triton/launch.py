@@ -97,7 +97,8 @@ class Launcher:
         """Return the configuration of one kernel for this call."""
         chosen = configs.options(kernel, self._arch, self.padded, self._numbers, self.dim)
         if kernel in CONVOLVING:  # a row of patches has whole pairs of pixels or none
-            chosen["PIXELS"] = chosen.get("PIXELS", 1) if self.width % 2 == 0 else 1
+            pixels = chosen.get("PIXELS", 1) if self.width % 2 == 0 else 1
+            chosen = {**chosen, "PIXELS": pixels}
         return {**chosen, **FUSED_ARITHMETIC}
 
     def even(self, width: int) -> bool:
