@@ -145,7 +145,8 @@ ROLES: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {
     "fold": lambda v: {"_pack_convolution": 3, "_norm_scale": v["SLICES"]},
     "finish": lambda v: {
         "_finish_projections": -(-v["D"] // v["BD"]), "_finish_tap": 49,
-        "_finish_bias_and_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"] + 1,
+        "_finish_bias_and_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"],
+        "_finish_point_bias": 1,
     },
 }  # fmt: skip
 
@@ -158,7 +159,7 @@ def works(launch: Launch, shape: Shape) -> list[Work]:
     if launch.counted:
         return launch.counted
     code = sass.parse(sass.disassemble(launch.cubin))
-    turns = loop_turns(code, launch.values)
+    turns = loop_turns(code, launch.values | {source.PROGRAMS: launch.programs})
     roles = ROLES.get(launch.kernel, lambda values: {"": launch.programs})(launch.values)
     return [
         Work(

@@ -8,7 +8,7 @@ import triton.language as tl
 from fastht.ops.triton.gate import channel_filter
 
 
-@triton.jit(do_not_specialize=["B", "tiles", "groups"])
+@triton.jit(do_not_specialize=["B", "squares", "tiles", "groups"])
 def finish_kernel(
     taps,
     d_point,
@@ -47,6 +47,7 @@ def finish_kernel(
     out_up_bias,
     D,
     B,
+    squares,
     tiles,
     groups,
     filter_stride,
@@ -80,8 +81,10 @@ def finish_kernel(
             _finish_gate(
                 records, out_gate_w1, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ
             )
-    elif role < 52 + BC:
-        _finish_point(role - 51, d_point, d_point_bias, out_point, out_point_bias, tiles, C, BC)
+    elif role < 51 + BC:
+        _finish_point(role - 51, d_point, out_point, squares, C, BC)
+    elif role == 51 + BC:
+        _finish_point_bias(d_point_bias, out_point_bias, tiles, C, BC)
     else:
         _finish_projections(
             role - 52 - BC, d_weights, d_up_bias, d_down_bias, norm_weight, norm_bias, gamma,
@@ -247,26 +250,29 @@ def _finish_gate(
 
 
 @triton.jit
-def _finish_point(
-    row, d_point, d_point_bias, out_point, out_point_bias, tiles, C: tl.constexpr, BC: tl.constexpr
-):
+def _finish_point(row, d_point, out_point, squares, C: tl.constexpr, BC: tl.constexpr):
     c = tl.arange(0, BC)
+    total = _sum_of_rows(d_point + row * BC, BC * BC, squares, BC)
+    store(out_point + row * C + c, total, c < tl.where(row < C, C, 0))
+
+
+@triton.jit
+def _finish_point_bias(d_point_bias, out_point_bias, tiles, C: tl.constexpr, BC: tl.constexpr):
+    c = tl.arange(0, BC)
+    store(out_point_bias + c, _sum_of_rows(d_point_bias, BC, tiles, BC), c < C)
+
+
+@triton.jit
+def _sum_of_rows(first, stride: tl.constexpr, count, BC: tl.constexpr):
+    """Return the sum of ``count`` rows that are so many numbers apart."""
     lane = tl.arange(0, 4096 // BC)
     total = tl.zeros((4096 // BC, BC), tl.float32)
     # Four rounds of loads at once: one would be a latency each.
-    for start in tl.range(0, tiles, 4096 // BC, loop_unroll_factor=4):
-        tile = (start + lane).to(tl.int64)
-        inside = (tile < tiles)[:, None]
-        if row < BC:
-            at = d_point + (tile * BC + row)[:, None] * BC + c[None, :]
-        else:
-            at = d_point_bias + tile[:, None] * BC + c[None, :]
-        total += tl.load(at, mask=inside, other=0.0)
-    total = tl.sum(total, axis=0)
-    if row < BC:
-        store(out_point + row * C + c, total, c < tl.where(row < C, C, 0))
-    else:
-        store(out_point_bias + c, total, c < C)
+    for start in tl.range(0, count, 4096 // BC, loop_unroll_factor=4):
+        row = (start + lane).to(tl.int64)
+        at = first + row[:, None] * stride + tl.arange(0, BC)[None, :]
+        total += tl.load(at, mask=(row < count)[:, None], other=0.0)
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
