@@ -27,7 +27,7 @@ from fastht.ops.triton.replay import Recording
 from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
 
-FINISH_WIDTH = 16  # features a program of the finishing kernel
+FINISH_WIDTH = 8  # features a program of the finishing kernel
 CORRELATE_PROGRAMS = 1056  # wanted: about eight for each of these
 CHUNK = 64  # pixels at least
 # The gradients of the finishing kernel after that of the filter, in its order.
@@ -424,5 +424,5 @@ def _finish(
         BD=FINISH_WIDTH,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **FEW | {"num_warps": max(4, run.padded // 16)},
+        **FEW | {"num_warps": 8},
     )

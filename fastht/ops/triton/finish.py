@@ -132,13 +132,18 @@ def _finish_projections(
     by_out = tl.zeros((BC, BD), tl.float32)
     up_bias = tl.zeros((BD,), tl.float32)
     total = tl.zeros((BC,), tl.float32)
-    for group in tl.range(0, groups, loop_unroll_factor=4):
-        start = d_weights + tl.cast(group, tl.int64) * 3 * BC * D
-        by_x += tl.load(start + at, mask=inside[None, :], other=0.0)
-        by_norm += tl.load(start + BC * D + at, mask=inside[None, :], other=0.0)
-        by_out += tl.load(start + 2 * BC * D + at, mask=inside[None, :], other=0.0)
-        up_bias += tl.load(d_up_bias + group * D + d, mask=inside, other=0.0)
-        total += tl.load(d_down_bias + group * BC + c)
+    # Loads of eight groups at once: those of one would be a latency each.
+    for first in range(0, groups, 8):
+        for k in tl.static_range(8):
+            group = first + k
+            start = d_weights + tl.cast(group, tl.int64) * 3 * BC * D
+            here = inside & (group < groups)
+            by_x += tl.load(start + at, mask=here[None, :], other=0.0)
+            by_norm += tl.load(start + BC * D + at, mask=here[None, :], other=0.0)
+            by_out += tl.load(start + 2 * BC * D + at, mask=here[None, :], other=0.0)
+            up_bias += tl.load(d_up_bias + group * D + d, mask=here, other=0.0)
+            in_groups = (c < BC) & (group < groups)
+            total += tl.load(d_down_bias + group * BC + c, mask=in_groups, other=0.0)
 
     both = (c[:, None] < C) & inside[None, :]
     weight = tl.load(down_weight + at, mask=both, other=0.0).to(tl.float32)
@@ -267,11 +272,11 @@ def _sum_of_rows(first, stride: tl.constexpr, count, BC: tl.constexpr):
     """Return the sum of ``count`` rows that are so many numbers apart."""
     lane = tl.arange(0, 4096 // BC)
     total = tl.zeros((4096 // BC, BC), tl.float32)
-    # Four rounds of loads at once: one would be a latency each.
-    for start in tl.range(0, count, 4096 // BC, loop_unroll_factor=4):
-        row = (start + lane).to(tl.int64)
-        at = first + row[:, None] * stride + tl.arange(0, BC)[None, :]
-        total += tl.load(at, mask=(row < count)[:, None], other=0.0)
+    for start in range(0, count, 4 * (4096 // BC)):
+        for k in tl.static_range(4):  # at once, as above
+            row = (start + k * (4096 // BC) + lane).to(tl.int64)
+            at = first + row[:, None] * stride + tl.arange(0, BC)[None, :]
+            total += tl.load(at, mask=(row < count)[:, None], other=0.0)
     return tl.sum(total, axis=0)
 
 
