@@ -176,17 +176,18 @@ def _correlation_sums(taps, gate, row, B, BC: tl.constexpr):
     sum3 = tl.zeros((2048 // BC, BC), tl.float32)
     sum5 = tl.zeros((2048 // BC, BC), tl.float32)
     sum7 = tl.zeros((2048 // BC, BC), tl.float32)
-    for start in range(0, B, 2048 // BC):
-        b = (start + samples).to(tl.int64)
-        inside = b < B
-        g3 = tl.load(gate + b * 4, mask=inside, other=0.0)
-        g5 = tl.load(gate + b * 4 + 1, mask=inside, other=0.0)
-        g7 = tl.load(gate + b * 4 + 2, mask=inside, other=0.0)
-        at = (b * 50 + row)[:, None] * BC + c[None, :]
-        value = tl.load(taps + at, mask=inside[:, None], other=0.0)
-        sum3 += g3[:, None] * value
-        sum5 += g5[:, None] * value
-        sum7 += g7[:, None] * value
+    for start in range(0, B, 4 * (2048 // BC)):
+        for k in tl.static_range(4):  # at once, as above
+            b = (start + k * (2048 // BC) + samples).to(tl.int64)
+            inside = b < B
+            g3 = tl.load(gate + b * 4, mask=inside, other=0.0)
+            g5 = tl.load(gate + b * 4 + 1, mask=inside, other=0.0)
+            g7 = tl.load(gate + b * 4 + 2, mask=inside, other=0.0)
+            at = (b * 50 + row)[:, None] * BC + c[None, :]
+            value = tl.load(taps + at, mask=inside[:, None], other=0.0)
+            sum3 += g3[:, None] * value
+            sum5 += g5[:, None] * value
+            sum7 += g7[:, None] * value
     return tl.sum(sum3, axis=0), tl.sum(sum5, axis=0), tl.sum(sum7, axis=0)
 
 
