@@ -49,7 +49,7 @@ def results(**shape):
 
 
 def assert_the_same_but_for_sums(found, expected):
-    """Hold out and dx to the same bits, and gradients that are sums of partial sums to roundings."""
+    """Hold out and dx to the same bits, and gradients, which are sums, to roundings."""
     (out, gradients), (other, others) = found, expected
     assert torch.equal(out, other)
     assert torch.equal(gradients["x"], others["x"])
@@ -90,6 +90,7 @@ def test_rows_of_an_odd_number_of_patches_have_no_pairs(monkeypatch, width):
     assert table == {kernel: configs.options(kernel, "sm_90", 16, "16", 32) for kernel in table}
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
 def test_programs_of_many_tiles_leave_fewer_partial_sums():
     from benchmarks.byte_meter import metered
 
