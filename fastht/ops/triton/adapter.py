@@ -400,7 +400,8 @@ def _finish(
     partial: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     p, unused = run.params, grads["gamma"]
-    run.launch(finish_kernel, 52 + run.padded + triton.cdiv(run.dim, FINISH_WIDTH))(
+    programs = 52 + run.padded + run.hidden + triton.cdiv(run.dim, FINISH_WIDTH)
+    run.launch(finish_kernel, programs)(
         taps,
         d_point,
         d_point_bias,

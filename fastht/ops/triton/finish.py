@@ -61,9 +61,9 @@ def finish_kernel(
 ):
     """Finish the gradients of all parameters, a part of them in each program.
 
-    Programs 0 to 48 have a tap of the bank, 49 its biases and a channel filter, 50 the gate, the
-    next ``BC + 1`` a row of the 1x1 weight each and its bias; the others have ``BD`` features each
-    of LayerNorm, gammas and both projections.
+    Programs 0 to 48 have a tap of the bank, 49 its biases and a channel filter, 50 the gate but
+    for M1, the next ``BC + 1`` a row of the 1x1 weight each and its bias, the next ``CQ`` a row of
+    M1; the others have ``BD`` features each of LayerNorm, gammas and both projections.
     """
     role = tl.program_id(0)
     if role < 49:
@@ -78,16 +78,17 @@ def finish_kernel(
         )  # fmt: skip
     elif role == 50:
         if GATED:
-            _finish_gate(
-                records, out_gate_w1, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ
-            )
+            _finish_gate(records, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ)
     elif role < 51 + BC:
         _finish_point(role - 51, d_point, out_point, squares, C, BC)
     elif role == 51 + BC:
         _finish_point_bias(d_point_bias, out_point_bias, tiles, C, BC)
+    elif role < 52 + BC + CQ:
+        if GATED:
+            _finish_gate_row(role - 52 - BC, records, out_gate_w1, B, C, BC, BQ)
     else:
         _finish_projections(
-            role - 52 - BC, d_weights, d_up_bias, d_down_bias, norm_weight, norm_bias, gamma,
+            role - 52 - BC - CQ, d_weights, d_up_bias, d_down_bias, norm_weight, norm_bias, gamma,
             gammax, down_weight, out_norm_weight, out_norm_bias, out_gamma, out_gammax,
             out_down_weight, out_down_bias, out_up_weight, out_up_bias, D, groups, C, BC, BD,
         )  # fmt: skip
@@ -229,30 +230,43 @@ def _finish_bias_and_filter(
 
 @triton.jit
 def _finish_gate(
-    records, out_w1, out_b1, out_w2, out_b2, B,
+    records, out_b1, out_w2, out_b2, B,
     C: tl.constexpr, CQ: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr,
 ):  # fmt: skip
-    c, q, k = tl.arange(0, BC), tl.arange(0, BQ), tl.arange(0, 4)
-    w1 = tl.zeros((BQ, BC), tl.float32)
+    q, k = tl.arange(0, BQ), tl.arange(0, 4)
     b1 = tl.zeros((32, BQ), tl.float32)
-    w2 = tl.zeros((4, BQ), tl.float32)
+    w2 = tl.zeros((32, 4, BQ), tl.float32)
     b2 = tl.zeros((32, 4), tl.float32)
     for start in range(0, B, 32):
         b = (start + tl.arange(0, 32)).to(tl.int64)
         inside = (b < B)[:, None]
         record = (records + b * (4 + 2 * BQ + 2 * BC))[:, None]
         logits = tl.load(record + k[None, :], mask=inside, other=0.0)
-        back = tl.load(record + 4 + q[None, :], mask=inside, other=0.0)
         hidden = tl.load(record + 4 + BQ + q[None, :], mask=inside, other=0.0)
-        mean = tl.load(record + 4 + 2 * BQ + c[None, :], mask=inside, other=0.0)
-        w1 = tl.dot(tl.trans(back), mean, w1, input_precision="ieee")
-        b1 += back
-        w2 += tl.sum(logits[:, :, None] * hidden[:, None, :], axis=0)
+        b1 += tl.load(record + 4 + q[None, :], mask=inside, other=0.0)
+        w2 += logits[:, :, None] * hidden[:, None, :]
         b2 += logits
-    store(out_w1 + q[:, None] * C + c[None, :], w1, (q[:, None] < CQ) & (c[None, :] < C))
     store(out_b1 + q, tl.sum(b1, axis=0), q < CQ)
-    store(out_w2 + k[:, None] * CQ + q[None, :], w2, (k[:, None] < 3) & (q[None, :] < CQ))
+    at = out_w2 + k[:, None] * CQ + q[None, :]
+    store(at, tl.sum(w2, axis=0), (k[:, None] < 3) & (q[None, :] < CQ))
     store(out_b2 + k, tl.sum(b2, axis=0), k < 3)
+
+
+@triton.jit
+def _finish_gate_row(q, records, out_w1, B, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr):
+    """Finish a row of M1: the batch's sum of a hidden unit's gradient times the pooled mean."""
+    c = tl.arange(0, BC)
+    samples = tl.arange(0, 2048 // BC)
+    total = tl.zeros((2048 // BC, BC), tl.float32)
+    for start in range(0, B, 4 * (2048 // BC)):
+        for k in tl.static_range(4):
+            b = (start + k * (2048 // BC) + samples).to(tl.int64)
+            inside = b < B
+            record = records + b * (4 + 2 * BQ + 2 * BC)
+            back = tl.load(record + 4 + q, mask=inside, other=0.0)
+            at = record[:, None] + (4 + 2 * BQ) + c[None, :]
+            total += back[:, None] * tl.load(at, mask=inside[:, None], other=0.0)
+    store(out_w1 + q * C + c, tl.sum(total, axis=0), c < C)
 
 
 @triton.jit

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.depthwise import tile_tokens
-from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
+from fastht.ops.triton.mix import dropout_scale, gated_map, normal, square_weight
 from fastht.ops.triton.products import add_product, multiply
 
 
@@ -95,16 +95,16 @@ def _tile(
     y = v.to(tl.float32) + multiply(v, across, PRECISION) + bias[None, :]
     y = tl.where(is_patch[:, None], y, s)
 
-    cdf = normal_cdf(y)
-    density = 0.3989422804014327 * tl.exp(-0.5 * y * y)
+    cdf, density = normal(y, dtype.primitive_bitwidth == 16)
     active = y * cdf
     upstream = tl.load(dz + image + offset, mask=row_inside[:, None], other=0.0)
     dy = upstream.to(tl.float32) * (cdf + y * density)
     if DROPOUT:
-        token = b.to(tl.int64) * N + rows
-        kept = dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
-        active *= kept
-        dy *= kept
+        if threshold > 0:  # a condition for the sake of the products: see gated_map
+            token = b.to(tl.int64) * N + rows
+            kept = dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
+            active *= kept
+            dy *= kept
     if WEIGHTS:
         tl.store(z + image + offset, active.to(dtype), mask=row_inside[:, None])
     dy_patch = tl.where(is_patch[:, None], dy, 0.0)

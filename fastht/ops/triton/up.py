@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.depthwise import tile_tokens
-from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
+from fastht.ops.triton.mix import dropout_scale, gated_map, normal, square_weight
 from fastht.ops.triton.products import multiply
 
 
@@ -69,10 +69,12 @@ def up_kernel(
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
     y = v + multiply(v.to(dtype), point, PRECISION) + bias[None, :]
     y = tl.where(is_patch[:, None], y, s)
-    z = y * normal_cdf(y)
+    cdf, _ = normal(y, dtype.primitive_bitwidth == 16)
+    z = y * cdf
     if DROPOUT:
-        token = b.to(tl.int64) * N + rows
-        z *= dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
+        if threshold > 0:  # a condition for the sake of the product: see gated_map
+            token = b.to(tl.int64) * N + rows
+            z *= dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
     z = z.to(dtype)
 
     x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
