@@ -58,8 +58,8 @@ SHARED_LIMIT = {
     "sm_120": 101_376,
 }
 OPTIONS = (
-    "BM", "BN", "BK", "BD", "BP", "BB", "UNROLL", "FILTER", "REBUILD", "num_warps", "num_stages",
-    "maxnreg",
+    "BM", "BN", "BK", "BD", "BP", "BB", "UNROLL", "PIXELS", "FILTER", "REBUILD", "num_warps",
+    "num_stages", "maxnreg",
 )  # fmt: skip
 DTYPES = {
     "16": (torch.bfloat16, torch.bfloat16, False),
@@ -216,10 +216,12 @@ def compiled(
         entry[3].add(width)
 
     with compiling(arch, keep, only):
-        for width, spectral in itertools.product(widths, ("channel", "full")):
+        cases = [(w, s, 14) for w, s in itertools.product(widths, ("channel", "full"))]
+        # Rows of an odd number of patches have no pairs of pixels, which other kernels serve.
+        for width, spectral, side in [*cases, (widths[0], "channel", 13)]:
             # A call that makes x anew launches all that one with a kept x does, and more.
             forward, backward = call_on_meta(
-                2, (14, 14), width, channels, numbers, spectral, keep="output"
+                2, (side, side), width, channels, numbers, spectral, keep="output"
             )
             backward(forward())
     for kernel, name, values, used in found.values():

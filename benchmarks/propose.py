@@ -32,6 +32,7 @@ SPACE: dict[str, tuple[int, ...]] = {
     "num_stages": (1, 2, 3),
     "num_warps": (4, 8, 16),
     "UNROLL": (0, 1),
+    "PIXELS": (1, 2),
     "BD": (16, 32, 64),
     "BK": (16, 32, 64),
     "BP": (8, 16, 32),

@@ -41,25 +41,31 @@ from fastht.ops.triton import adapter, configs, expansion
 from fastht.ops.triton import launch as launcher
 
 Options = dict[str, int]
-# maxnreg 0: no limit. More programs on a multiprocessor hide more, until registers spill.
+# More programs on a multiprocessor hide more, until registers spill.
 SPACE: dict[str, dict[str, tuple[int, ...]]] = {
     "down": {
         "BM": (32, 64, 128), "BK": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3),
     },
     "up": {
         "BM": (32, 64), "BD": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
-        "maxnreg": (0, 128),
+        "maxnreg": (0, 128), "PIXELS": (1, 2),
     },
     "contract": {
         "BM": (32, 64, 128), "BD": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
     },
-    "point_backward": {"BM": (32, 64), "num_warps": (4, 8), "maxnreg": (0, 128, 168)},
-    "correlate": {"BP": (8, 16), "num_warps": (2, 4), "maxnreg": (128, 168)},
-    "mix_backward": {"BM": (16, 32, 64), "num_warps": (2, 4, 8), "maxnreg": (0, 96)},
+    "point_backward": {
+        "BM": (32, 64), "num_warps": (4, 8), "maxnreg": (0, 128, 168), "PIXELS": (1, 2),
+    },
+    "correlate": {"BP": (8, 16), "num_warps": (2, 4), "maxnreg": (128, 168), "PIXELS": (1, 2)},
+    "mix_backward": {
+        "BM": (16, 32, 64), "num_warps": (2, 4, 8), "maxnreg": (0, 96), "PIXELS": (1, 2),
+    },
     "expand": {"BM": (32, 64), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3, 4)},
     "expand_input": {"BM": (32, 64), "BD": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3)},
     "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
 }  # fmt: skip
+# What stands for an option that is not there: no limit on registers, a pixel alone.
+UNSET = {"maxnreg": 0, "PIXELS": 1}
 # The tiles of these decide how much a later launch reads, which therefore counts as well.
 FOLLOWERS = {
     "down": "gate",
@@ -167,7 +173,7 @@ def candidates(kernel: str, default: Options) -> list[Options]:
     space = SPACE[kernel]
     every = [
         {key: value for key, value in {**default, **dict(zip(space, values, strict=True))}.items()
-         if key != "maxnreg" or value}
+         if value != UNSET.get(key)}
         for values in itertools.product(*space.values())
     ]  # fmt: skip
     others = [options for options in every if options != default]

@@ -109,6 +109,30 @@ def test_traffic_of_a_full_filter_is_that_of_the_model(full_filter):
             assert moved[kernel] == expected, kernel
 
 
+def test_strict_float32_reads_x_and_the_upstream_gradient_twice():
+    from benchmarks.byte_meter import metered
+
+    x, params, upstream, options = case(
+        dtype=torch.float32, batch=2, grid=(4, 4), dim=64, channels=16
+    )
+    params = {name: p.requires_grad_() for name, p in params.items()}
+    x.requires_grad_()
+    out = ht_adapter(x, params, backend="triton", keep="input", **options)
+    with metered() as launches:
+        out.backward(upstream)
+    found = [launch for launch in launches if launch.kernel == "expand"]
+    assert len(found) == 2
+    moved = sum(
+        traffic.distinct
+        for launch in found
+        for name, traffic in launch.tensors.items()
+        if name in ACTIVATIONS
+    )
+    shape = byte_model.Shape(2 * 17, 64, 16, x_bytes=4, product_bytes=4)
+    assert moved == byte_model.backward(shape, apart=True)["expand"]
+    assert moved != byte_model.backward(shape)["expand"]
+
+
 def test_partial_sums_are_those_of_the_model(full_filter):
     shape = byte_model.Shape(tokens=3 * 31, dim=64, channels=16)
     by_name = {launch.kernel: launch.tensors for launch in full_filter[1]}

@@ -26,10 +26,16 @@ WIDE = {"x", "dout", "out", "dx"}
 # Written before `expand` has let three wide tensors through the L2 cache: from the memory again. An
 # H100 counted 34 MB there, which is what these have.
 EVICTED = {"finish": {"d_point", "d_point_bias", "taps"}}
-# Their reads overlap, so all but the first hit L1. The last two are called by them alone: up to
+# Their reads overlap, so all but the first hit L1. The last four are called by them alone: up to
 # Triton 3.8 the tables may not say by whom.
-NEAR = {"depthwise", "correlate_tile", "correlate_kernel", "_tap", "load_planes"}
-KERNELS = {"kernels", "kernel_row"}  # of the convolution: a row of numbers for all of a tile
+NEAR = {
+    "depthwise", "correlate_tile", "correlate_kernel", "_pairs", "_tap", "_column", "load_planes",
+}  # fmt: skip
+KERNELS = {
+    "kernels",
+    "kernel_row",
+    "kernel_ptr",
+}  # of the convolution: a row of numbers for all of a tile
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,8 @@ ROLES: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {
     "fold": lambda v: {"_pack_convolution": 3, "_norm_scale": v["SLICES"]},
     "finish": lambda v: {
         "_finish_projections": -(-v["D"] // v["BD"]), "_finish_tap": 49,
-        "_finish_bias_and_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"] + 1,
+        "_finish_bias_and_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"],
+        "_finish_point_bias": 1, "_finish_gate_row": v["CQ"],
     },
 }  # fmt: skip
 
@@ -152,7 +159,7 @@ def works(launch: Launch, shape: Shape) -> list[Work]:
     if launch.counted:
         return launch.counted
     code = sass.parse(sass.disassemble(launch.cubin))
-    turns = loop_turns(code, launch.values)
+    turns = loop_turns(code, launch.values | {source.PROGRAMS: launch.programs})
     roles = ROLES.get(launch.kernel, lambda values: {"": launch.programs})(launch.values)
     return [
         Work(

@@ -27,7 +27,7 @@ from fastht.ops.triton.replay import Recording
 from fastht.ops.triton.strides import addressable, in_layout_of
 from fastht.ops.triton.up import up_kernel
 
-FINISH_WIDTH = 16  # features a program of the finishing kernel
+FINISH_WIDTH = 8  # features a program of the finishing kernel
 CORRELATE_PROGRAMS = 1056  # wanted: about eight for each of these
 CHUNK = 64  # pixels at least
 # The gradients of the finishing kernel after that of the filter, in its order.
@@ -186,7 +186,7 @@ def _up(
     """Write x and its update, or less its update, into ``out``."""
     options = run.options("up")
     threshold, inverse = run.dropout()
-    tiles = run.tiles(options["BM"])
+    tiles = run.tiles(options)
     run.launch(up_kernel, run.batch * tiles)(
         x,
         u,
@@ -250,15 +250,17 @@ def _point_backward(
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     options = run.options("point_backward")
-    tiles = run.tiles(options["BM"])
-    programs = run.batch * tiles if weights else 0
+    tiles = run.tiles(options)
+    items = run.batch * tiles
+    most = options.pop("PROGRAMS", items)
+    programs = min(most, items) if weights else items
     dv = run.map()
     z = run.map() if weights else dv
-    d_point = run.new(programs, run.padded, run.padded)
+    d_point = run.new(programs if weights else 0, run.padded, run.padded)
     sums = weights or run.call.has_gate
-    d_point_bias = run.new(run.batch * tiles if sums else 0, run.padded)
+    d_point_bias = run.new(items if sums else 0, run.padded)
     threshold, inverse = run.dropout()
-    run.launch(point_backward_kernel, run.batch * tiles)(
+    run.launch(point_backward_kernel, programs)(
         dz,
         u,
         f,
@@ -275,6 +277,7 @@ def _point_backward(
         run.height,
         run.width,
         tiles,
+        items,
         threshold,
         inverse,
         C=run.channels,
@@ -282,6 +285,7 @@ def _point_backward(
         DROPOUT=seed is not None,
         WEIGHTS=weights,
         SUMS=sums,
+        MANY=programs < items,
         PRECISION=run.precision,
         **options,
     )
@@ -291,10 +295,10 @@ def _point_backward(
 def _correlate(run: Launcher, dv: Tensor, f: Tensor) -> Tensor:
     """Return the correlation maps, ``[B, chunks, 50, BC]``: more chunks where images are few."""
     options = run.options("correlate")
-    grid = run.height * run.width
+    positions = run.height * run.width // options["PIXELS"]
     wanted = triton.cdiv(CORRELATE_PROGRAMS, 7 * run.batch)
-    pixels = max(CHUNK, triton.cdiv(grid, wanted))
-    chunks = triton.cdiv(grid, pixels)
+    share = max(CHUNK // options["PIXELS"], triton.cdiv(positions, wanted))
+    chunks = triton.cdiv(positions, share)
     correlation = run.new(run.batch, chunks, 50, run.padded)
     run.launch(correlate_kernel, run.batch * chunks * 7)(
         dv,
@@ -305,7 +309,7 @@ def _correlate(run: Launcher, dv: Tensor, f: Tensor) -> Tensor:
         run.height,
         run.width,
         chunks,
-        pixels,
+        share,
         BC=run.padded,
         **options,
     )
@@ -354,7 +358,7 @@ def _mix_backward(
     run: Launcher, dv: Tensor, u_norm: Tensor, constant: Tensor, folded: Folded, kernels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = run.options("mix_backward")
-    tiles = run.tiles(options["BM"])
+    tiles = run.tiles(options)
     du = run.map()
     row_means = run.new(run.batch, run.tokens, 2)
     full = run.filter_kind == "full"
@@ -396,7 +400,8 @@ def _finish(
     partial: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     p, unused = run.params, grads["gamma"]
-    run.launch(finish_kernel, 52 + run.padded + triton.cdiv(run.dim, FINISH_WIDTH))(
+    programs = 52 + run.padded + run.hidden + triton.cdiv(run.dim, FINISH_WIDTH)
+    run.launch(finish_kernel, programs)(
         taps,
         d_point,
         d_point_bias,
@@ -410,6 +415,7 @@ def _finish(
         run.dim,
         run.batch,
         d_point.shape[0],
+        d_point_bias.shape[0],
         partial[0].shape[0],
         run.filter_stride,
         C=run.channels,
@@ -419,5 +425,5 @@ def _finish(
         BD=FINISH_WIDTH,
         FILTER=run.filter_kind,
         GATED=run.call.has_gate,
-        **FEW | {"num_warps": max(4, run.padded // 16)},
+        **FEW | {"num_warps": 8},
     )

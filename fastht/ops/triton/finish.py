@@ -8,7 +8,7 @@ import triton.language as tl
 from fastht.ops.triton.gate import channel_filter
 
 
-@triton.jit(do_not_specialize=["B", "tiles", "groups"])
+@triton.jit(do_not_specialize=["B", "squares", "tiles", "groups"])
 def finish_kernel(
     taps,
     d_point,
@@ -47,6 +47,7 @@ def finish_kernel(
     out_up_bias,
     D,
     B,
+    squares,
     tiles,
     groups,
     filter_stride,
@@ -60,9 +61,9 @@ def finish_kernel(
 ):
     """Finish the gradients of all parameters, a part of them in each program.
 
-    Programs 0 to 48 have a tap of the bank, 49 its biases and a channel filter, 50 the gate, the
-    next ``BC + 1`` a row of the 1x1 weight each and its bias; the others have ``BD`` features each
-    of LayerNorm, gammas and both projections.
+    Programs 0 to 48 have a tap of the bank, 49 its biases and a channel filter, 50 the gate but
+    for M1, the next ``BC + 1`` a row of the 1x1 weight each and its bias, the next ``CQ`` a row of
+    M1; the others have ``BD`` features each of LayerNorm, gammas and both projections.
     """
     role = tl.program_id(0)
     if role < 49:
@@ -77,14 +78,17 @@ def finish_kernel(
         )  # fmt: skip
     elif role == 50:
         if GATED:
-            _finish_gate(
-                records, out_gate_w1, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ
-            )
-    elif role < 52 + BC:
-        _finish_point(role - 51, d_point, d_point_bias, out_point, out_point_bias, tiles, C, BC)
+            _finish_gate(records, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ)
+    elif role < 51 + BC:
+        _finish_point(role - 51, d_point, out_point, squares, C, BC)
+    elif role == 51 + BC:
+        _finish_point_bias(d_point_bias, out_point_bias, tiles, C, BC)
+    elif role < 52 + BC + CQ:
+        if GATED:
+            _finish_gate_row(role - 52 - BC, records, out_gate_w1, B, C, BC, BQ)
     else:
         _finish_projections(
-            role - 52 - BC, d_weights, d_up_bias, d_down_bias, norm_weight, norm_bias, gamma,
+            role - 52 - BC - CQ, d_weights, d_up_bias, d_down_bias, norm_weight, norm_bias, gamma,
             gammax, down_weight, out_norm_weight, out_norm_bias, out_gamma, out_gammax,
             out_down_weight, out_down_bias, out_up_weight, out_up_bias, D, groups, C, BC, BD,
         )  # fmt: skip
@@ -129,13 +133,18 @@ def _finish_projections(
     by_out = tl.zeros((BC, BD), tl.float32)
     up_bias = tl.zeros((BD,), tl.float32)
     total = tl.zeros((BC,), tl.float32)
-    for group in tl.range(0, groups, loop_unroll_factor=4):
-        start = d_weights + tl.cast(group, tl.int64) * 3 * BC * D
-        by_x += tl.load(start + at, mask=inside[None, :], other=0.0)
-        by_norm += tl.load(start + BC * D + at, mask=inside[None, :], other=0.0)
-        by_out += tl.load(start + 2 * BC * D + at, mask=inside[None, :], other=0.0)
-        up_bias += tl.load(d_up_bias + group * D + d, mask=inside, other=0.0)
-        total += tl.load(d_down_bias + group * BC + c)
+    # Loads of eight groups at once: those of one would be a latency each.
+    for first in range(0, groups, 8):
+        for k in tl.static_range(8):
+            group = first + k
+            start = d_weights + tl.cast(group, tl.int64) * 3 * BC * D
+            here = inside & (group < groups)
+            by_x += tl.load(start + at, mask=here[None, :], other=0.0)
+            by_norm += tl.load(start + BC * D + at, mask=here[None, :], other=0.0)
+            by_out += tl.load(start + 2 * BC * D + at, mask=here[None, :], other=0.0)
+            up_bias += tl.load(d_up_bias + group * D + d, mask=here, other=0.0)
+            in_groups = (c < BC) & (group < groups)
+            total += tl.load(d_down_bias + group * BC + c, mask=in_groups, other=0.0)
 
     both = (c[:, None] < C) & inside[None, :]
     weight = tl.load(down_weight + at, mask=both, other=0.0).to(tl.float32)
@@ -168,17 +177,18 @@ def _correlation_sums(taps, gate, row, B, BC: tl.constexpr):
     sum3 = tl.zeros((2048 // BC, BC), tl.float32)
     sum5 = tl.zeros((2048 // BC, BC), tl.float32)
     sum7 = tl.zeros((2048 // BC, BC), tl.float32)
-    for start in range(0, B, 2048 // BC):
-        b = (start + samples).to(tl.int64)
-        inside = b < B
-        g3 = tl.load(gate + b * 4, mask=inside, other=0.0)
-        g5 = tl.load(gate + b * 4 + 1, mask=inside, other=0.0)
-        g7 = tl.load(gate + b * 4 + 2, mask=inside, other=0.0)
-        at = (b * 50 + row)[:, None] * BC + c[None, :]
-        value = tl.load(taps + at, mask=inside[:, None], other=0.0)
-        sum3 += g3[:, None] * value
-        sum5 += g5[:, None] * value
-        sum7 += g7[:, None] * value
+    for start in range(0, B, 4 * (2048 // BC)):
+        for k in tl.static_range(4):  # at once, as above
+            b = (start + k * (2048 // BC) + samples).to(tl.int64)
+            inside = b < B
+            g3 = tl.load(gate + b * 4, mask=inside, other=0.0)
+            g5 = tl.load(gate + b * 4 + 1, mask=inside, other=0.0)
+            g7 = tl.load(gate + b * 4 + 2, mask=inside, other=0.0)
+            at = (b * 50 + row)[:, None] * BC + c[None, :]
+            value = tl.load(taps + at, mask=inside[:, None], other=0.0)
+            sum3 += g3[:, None] * value
+            sum5 += g5[:, None] * value
+            sum7 += g7[:, None] * value
     return tl.sum(sum3, axis=0), tl.sum(sum5, axis=0), tl.sum(sum7, axis=0)
 
 
@@ -220,53 +230,69 @@ def _finish_bias_and_filter(
 
 @triton.jit
 def _finish_gate(
-    records, out_w1, out_b1, out_w2, out_b2, B,
+    records, out_b1, out_w2, out_b2, B,
     C: tl.constexpr, CQ: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr,
 ):  # fmt: skip
-    c, q, k = tl.arange(0, BC), tl.arange(0, BQ), tl.arange(0, 4)
-    w1 = tl.zeros((BQ, BC), tl.float32)
+    q, k = tl.arange(0, BQ), tl.arange(0, 4)
     b1 = tl.zeros((32, BQ), tl.float32)
-    w2 = tl.zeros((4, BQ), tl.float32)
+    w2 = tl.zeros((32, 4, BQ), tl.float32)
     b2 = tl.zeros((32, 4), tl.float32)
     for start in range(0, B, 32):
         b = (start + tl.arange(0, 32)).to(tl.int64)
         inside = (b < B)[:, None]
         record = (records + b * (4 + 2 * BQ + 2 * BC))[:, None]
         logits = tl.load(record + k[None, :], mask=inside, other=0.0)
-        back = tl.load(record + 4 + q[None, :], mask=inside, other=0.0)
         hidden = tl.load(record + 4 + BQ + q[None, :], mask=inside, other=0.0)
-        mean = tl.load(record + 4 + 2 * BQ + c[None, :], mask=inside, other=0.0)
-        w1 = tl.dot(tl.trans(back), mean, w1, input_precision="ieee")
-        b1 += back
-        w2 += tl.sum(logits[:, :, None] * hidden[:, None, :], axis=0)
+        b1 += tl.load(record + 4 + q[None, :], mask=inside, other=0.0)
+        w2 += logits[:, :, None] * hidden[:, None, :]
         b2 += logits
-    store(out_w1 + q[:, None] * C + c[None, :], w1, (q[:, None] < CQ) & (c[None, :] < C))
     store(out_b1 + q, tl.sum(b1, axis=0), q < CQ)
-    store(out_w2 + k[:, None] * CQ + q[None, :], w2, (k[:, None] < 3) & (q[None, :] < CQ))
+    at = out_w2 + k[:, None] * CQ + q[None, :]
+    store(at, tl.sum(w2, axis=0), (k[:, None] < 3) & (q[None, :] < CQ))
     store(out_b2 + k, tl.sum(b2, axis=0), k < 3)
 
 
 @triton.jit
-def _finish_point(
-    row, d_point, d_point_bias, out_point, out_point_bias, tiles, C: tl.constexpr, BC: tl.constexpr
-):
+def _finish_gate_row(q, records, out_w1, B, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr):
+    """Finish a row of M1: the batch's sum of a hidden unit's gradient times the pooled mean."""
     c = tl.arange(0, BC)
+    samples = tl.arange(0, 2048 // BC)
+    total = tl.zeros((2048 // BC, BC), tl.float32)
+    for start in range(0, B, 4 * (2048 // BC)):
+        for k in tl.static_range(4):
+            b = (start + k * (2048 // BC) + samples).to(tl.int64)
+            inside = b < B
+            record = records + b * (4 + 2 * BQ + 2 * BC)
+            back = tl.load(record + 4 + q, mask=inside, other=0.0)
+            at = record[:, None] + (4 + 2 * BQ) + c[None, :]
+            total += back[:, None] * tl.load(at, mask=inside[:, None], other=0.0)
+    store(out_w1 + q * C + c, tl.sum(total, axis=0), c < C)
+
+
+@triton.jit
+def _finish_point(row, d_point, out_point, squares, C: tl.constexpr, BC: tl.constexpr):
+    c = tl.arange(0, BC)
+    total = _sum_of_rows(d_point + row * BC, BC * BC, squares, BC)
+    store(out_point + row * C + c, total, c < tl.where(row < C, C, 0))
+
+
+@triton.jit
+def _finish_point_bias(d_point_bias, out_point_bias, tiles, C: tl.constexpr, BC: tl.constexpr):
+    c = tl.arange(0, BC)
+    store(out_point_bias + c, _sum_of_rows(d_point_bias, BC, tiles, BC), c < C)
+
+
+@triton.jit
+def _sum_of_rows(first, stride: tl.constexpr, count, BC: tl.constexpr):
+    """Return the sum of ``count`` rows that are so many numbers apart."""
     lane = tl.arange(0, 4096 // BC)
     total = tl.zeros((4096 // BC, BC), tl.float32)
-    # Four rounds of loads at once: one would be a latency each.
-    for start in tl.range(0, tiles, 4096 // BC, loop_unroll_factor=4):
-        tile = (start + lane).to(tl.int64)
-        inside = (tile < tiles)[:, None]
-        if row < BC:
-            at = d_point + (tile * BC + row)[:, None] * BC + c[None, :]
-        else:
-            at = d_point_bias + tile[:, None] * BC + c[None, :]
-        total += tl.load(at, mask=inside, other=0.0)
-    total = tl.sum(total, axis=0)
-    if row < BC:
-        store(out_point + row * C + c, total, c < tl.where(row < C, C, 0))
-    else:
-        store(out_point_bias + c, total, c < C)
+    for start in range(0, count, 4 * (4096 // BC)):
+        for k in tl.static_range(4):  # at once, as above
+            row = (start + k * (4096 // BC) + lane).to(tl.int64)
+            at = first + row[:, None] * stride + tl.arange(0, BC)[None, :]
+            total += tl.load(at, mask=(row < count)[:, None], other=0.0)
+    return tl.sum(total, axis=0)
 
 
 @triton.jit

@@ -26,6 +26,8 @@ PRECISIONS = {"16": "ieee", "32>16": "ieee", "tf32": "tf32", "32": "split"}
 FILTER_PRECISIONS = {"16": "rounded", "32>16": "rounded", "tf32": "rounded", "32": "split"}
 # Multiply and add in one instruction: said here, as Triton's own default is about to change.
 FUSED_ARITHMETIC = {"enable_fp_fusion": True}
+# Kernels whose rows may have pairs of pixels: see fastht.ops.triton.depthwise.
+CONVOLVING = ("up", "point_backward", "correlate", "mix_backward")
 # Launches that no size of tile matters to. Left alone, the assembler squeezes some of them into
 # fewer registers than they need.
 SMALL = {"num_warps": 4, "maxnreg": 128, **FUSED_ARITHMETIC}
@@ -94,6 +96,9 @@ class Launcher:
     def options(self, kernel: str) -> dict[str, int]:
         """Return the configuration of one kernel for this call."""
         chosen = configs.options(kernel, self._arch, self.padded, self._numbers, self.dim)
+        if kernel in CONVOLVING:  # a row of patches has whole pairs of pixels or none
+            pixels = chosen.get("PIXELS", 1) if self.width % 2 == 0 else 1
+            chosen = {**chosen, "PIXELS": pixels}
         return {**chosen, **FUSED_ARITHMETIC}
 
     def even(self, width: int) -> bool:
@@ -130,9 +135,10 @@ class Launcher:
         """Whether in all of these, images follow one another like the tokens of one."""
         return all(t.stride(0) == self.tokens * t.stride(1) for t in tensors)
 
-    def tiles(self, block: int) -> int:
-        """Return how many tiles of ``block`` tokens an image has."""
-        return triton.cdiv(self.tokens, block)
+    def tiles(self, options: Mapping[str, int]) -> int:
+        """Return how many tiles an image has in a kernel that convolves."""
+        rows = self.tokens + (self.prefix % 2 if options["PIXELS"] == 2 else 0)
+        return triton.cdiv(rows, options["BM"])
 
     def fold(self, backward: bool) -> Folded:
         """Fold the parameters; the two passes need different copies of the down-projection."""

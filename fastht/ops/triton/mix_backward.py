@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastht.ops.triton.depthwise import depthwise, tile_tokens
 from fastht.ops.triton.fold import folded_sum
-from fastht.ops.triton.mix import depthwise
 
 
 @triton.jit
@@ -48,19 +48,19 @@ def mix_backward_kernel(
     BC: tl.constexpr,
     BM: tl.constexpr,
     UNROLL: tl.constexpr,
+    PIXELS: tl.constexpr,
     FULL: tl.constexpr,
     GATED: tl.constexpr,
 ):
     """Convolve ``dv`` with the flipped bank, and add the gate's path and the skip."""
     pid = tl.program_id(0)
     b = (pid // num_tiles).to(tl.int64)
-    rows = (pid % num_tiles) * BM + tl.arange(0, BM)
+    tile = pid % num_tiles
     c = tl.arange(0, BC)
-    row_inside = rows < N
-    is_patch = row_inside & (rows >= P)
+    rows, row_inside, is_patch = tile_tokens(tile, N, P, BM, PIXELS)
 
     kernel = kernels + b * 50 * BC
-    spread = depthwise(dv, b * N, kernel, rows, H, W, P, BM, BC, True, UNROLL)
+    spread = depthwise(dv, b * N, kernel, tile, H, W, P, BM, BC, True, UNROLL, PIXELS)
     if GATED:
         spread += tl.load(constant + b * BC + c)[None, :]
     offset = b * N * BC + rows[:, None] * BC + c[None, :]

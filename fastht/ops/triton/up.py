@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.mix import dropout_scale, gated_map, normal_cdf, square_weight
+from fastht.ops.triton.depthwise import tile_tokens
+from fastht.ops.triton.mix import dropout_scale, gated_map, normal, square_weight
 from fastht.ops.triton.products import multiply
 
 
@@ -41,6 +42,7 @@ def up_kernel(
     BD: tl.constexpr,
     EVEN_D: tl.constexpr,
     UNROLL: tl.constexpr,
+    PIXELS: tl.constexpr,
     DROPOUT: tl.constexpr,
     REBUILD: tl.constexpr,
     PREFETCH: tl.constexpr,
@@ -54,24 +56,25 @@ def up_kernel(
     pid = tl.program_id(0)
     b = pid // num_tiles
     tile = pid % num_tiles
-    rows = tile * BM + tl.arange(0, BM)
     c = tl.arange(0, BC)
-    row_inside = rows < N
-    is_patch = row_inside & (rows >= P)
+    rows, row_inside, is_patch = tile_tokens(tile, N, P, BM, PIXELS)
     dtype = w_up.dtype.element_ty
 
     kernel = kernels + b.to(tl.int64) * 50 * BC
     v, s = gated_map(
-        u, f, b.to(tl.int64) * N, kernel, rows, row_inside, is_patch, H, W, P, BM, BC, UNROLL
-    )
+        u, f, b.to(tl.int64) * N, kernel, tile, rows, row_inside, is_patch, H, W, P,
+        BM, BC, UNROLL, PIXELS,
+    )  # fmt: skip
     point = square_weight(w_point, BC, True)
     bias = tl.load(point_bias + c, mask=c < C, other=0.0).to(tl.float32)
     y = v + multiply(v.to(dtype), point, PRECISION) + bias[None, :]
     y = tl.where(is_patch[:, None], y, s)
-    z = y * normal_cdf(y)
+    cdf, _ = normal(y, dtype.primitive_bitwidth == 16)
+    z = y * cdf
     if DROPOUT:
-        token = b.to(tl.int64) * N + rows
-        z *= dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
+        if threshold > 0:  # a condition for the sake of the product: see gated_map
+            token = b.to(tl.int64) * N + rows
+            z *= dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
     z = z.to(dtype)
 
     x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
