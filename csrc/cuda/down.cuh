@@ -266,20 +266,12 @@ FASTHT_DEVICE void down(const DownParams& p) {
     Quad* const stage = stages + slice % kStages * kStageQuads;
     FASTHT_ROLLED for (int part = 0; part < kParts; ++part) {
       const int feature = slice * kSlice + part * 32;
-      const auto multiply = [&](const Quad* matrix, const typename P::Left& left,
-                                float (&sums)[kBlocks][4]) {
-        FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-          typename P::Right right;
-          right.load(matrix, part * kBlocks + n, lane);
-          P::multiply(sums[n], left, right);
-        }
-      };
       Eight<X> raw[2];
       FASTHT_UNROLL for (int half = 0; half < 2; ++half)
         raw[half] = own_eight<X>(own(stage, part, half), kThreads);
       typename P::Left plain, centred;
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
-      if constexpr (!kPacked) multiply(stage, plain, by_skip);
+      if constexpr (!kPacked) P::multiply_all(by_skip, plain, stage, part * kBlocks, 1, lane);
       const int left = p.dim - feature - t * 8;
       const int present = kAligned ? (left > 0 ? 8 : 0) : smaller(larger(left, 0), 8);
       const float before = static_cast<float>(feature / 4), found = static_cast<float>(present);
@@ -291,8 +283,8 @@ FASTHT_DEVICE void down(const DownParams& p) {
                             weight);
         centred.set(half, values);
       }
-      if constexpr (kPacked) multiply(stage, plain, by_skip);
-      multiply(stage + kMatrixQuads, centred, by_norm);
+      if constexpr (kPacked) P::multiply_all(by_skip, plain, stage, part * kBlocks, 1, lane);
+      P::multiply_all(by_norm, centred, stage + kMatrixQuads, part * kBlocks, 1, lane);
     }
   }
 

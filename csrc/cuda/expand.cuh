@@ -161,11 +161,7 @@ struct Expand {
           typename P::Left left;
           FASTHT_UNROLL for (int half = 0; half < 2; ++half)
             left.set(half, left_row<F, kChannels>(du, row0 + half * 8, k, lane));
-          FASTHT_UNROLL for (int n = 0; n < 4; ++n) {
-            typename P::Right right;
-            right.load(weights, (part * 4 + n) * kGroups + k, lane);
-            P::multiply(dh[n], left, right);
-          }
+          P::multiply_all(dh, left, weights, part * 4 * kGroups + k, kGroups, lane);
         };
         FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(k);  // registers are short
       }
