@@ -1,8 +1,10 @@
 """Compile every native CUDA kernel that fastht ships, without a GPU, and show what came of it.
 
-    python -m benchmarks.compile_cuda                  # everything: many minutes
+    python -m benchmarks.compile_cuda                  # everything: an hour
     python -m benchmarks.compile_cuda --thin           # what CI compiles
     python -m benchmarks.compile_cuda --arch 90a --channels 64 --numbers bf16
+    python -m benchmarks.compile_cuda --kept runs/compiled/cuda.jsonl  # goes on where it was
+    python -m benchmarks.cuda_spills --kept runs/compiled/cuda.jsonl docs/cuda_spills.md
 
 The kernels and the shared memory of a launch are what the library's own plan says for a device of
 that architecture; NVRTC compiles them, with the library's options. Columns and exit status are
@@ -13,13 +15,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.compile_table import FORM, HEADER, Row, resources
-from fastht.ops.cuda import adapter, kernels, nvrtc
+from fastht.ops.cuda import adapter, kernels, nvrtc, sources
 from fastht.ops.cuda.sources import Kernel
 
 # Bytes of shared memory of a block and of a multiprocessor, and how many there are (CUDA C++
@@ -45,6 +51,34 @@ PASSES: tuple[tuple[bool, ...] | None, ...] = (
     None, (True, True), (True, False), (False, True), (True, True, True),
 )  # fmt: skip
 _THIN_GRIDS: tuple[Grid, ...] = ((1, 2, 2), (1, 14, 14))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Calls of one kind: whose kernels are compiled for which architecture."""
+
+    arch: str
+    channels: int
+    numbers: str
+    aligned: bool  # whether tokens can be read 16 bytes at a time
+    grids: tuple[Grid, ...] = GRIDS
+    names: frozenset[str] = frozenset()  # of kernels; none: all
+
+
+# Kernels that had too few registers once.
+_ONCE_SPILLED = (
+    Kind("90a", 64, "bf16", False, ((1, 32, 32),), frozenset({"down", "mix_up"})),
+    Kind("90a", 64, "32>bf16", True, ((1, 32, 32),), frozenset({"down"})),
+    Kind("90a", 64, "32>bf16", False, ((1, 32, 32),), frozenset({"down", "mix_up"})),
+    Kind("90a", 64, "tf32", True, ((1, 14, 14),), frozenset({"down"})),
+    Kind("90a", 32, "bf16", True, ((1, 2, 2),), frozenset({"contract"})),
+    Kind("90a", 64, "32", True, ((1, 14, 14),), frozenset({"down", "mix_up", "expand"})),
+    Kind("90a", 128, "32", True, ((1, 14, 14),), frozenset({"down", "mix_up", "expand"})),
+)
+_THIN = (
+    *(Kind(arch, 64, "bf16", True, _THIN_GRIDS) for arch in DEVICES),
+    *_ONCE_SPILLED,
+)
 # What is known to use local memory, and the most instructions that do, of all architectures. Three
 # TF32 products of float32 numbers need more than the 255 registers that a thread can have, so that
 # fewer threads do not help; nothing else may.
@@ -87,14 +121,55 @@ def launches(
     return found
 
 
-def row(kernel: Kernel, arch: str, channels: int, numbers: str, shared: int) -> Row:
-    """Compile one kernel and return what the compiler made of it."""
-    cubin = kernels.compile_kernel(nvrtc.load(), kernel, f"sm_{arch}")
-    registers, stack, local = resources(cubin)
+class Made:
+    """What the compiler made of kernels: each is compiled once.
+
+    Args:
+        file: where it is kept between processes, a line of JSON each; ``None``: nowhere. What has
+            been made of other sources, or by another compiler, counts as missing.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file, self._known, self._lock = (
+            file,
+            dict[str, tuple[int, int, int]](),
+            threading.Lock(),
+        )
+        if file is not None and file.exists():
+            for line in file.read_text(encoding="utf-8").splitlines():
+                key, registers, stack, local = json.loads(line)
+                self._known[key] = registers, stack, local
+
+    def known(self, kernel: Kernel, arch: str) -> tuple[int, int, int] | None:
+        """Return registers, stack and accesses of local memory, or ``None`` where not compiled."""
+        return self._known.get(_key(kernel, arch))
+
+    def of(self, kernel: Kernel, arch: str) -> tuple[int, int, int]:
+        """Return the same; compile what there is none of."""
+        key = _key(kernel, arch)
+        if (found := self._known.get(key)) is not None:
+            return found
+        made = resources(kernels.compile_kernel(nvrtc.load(), kernel, f"sm_{arch}"))
+        with self._lock:
+            self._known[key] = made
+            if self._file is not None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with self._file.open("a", encoding="utf-8") as kept:
+                    kept.write(json.dumps([key, *made]) + "\n")
+        return made
+
+
+def _key(kernel: Kernel, arch: str) -> str:
+    return sources.key(kernel, arch, "nvrtc {}.{}".format(*nvrtc.load().version))
+
+
+def row_of(kernel: Kernel, kind: Kind, shared: int, made: tuple[int, int, int]) -> Row:
+    """Return a line of the table: options are the template's arguments, then threads x blocks."""
     arguments = kernel.function.partition("<")[2].rstrip(">")
+    threads, blocks = kernel.instance.split(", ")[2:4]
     return Row(
-        "", f"sm_{arch}", channels, numbers, kernel.name, arguments, registers, stack, local,
-        shared, "mma.sync", (),
+        "", f"sm_{kind.arch}", kind.channels, kind.numbers, kernel.name,
+        f"{arguments} ({threads} x {blocks})", *made, shared, "mma.sync", (),
     )  # fmt: skip
 
 
@@ -112,21 +187,27 @@ def problem(row: Row) -> str | None:
     return None
 
 
-def rows(
-    archs: list[str], channels: list[int], numbers: list[str], aligned: tuple[bool, ...], jobs: int,
-    grids: tuple[Grid, ...] = GRIDS,
-) -> Iterator[Row]:  # fmt: skip
-    """Compile all kernels of these kinds, ``jobs`` at a time."""
-    wanted = []
-    for arch, c, n in itertools.product(archs, channels, numbers):
-        known: set[Kernel] = set()
-        for even in aligned:
-            for kernel, (_, shared) in launches(arch, c, n, even, grids).items():
-                if kernel not in known:
-                    known.add(kernel)
-                    wanted.append((kernel, arch, c, n, shared))
+def wanted(kinds: Iterable[Kind]) -> Iterator[tuple[Kernel, Kind, int]]:
+    """Yield the kernels of these kinds of calls, each once a chip, and its shared memory."""
+    known: set[tuple[str, Kernel]] = set()
+    for kind in kinds:
+        found = launches(kind.arch, kind.channels, kind.numbers, kind.aligned, kind.grids)
+        for kernel, (_, shared) in found.items():
+            if (kind.names and kernel.name not in kind.names) or (kind.arch, kernel) in known:
+                continue
+            known.add((kind.arch, kernel))
+            yield kernel, kind, shared
+
+
+def rows(kinds: Iterable[Kind], jobs: int, made: Made) -> Iterator[Row]:
+    """Compile all kernels of calls of these kinds, ``jobs`` at a time."""
+
+    def compiled(job: tuple[Kernel, Kind, int]) -> Row:
+        kernel, kind, shared = job
+        return row_of(kernel, kind, shared, made.of(kernel, kind.arch))
+
     with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(lambda job: row(*job), wanted)
+        yield from pool.map(compiled, wanted(kinds))
 
 
 def main() -> int:
@@ -136,21 +217,24 @@ def main() -> int:
     parser.add_argument("--channels", nargs="+", type=int, default=[32, 64, 128])
     parser.add_argument("--numbers", nargs="+", default=list(NUMBERS), choices=list(NUMBERS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--thin", action="store_true", help="C = 64, bf16, aligned, two grids")
+    parser.add_argument(
+        "--thin", action="store_true",
+        help="C = 64, bf16, aligned, two grids, and some of what spilled once",
+    )  # fmt: skip
     parser.add_argument("--problems-only", action="store_true")
+    parser.add_argument("--kept", type=Path, help="file of what is compiled: not twice")
     arguments = parser.parse_args()
+    kinds = [
+        Kind(*kind)
+        for kind in itertools.product(
+            arguments.arch, arguments.channels, arguments.numbers, (True, False)
+        )
+    ]
     if arguments.thin:
-        arguments.channels, arguments.numbers = [64], ["bf16"]
+        kinds = [kind for kind in _THIN if kind.arch in arguments.arch]
     print(FORM.format(*HEADER))
     count = bad = 0
-    for made in rows(
-        arguments.arch,
-        arguments.channels,
-        arguments.numbers,
-        (True,) if arguments.thin else (True, False),
-        arguments.jobs,
-        _THIN_GRIDS if arguments.thin else GRIDS,
-    ):
+    for made in rows(kinds, arguments.jobs, Made(arguments.kept)):
         count += 1
         wrong = problem(made)
         bad += wrong is not None

@@ -107,7 +107,15 @@ def test_many_loads_take_the_memory_its_bandwidth():
 
 @pytest.mark.parametrize(
     ("registers", "shared", "warps", "programs"),
-    [(128, 0, 8, 2), (129, 0, 8, 1), (168, 0, 4, 3), (16, 100_000, 4, 2), (16, 0, 32, 2)],
+    [
+        (128, 0, 8, 2),
+        (129, 0, 8, 1),
+        (168, 0, 4, 3),
+        (16, 100_000, 4, 2),
+        (16, 0, 32, 2),
+        (128, 0, 7, 2),
+        (144, 0, 7, 1),  # 14 warps: two schedulers have four of them
+    ],
 )
 def test_programs_share_registers_shared_memory_and_warps(registers, shared, warps, programs):
     assert H100.resident(registers, shared, warps) == programs

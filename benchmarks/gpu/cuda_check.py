@@ -41,6 +41,7 @@ DEVICE = "cpu" if DRY else "cuda"
 NUMBERS = {
     "bf16": (torch.bfloat16, torch.bfloat16, False),
     "fp16": (torch.float16, torch.float16, False),
+    "32>bf16": (torch.float32, torch.bfloat16, False),
     "tf32": (torch.float32, torch.float32, True),
     "32": (torch.float32, torch.float32, False),
 }

@@ -56,12 +56,14 @@ class Machine:
 
     def resident(self, registers: int, shared: int, warps: int) -> int:
         """Return how many programs a multiprocessor holds at once."""
-        # Registers are given out eight a thread, shared memory with one KiB of the system's own.
+        # Registers are given out eight a thread, by each scheduler to its own warps; shared memory
+        # with one KiB of the system's own.
         rounded = -(-registers // 8) * 8
+        at_once = self.registers // self.schedulers // (rounded * 32) * self.schedulers
         return max(
             1,
             min(
-                self.registers // (rounded * 32 * warps),
+                at_once // warps,
                 self.shared // (shared + 1024),
                 self.warps // warps,
                 32,

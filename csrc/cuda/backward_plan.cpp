@@ -9,8 +9,6 @@
 namespace fastht::cuda {
 namespace {
 
-constexpr int kReserved = 1024;  // of shared memory, by the system, for each block
-
 std::string number(int value) { return ", " + std::to_string(value); }
 std::string without_x(const std::string& numbers) { return numbers.substr(numbers.find(' ') + 1); }
 
@@ -40,11 +38,11 @@ BackwardPlan::Tiling BackwardPlan::tiling(const Device& device, Shared shared) c
           if (bytes > device.shared_per_block ||
               wanted * (bytes + kReserved) > device.shared_per_multiprocessor)
             continue;
-          // What the registers allow: 128 of a thread, 255 where a product has more operands.
+          // 128 registers of a thread; more where a product has more operands, or a warp two rounds
+          // of the correlation.
           const bool many = bytes_of(problem_.products) == 4 || padded == 128;
-          const int by_shared = device.shared_per_multiprocessor / (bytes + kReserved);
-          const int by_registers = (many ? 8 : 16) / warps;
-          return {warps, pass, ahead, bytes, by_shared < by_registers ? by_shared : by_registers};
+          const int registers = many ? 255 : warps == 2 ? 168 : 128;
+          return {warps, pass, ahead, bytes, blocks_at_once(device, warps, registers, bytes)};
         }
     }
   throw std::invalid_argument(
@@ -71,18 +69,17 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   });
   const int at_once = device.multiprocessors * contract_.blocks;
   each_ = ceil_div(problem.batch * ceil_div(grid.tokens, tile_rows(contract_.warps, grid)), at_once);
-  // 128 registers of a thread, or 255: as the warps of expand_warps take them.
-  const int by_registers = (bytes == 4 ? 8 : 16) / expand_warps(padded, bytes);
-  for (const int wanted : {by_registers > 1 ? 2 : 1, 1})
+  const auto expand_blocks_of = [&](int shared) {  // 128 registers, or 255: as expand_warps says
+    return blocks_at_once(device, expand_warps(padded, bytes), bytes == 4 ? 255 : 128, shared);
+  };
+  for (const int wanted : {expand_blocks_of(0) > 1 ? 2 : 1, 1})
     for (const int tokens : {64, 32, 16}) {
       const int shared = expand_shared(tokens, padded, bytes, x_bytes);
       if (expand_tokens_ == 0 && shared <= device.shared_per_block &&
           wanted * (shared + kReserved) <= device.shared_per_multiprocessor)
         expand_tokens_ = tokens;
     }
-  const int by_shared = device.shared_per_multiprocessor /
-                        (expand_shared(expand_tokens_, padded, bytes, x_bytes) + kReserved);
-  const int expand_blocks = by_shared < by_registers ? by_shared : by_registers;
+  const int expand_blocks = expand_blocks_of(expand_shared(expand_tokens_, padded, bytes, x_bytes));
   const int slices = ceil_div(problem.dim, expand_width(bytes));
   const int tiles = ceil_div(problem.batch * grid.tokens, expand_tokens_);
   const int groups = largest(expand_blocks * device.multiprocessors / slices, 1);

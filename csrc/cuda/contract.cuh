@@ -143,11 +143,7 @@ struct Contract {
         fetch_tokens(tile, step + kRing);
         if (!busy || step * 32 >= p.dim) continue;
         const Quad* const weights = dy + slice % 2 * kSliceQuads;
-        FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-          typename P::Right right;
-          right.load(weights, part * kBlocks + n, me.lane);
-          P::multiply(grad[n], left, right);
-        }
+        P::multiply_all(grad, left, weights, part * kBlocks, 1, me.lane);
       }
     }
   }
@@ -164,11 +160,8 @@ struct Contract {
       return left;
     };
     const auto add = [&](float (&sums)[2][4], int q, int k, const typename P::Left& left) {
-      FASTHT_UNROLL for (int n = 0; n < 2; ++n) {
-        typename P::Right right;
-        right.load(static_cast<const Quad*>(matrix), (2 * q + n) * kGroups + k, me.lane);
-        P::multiply(sums[n], left, right);
-      }
+      P::multiply_all(sums, left, static_cast<const Quad*>(matrix), 2 * q * kGroups + k, kGroups,
+                      me.lane);
     };
     if constexpr (F::kBytes == 2) {
       typename P::Left left[kGroups];

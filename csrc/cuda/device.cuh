@@ -131,6 +131,12 @@ FASTHT_DEVICE void copy_pair_async(void* shared, const void* global, bool real =
                "l"(global), "r"(real ? 8 : 0)
                : "memory");
 }
+// The same of 4 bytes: the address needs no more than a float's.
+FASTHT_DEVICE void copy_word_async(void* shared, const void* global, bool real = true) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(real ? 4 : 0)
+               : "memory");
+}
 FASTHT_DEVICE void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 FASTHT_DEVICE void wait_groups() {
@@ -301,6 +307,9 @@ inline void copy_async(void* shared, const void* global, bool real = true) {
 }
 inline void copy_pair_async(void* shared, const void* global, bool real = true) {
   simulate::start_copy(shared, global, 8, real);
+}
+inline void copy_word_async(void* shared, const void* global, bool real = true) {
+  simulate::start_copy(shared, global, 4, real);
 }
 FASTHT_INTERNAL inline void end_group() { ++machine.fiber->groups; }
 template <int kPending>

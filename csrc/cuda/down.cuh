@@ -201,6 +201,8 @@ FASTHT_DEVICE void down(const DownParams& p) {
   constexpr int kSlice = slice_width(kChannels, F::kBytes), kParts = kSlice / 32;
   constexpr int kMatrixQuads = kSlice * kChannels * F::kBytes / 16;
   constexpr int kStageQuads = down_stage_bytes(kWarps, kChannels, F::kBytes, X::kBytes) / 16;
+  // Both operands of floats that products round are as many registers as the floats: these go first.
+  constexpr bool kPacked = X::kBytes == 2 * F::kBytes;
   const int thread = thread_index();
   const int image = block_index() / p.tiles, first = block_index() % p.tiles * p.rows;
   const int end = smaller(first + p.rows, p.grid.tokens);
@@ -267,16 +269,9 @@ FASTHT_DEVICE void down(const DownParams& p) {
       Eight<X> raw[2];
       FASTHT_UNROLL for (int half = 0; half < 2; ++half)
         raw[half] = own_eight<X>(own(stage, part, half), kThreads);
-      {
-        typename P::Left plain;
-        FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
-        FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-          typename P::Right right;
-          right.load(stage, part * kBlocks + n, lane);
-          P::multiply(by_skip[n], plain, right);
-        }
-      }
-      typename P::Left centred;
+      typename P::Left plain, centred;
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
+      if constexpr (!kPacked) P::multiply_all(by_skip, plain, stage, part * kBlocks, 1, lane);
       const int left = p.dim - feature - t * 8;
       const int present = kAligned ? (left > 0 ? 8 : 0) : smaller(larger(left, 0), 8);
       const float before = static_cast<float>(feature / 4), found = static_cast<float>(present);
@@ -288,11 +283,8 @@ FASTHT_DEVICE void down(const DownParams& p) {
                             weight);
         centred.set(half, values);
       }
-      FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) {
-        typename P::Right right;
-        right.load(stage + kMatrixQuads, part * kBlocks + n, lane);
-        P::multiply(by_norm[n], centred, right);
-      }
+      if constexpr (kPacked) P::multiply_all(by_skip, plain, stage, part * kBlocks, 1, lane);
+      P::multiply_all(by_norm, centred, stage + kMatrixQuads, part * kBlocks, 1, lane);
     }
   }
 

@@ -125,8 +125,9 @@ struct Expand {
         const bool real = token < p.total && feature < p.dim;
         const Row row(p.tokens, real ? token : 0);
         const int column = real ? feature : 0;
-        fetch_wide(to + at, row.of(p.x) + column, real, feature);
-        fetch_wide(to + at + kWideQuads, row.of(p.dout) + column, real, feature);
+        const int count = !real ? 0 : kAligned ? kEach : p.dim - feature;
+        fetch_quad<X, kAligned>(to + at, row.of(p.x) + column, count);
+        fetch_quad<X, kAligned>(to + at + kWideQuads, row.of(p.dout) + column, count);
       }
     }
     static_assert(2 * kTokens <= kThreads);
@@ -138,23 +139,6 @@ struct Expand {
                       from + (real ? 2ll * token : 0), real);
     }
     end_group();
-  }
-
-  // Sixteen bytes of x or dout, from feature `feature` on.
-  FASTHT_DEVICE void fetch_wide(Quad* to, const typename X::Unit* from, bool real, int feature) {
-    if constexpr (kAligned) {
-      copy_async(to, from, real);
-    } else {
-      Quad value = {{0, 0, 0, 0}};
-      FASTHT_UNROLL for (int j = 0; j < 16 / X::kBytes; ++j) {
-        if (!real || feature + j >= p.dim) continue;
-        if constexpr (X::kBytes == 4)
-          value.v[j] = as_word(from[j]);
-        else
-          value.v[j / 2] |= Word{from[j]} << j % 2 * 16;
-      }
-      *to = value;
-    }
   }
 
   template <class Format>
@@ -177,11 +161,7 @@ struct Expand {
           typename P::Left left;
           FASTHT_UNROLL for (int half = 0; half < 2; ++half)
             left.set(half, left_row<F, kChannels>(du, row0 + half * 8, k, lane));
-          FASTHT_UNROLL for (int n = 0; n < 4; ++n) {
-            typename P::Right right;
-            right.load(weights, (part * 4 + n) * kGroups + k, lane);
-            P::multiply(dh[n], left, right);
-          }
+          P::multiply_all(dh, left, weights, part * 4 * kGroups + k, kGroups, lane);
         };
         FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(k);  // registers are short
       }

@@ -7,8 +7,6 @@
 namespace fastht::cuda {
 namespace {
 
-constexpr int kReserved = 1024;  // of shared memory, by the system, for each block
-
 // Features of a matrix with k = features are padded to slices.
 FoldMatrix down_matrix(const Problem& p, const Array& weight, int padded, int padded_dim,
                        Scaling scaling) {
@@ -38,8 +36,6 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device)
     return shared <= device.shared_per_block &&
            blocks * (shared + kReserved) <= device.shared_per_multiprocessor;
   };
-  // By the registers that they need: 128 for 64 channels, 255 for 128 or strict float32.
-  const bool strict = bytes == 4 && !problem.tf32, most = padded == 128 || strict;
   // down: no warp without tokens; bytes on their way before blocks that share a multiprocessor.
   const int even = largest(tile_rows(8, grid) / 16, 4);
   for (const int wanted : {2, 1})
@@ -55,7 +51,9 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device)
   mix_up_ = MixUpPlan(problem, device);
   const std::string numbers = numbers_of(problem);
   const auto number = [](int count) { return ", " + std::to_string(count); };
-  const int down_blocks = (most ? 1 : 2) * (down_warps_ <= 4 ? 2 : 1);
+  const int down_blocks =
+      blocks_at_once(device, down_warps_, forward_registers(problem),
+                     down_shared(down_warps_, padded, bytes, x_bytes, down_stages_));
   kernels_.push_back(fold_kernel(problem));
   kernels_.push_back({"down.cuh", "DownParams",
                       "down<" + numbers + number(down_warps_) + number(down_stages_) + ", " +

@@ -38,6 +38,17 @@ FASTHT_DEVICE int fragment_at(int lane, int w) {
   return F::kBytes == 2 ? lane * 8 + w : w / 4 * 128 + lane * 4 + w % 4;
 }
 
+// c[n] += left times block first + n * step of a matrix in fragment order, in shared or global memory.
+template <class P, int kCount>
+FASTHT_DEVICE void multiply_each(float (&c)[kCount][4], const typename P::Left& left,
+                                 const Quad* matrix, int first, int step, int lane) {
+  FASTHT_UNROLL for (int n = 0; n < kCount; ++n) {
+    typename P::Right right;
+    right.load(matrix, first + n * step, lane);
+    P::multiply(c[n], left, right);
+  }
+}
+
 // The kinds of products. Sums are in float32 always.
 template <class F>
 struct HalfProducts {  // of 16-bit numbers
@@ -59,7 +70,6 @@ struct HalfProducts {  // of 16-bit numbers
   };
   struct Right {
     Quad v;
-    // From block `block` of a matrix in fragment order, in shared or global memory.
     FASTHT_DEVICE void load(const Quad* matrix, int block, int lane) {
       v = matrix[block * kLanes + lane];
     }
@@ -72,6 +82,11 @@ struct HalfProducts {  // of 16-bit numbers
       else
         mma_float16(c, part, b.v.v[2 * i], b.v.v[2 * i + 1]);
     }
+  }
+  template <int kCount>
+  FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
+                                         const Quad* matrix, int first, int step, int lane) {
+    multiply_each<HalfProducts>(c, left, matrix, first, step, lane);
   }
 };
 using Bfloat16Products = HalfProducts<Bfloat16>;
@@ -104,35 +119,35 @@ struct Tf32Products {  // of float32 numbers rounded to TensorFloat-32
       mma_tf32(c, part, b.v[2 * i], b.v[2 * i + 1]);
     }
   }
+  template <int kCount>
+  FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
+                                         const Quad* matrix, int first, int step, int lane) {
+    multiply_each<Tf32Products>(c, left, matrix, first, step, lane);
+  }
 };
 
 // Of float32 numbers as they are: three products of TensorFloat-32 parts. The parts' last one,
-// small times small, is below float32's last digit.
+// small times small, is below float32's last digit. An operand is kept whole and split where it is
+// used: its parts are twice as many registers.
 struct Float32Products {
   using Format = Float32;
   FASTHT_DEVICE static void split(float value, Word& big, Word& small) {
-    big = round_to_tf32(value);
+    split_of(value, round_to_tf32(value), big, small);
+  }
+  FASTHT_DEVICE static void split_of(float value, Word rounded, Word& big, Word& small) {
+    big = rounded;
     // An infinity has no rest: its difference from itself would be NaN.
     const float rest = value - as_float(big);
     small = (big & 0x7f800000u) == 0x7f800000u ? 0u : round_to_tf32(rest);
   }
   struct Left {
-    Word big[2][8], small[2][8];
+    float v[2][8];
     FASTHT_DEVICE void set(int half, const float (&values)[8]) {
-      FASTHT_UNROLL for (int i = 0; i < 8; ++i) split(values[i], big[half][i], small[half][i]);
+      FASTHT_UNROLL for (int i = 0; i < 8; ++i) v[half][i] = values[i];
     }
     template <class X>
     FASTHT_DEVICE void set(int half, const Eight<X>& values) {
-      FASTHT_UNROLL for (int i = 0; i < 8; ++i) split(values[i], big[half][i], small[half][i]);
-    }
-  };
-  struct Right {
-    Word v[8];
-    FASTHT_DEVICE void load(const Quad* matrix, int block, int lane) {
-      FASTHT_UNROLL for (int q = 0; q < 2; ++q) {
-        const Quad four = matrix[(block * 2 + q) * kLanes + lane];
-        FASTHT_UNROLL for (int i = 0; i < 4; ++i) v[q * 4 + i] = four.v[i];
-      }
+      FASTHT_UNROLL for (int i = 0; i < 8; ++i) v[half][i] = values[i];
     }
   };
   // Tensor cores round towards zero: a long sum in them would drift. So each product starts at zero
@@ -145,16 +160,27 @@ struct Float32Products {
     mma_tf32(part, big, right[0], right[1]);
     FASTHT_UNROLL for (int i = 0; i < 4; ++i) c[i] += part[i];
   }
-  FASTHT_DEVICE static void multiply(float (&c)[4], const Left& a, const Right& b) {
-    FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
-      const int n = 2 * i, m = n + 1;
-      const Word big[4] = {a.big[0][n], a.big[1][n], a.big[0][m], a.big[1][m]};
-      const Word small[4] = {a.small[0][n], a.small[1][n], a.small[0][m], a.small[1][m]};
-      Word right[2], rest[2];
-      FASTHT_UNROLL for (int j = 0; j < 2; ++j) split(as_float(b.v[n + j]), right[j], rest[j]);
-      add_product(c, big, small, right, rest);
+  // By halves of k: all blocks meet one half of the left operand before the other one is split.
+  template <int kCount>
+  FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
+                                         const Quad* matrix, int first, int step, int lane) {
+    FASTHT_UNROLL for (int q = 0; q < 2; ++q) {
+      Word big[2][4], small[2][4];
+      FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int r = 0; r < 4; ++r) {
+        const float value = left.v[r % 2][q * 4 + i * 2 + r / 2];
+        split_of(value, round_to_tf32_here(value), big[i][r], small[i][r]);
+      }
+      FASTHT_UNROLL for (int n = 0; n < kCount; ++n) {
+        const Quad right = matrix[((first + n * step) * 2 + q) * kLanes + lane];
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+          Word whole[2], rest[2];
+          FASTHT_UNROLL for (int j = 0; j < 2; ++j)
+            split(as_float(right.v[i * 2 + j]), whole[j], rest[j]);
+          add_product(c[n], big[i], small[i], whole, rest);
+        }
+        if (n % 2 == 1) keep_order();
+      }
     }
-    keep_order();
   }
 };
 

@@ -53,11 +53,7 @@ FASTHT_DEVICE void point_product(float (&y)[kChannels / 8][4], const Quad* v, co
     typename P::Left left;
     FASTHT_UNROLL for (int half = 0; half < 2; ++half)
       left.set(half, left_row<F, kChannels>(v, row + half * 8, k, lane));
-    FASTHT_UNROLL for (int n = 0; n < kChannels / 8; ++n) {
-      typename P::Right right;
-      right.load(point, n * (kChannels / 32) + k, lane);
-      P::multiply(y[n], left, right);
-    }
+    P::multiply_all(y, left, point, k, kChannels / 32, lane);
   }
 }
 

@@ -54,13 +54,13 @@ FASTHT_DEVICE void mix_back(const MixBackParams& p) {
     const int token = tile.first + row;
     const long long at = (image + token) * kChannels + eight * 8;
     const bool real = token < tile.end;
-    Eight<F> grad = load_eight<F, true>(dv + token * kChannels + eight * 8,
-                                        real && token < grid.prefix ? 8 : 0);
+    Eight<F> grad = load_eight<F>(dv + token * kChannels + eight * 8,
+                                  real && token < grid.prefix);
     if (real && token >= grid.prefix) {
       FASTHT_UNROLL for (int q = 0; q < kQuads; ++q)
         grad.quads[q] = du[chunk_at<F, kChannels>(row, eight * kQuads + q)];
     }
-    const Eight<F> norm = load_eight<F, true>(units<F>(p.u_norm) + at, real ? 8 : 0);
+    const Eight<F> norm = load_eight<F>(units<F>(p.u_norm) + at, real);
     store_eight<F, true>(units<F>(p.du) + at, grad, real ? 8 : 0);
     means.write(grad, norm, real ? p.row_means + (image + token) * 2 : nullptr);
   }

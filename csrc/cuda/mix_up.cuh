@@ -108,13 +108,8 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
     FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
       const int feature = slice * kSlice + part * 32 + t * 8, left = p.dim - feature;
       float sums[4][4] = {};
-      FASTHT_UNROLL for (int n = 0; n < 4; ++n) {
-        FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
-          typename P::Right right;
-          right.load(stage, (part * 4 + n) * kGroups + k, lane);
-          P::multiply(sums[n], z[k], right);
-        }
-      }
+      FASTHT_UNROLL for (int k = 0; k < kGroups; ++k)
+        P::multiply_all(sums, z[k], stage, part * 4 * kGroups + k, kGroups, lane);
       const Eight<Float32> bias = own_eight<Float32>(stage + kSliceQuads + part * 8 + t * 2, 1);
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const Eight<X> residual = own_eight<X>(own(stage, part, half), kThreads);

@@ -7,8 +7,6 @@
 namespace fastht::cuda {
 namespace {
 
-constexpr int kReserved = 1024;  // of shared memory, by the system, for each block
-
 int shared_of(const Problem& problem, int warps, int pass, int stages) {
   return mix_up_shared(warps, problem.grid, padded_channels(problem.channels), pass,
                        bytes_of(problem.products), bytes_of(problem.x), stages);
@@ -36,17 +34,15 @@ MixUpPlan::MixUpPlan(const Problem& problem, const Device& device) {
         "a grid of " + std::to_string(problem.grid.height) + "x" +
         std::to_string(problem.grid.width) + " patches needs more shared memory than this GPU's" +
         " blocks have (" + std::to_string(device.shared_per_block) + " bytes)");
+  blocks_ = blocks_at_once(device, warps_, forward_registers(problem), shared(problem));
 }
 
 Kernel MixUpPlan::kernel(const Problem& problem, bool rebuild) const {
   const auto number = [](int count) { return ", " + std::to_string(count); };
-  // By the registers that they need: 128 for 64 channels, 255 for 128 or strict float32.
-  const bool strict = bytes_of(problem.products) == 4 && !problem.tf32;
-  const bool most = padded_channels(problem.channels) == 128 || strict;
   return {"mix_up.cuh", "MixUpParams",
           "mix_up<" + numbers_of(problem) + number(warps_) + number(pass_) + number(stages_) +
               ", " + text(problem.aligned) + (rebuild ? ", true>" : ">"),
-          warps_ * 32, (most ? 1 : 2) * (warps_ == 8 ? 1 : 2)};
+          warps_ * 32, blocks_};
 }
 
 FoldMatrix MixUpPlan::up_matrix(const Problem& problem, const Parameters& params) {

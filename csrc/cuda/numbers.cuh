@@ -132,38 +132,39 @@ struct Eight {
   }
 };
 
-// Loads `count` of eight numbers (none below 1), the others being zeros. kAligned: all eight or
-// none, 16 bytes at a time; else one by one.
-template <class F, bool kAligned>
-FASTHT_DEVICE Eight<F> load_eight(const typename F::Unit* from, int count) {
+// Loads eight numbers, 16 bytes at a time, or zeros where they are not `real`.
+template <class F>
+FASTHT_DEVICE Eight<F> load_eight(const typename F::Unit* from, bool real) {
   Eight<F> result = {};
-  if constexpr (kAligned) {
-    if (count > 0) {
-      FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
-        result.quads[q] = reinterpret_cast<const Quad*>(from)[q];
-    }
-  } else {
-    FASTHT_UNROLL for (int i = 0; i < 8; ++i) {
-      if (i >= count) continue;
-      if constexpr (F::kBytes == 4)
-        result.quads[i / 4].v[i % 4] = as_word(from[i]);
-      else
-        result.quads[0].v[i / 2] |= Word{from[i]} << i % 2 * 16;
-    }
+  if (real) {
+    FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
+      result.quads[q] = reinterpret_cast<const Quad*>(from)[q];
   }
   return result;
 }
-// Starts to bring the same to a place of this thread's own in shared memory, quads `step` apart, where
-// it finds them (`own_eight`) once it has waited: no barrier is needed, and no register holds them.
+// Starts to bring 16 bytes of numbers to shared memory: `count` of them (none below 1, as many as
+// there are above), the others being zeros. kAligned: all or none, in one copy. Else floats are
+// copied one by one, and 16-bit numbers, which no copy is small enough for, go through registers.
+template <class F, bool kAligned>
+FASTHT_DEVICE void fetch_quad(Quad* to, const typename F::Unit* from, int count) {
+  if constexpr (kAligned) {
+    copy_async(to, from, count > 0);
+  } else if constexpr (F::kBytes == 4) {
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i) copy_word_async(&to->v[i], from + i, i < count);
+  } else {
+    Quad value = {{0, 0, 0, 0}};
+    FASTHT_UNROLL for (int i = 0; i < 8; ++i)
+      if (i < count) value.v[i / 2] |= Word{from[i]} << i % 2 * 16;
+    *to = value;
+  }
+}
+// The same of eight numbers, to a place of this thread's own, quads `step` apart, where it finds them
+// (`own_eight`) once it has waited: no barrier is needed, and no register holds what is copied.
 template <class F, bool kAligned>
 FASTHT_DEVICE void fetch_eight(Quad* to, int step, const typename F::Unit* from, int count) {
-  if constexpr (kAligned) {
-    FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
-      copy_async(to + q * step, reinterpret_cast<const Quad*>(from) + q, count > 0);
-  } else {
-    const Eight<F> value = load_eight<F, false>(from, count);
-    FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q) to[q * step] = value.quads[q];
-  }
+  constexpr int kEach = 16 / F::kBytes;
+  FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
+    fetch_quad<F, kAligned>(to + q * step, from + q * kEach, kAligned ? count : count - q * kEach);
 }
 template <class F>
 FASTHT_DEVICE Eight<F> own_eight(const Quad* from, int step) {

@@ -19,6 +19,20 @@ int padded_channels(int channels) {
   return channels <= 32 ? 32 : channels <= 64 ? 64 : 128;
 }
 
+int blocks_at_once(const Device& device, int warps, int registers, int shared) {
+  // Each of four schedulers has 512 registers a lane for its warps, given out eight at a time.
+  const int by_registers = 512 / (ceil_div(registers, 8) * 8) * 4 / warps;
+  const int by_shared = device.shared_per_multiprocessor / (shared + kReserved);
+  return by_shared < by_registers ? by_shared : by_registers;
+}
+
+int forward_registers(const Problem& problem) {
+  const bool strict = problem.products == Format::kFloat32 && !problem.tf32;
+  if (strict || padded_channels(problem.channels) == 128) return 255;
+  // Tokens that no copy can bring go through registers.
+  return problem.aligned || bytes_of(problem.x) == 4 ? 128 : 168;
+}
+
 int bytes_of(Format format) { return format == Format::kFloat32 ? 4 : 2; }
 
 std::string numbers_of(const Problem& problem) {

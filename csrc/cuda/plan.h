@@ -92,6 +92,15 @@ struct BackwardCall {
   OutTokens rebuilt{};  // where: x itself, which may be dx as well
 };
 
+constexpr int kReserved = 1024;  // of shared memory, by the system, for each block
+
+// Blocks of `warps` warps that a multiprocessor holds: by the registers of a thread that they shall
+// have, and by their shared memory. What a kernel is compiled for: memory that keeps a third block
+// out leaves its registers to the two.
+int blocks_at_once(const Device& device, int warps, int registers, int shared);
+// Registers of a thread that down and mix_up need.
+int forward_registers(const Problem& problem);
+
 // C padded to what kernels are made for. Throws std::invalid_argument above 128.
 int padded_channels(int channels);
 int bytes_of(Format format);
@@ -144,7 +153,7 @@ class MixUpPlan {
   int shared(const Problem& problem) const;
 
  private:
-  int warps_ = 0, pass_ = 0, stages_ = 0;
+  int warps_ = 0, pass_ = 0, stages_ = 0, blocks_ = 1;
 };
 
 class ForwardPlan {

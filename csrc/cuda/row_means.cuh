@@ -44,8 +44,8 @@ FASTHT_DEVICE void row_means(const RowMeansParams& p) {
   const int token = block_index() * row_means_tokens(kChannels) + thread_index() / Means::kLanesOf;
   const bool real = token < p.tokens;
   const long long at = static_cast<long long>(token) * kChannels + Means::first_channel();
-  const Eight<F> grad = load_eight<F, true>(units<F>(p.du) + at, real ? 8 : 0);
-  const Eight<F> norm = load_eight<F, true>(units<F>(p.u_norm) + at, real ? 8 : 0);
+  const Eight<F> grad = load_eight<F>(units<F>(p.du) + at, real);
+  const Eight<F> norm = load_eight<F>(units<F>(p.u_norm) + at, real);
   means.write(grad, norm, real ? p.row_means + token * 2ll : nullptr);
 }
 
