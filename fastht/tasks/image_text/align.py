@@ -93,7 +93,6 @@ def align(arguments: AlignArguments) -> int:
         out,
         {
             **judged.describe("align"),
-            "test_images": len({(r.image, r.frame) for r in records}),
             **whole,
             "within": parts,
             "without_group": lacking,

@@ -205,7 +205,7 @@ class Judged:
             "task": task,
             "data": self.data,
             **self.clip.describe(),
-            "test_images": len(self.records),
+            "test_images": len({(record.image, record.frame) for record in self.records}),
             "captions": len({record.caption for record in self.records}),
             "left_out": self.left_out,
             KNOWN_NAME: self.known,

@@ -39,6 +39,7 @@ from fastht.tasks.image_text.prompts import (
     PromptSet,
     class_embeddings,
     load_prompts,
+    zero_shot_logits,
 )
 from fastht.tasks.image_text.prompts.variants import naming, prompt_variants
 from fastht.tasks.image_text.run import ClipRun
@@ -228,13 +229,10 @@ def _intervals(
 def class_probabilities(images: Tensor, classes: Tensor, scale: float) -> Tensor:
     """Return the probability of each class for each image, ``[n, classes]``, float64.
 
-    Args:
-        images: ``[n, E]``, normalised.
-        classes: ``[classes, E]``, as :func:`class_embeddings` gives them.
-        scale: the model's factor of similarities.
+    Arguments are those of :func:`zero_shot_logits`.
     """
     # In float32 sure predictions would all be 1, and the AUC could not rank them.
-    return (scale * images.double() @ classes.double().T).softmax(dim=1)
+    return zero_shot_logits(images, classes, scale).softmax(dim=1)
 
 
 def choose_side(found: CaseSet, split: str | None) -> tuple[str, tuple[Case, ...]]:

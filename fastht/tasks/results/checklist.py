@@ -197,7 +197,12 @@ def _selection(study: _Study) -> list[str]:
     epochs = [run for run in study.runs if run.get("best_epoch") is not None]
     return [
         f"{run['method']}, seed {run['seed']}: the epoch with the best held-out score, "
-        f"{run['best_epoch']} of {run['epochs']}; never the test side."
+        f"{run['best_epoch']} of {run['epochs']}; "
+        + (
+            "the scores are of the same side, and somewhat too good by that."
+            if run["task"] == "contrastive"
+            else "never the test side."
+        )
         for run in epochs
         if "epochs" in run
     ] or ["No epoch was chosen in these runs."]
@@ -222,12 +227,8 @@ def _software(study: _Study) -> list[str]:
 
 
 def _hardware(study: _Study) -> list[str]:
-    lines = [
-        f"{hardware} ({device})"
-        for hardware, device in zip(
-            study.provenance("hardware"), study.provenance("device"), strict=False
-        )
-    ]
+    known = [run["provenance"] for run in study.runs if "provenance" in run]
+    lines = _different([f"{found['hardware']} ({found['device']})" for found in known])
     if not lines:
         return [_UNKNOWN]
     times = [

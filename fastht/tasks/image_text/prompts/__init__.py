@@ -106,6 +106,17 @@ def class_embeddings(embedder: Callable[[Sequence[str]], Tensor], prompts: Promp
     return torch.stack([embedder(sentences).mean(dim=0) for sentences in prompts.values()])
 
 
+def zero_shot_logits(images: Tensor, classes: Tensor, scale: float) -> Tensor:
+    """Return the logit of each class for each image, ``[n, classes]``, float64.
+
+    Args:
+        images: ``[n, E]``, normalised.
+        classes: ``[classes, E]``, as :func:`class_embeddings` gives them.
+        scale: the model's factor of similarities.
+    """
+    return scale * images.double() @ classes.double().T
+
+
 def _file(source: str) -> Path:
     if source in SHIPPED:
         return Path(str(resources.files(__name__) / f"{source}.yaml"))
