@@ -15,6 +15,9 @@ from fastht.data.images import DataError
 from fastht.data.places import Group, place_of
 from fastht.data.tables import read_table
 
+SAMPLE_SPLIT = (0.1, 0.2, 0)
+"""Shares of validation and test, and the seed, at which the sample has its own sides."""
+
 
 def split_cases(
     cases: CaseSet,

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fastht.data import DataError, Record
+from fastht.tasks.image_text.held_out import of_plain_text
 from fastht.tasks.image_text.judged_records import PairsArguments, encode_records, open_pairs
 from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
 from fastht.tasks.results.alignment_pictures import draw_alignment
@@ -178,7 +179,7 @@ def _beside(judged: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, An
 
     def named(scores: Mapping[str, Any]) -> dict[str, Any]:
         names = [name for name in _SCORES if name in scores and name not in _OF_IMAGES]
-        return {f"plain_text_{name}": scores[name] for name in names}
+        return of_plain_text({name: scores[name] for name in names})
 
     both = {version: judged[version] | named(plain[version]) for version in ("before", "after")}
     intervals = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -61,7 +61,7 @@ class HeldOut:
         if self.right is not None:
             result["zero_shot_accuracy"] = self.right.nanmean().item()
         if self._plain is not None:
-            result |= _as_plain(self._plain.recall(RECALL_AT))
+            result |= of_plain_text(self._plain.recall(RECALL_AT))
         return result
 
     def resampled(self, weights: Tensor) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class HeldOut:
             result["zero_shot_accuracy"] = weighted_means(self.right, weights)
         if self._plain is not None:
             found = self._plain.resampled(weights, RECALL_AT)
-            result |= _as_plain({name: found[name] for name in self._plain.recall(RECALL_AT)})
+            result |= of_plain_text({name: found[name] for name in self._plain.recall(RECALL_AT)})
         return result
 
     def rows(self) -> list[dict[str, Any]]:
@@ -92,7 +92,8 @@ class HeldOut:
         return rows
 
 
-def _as_plain(scores: dict[str, _Score]) -> dict[str, _Score]:
+def of_plain_text(scores: Mapping[str, _Score]) -> dict[str, _Score]:
+    """Return scores under the names of those of the text tower without the tags of texts."""
     return {f"plain_text_{name}": score for name, score in scores.items()}
 
 

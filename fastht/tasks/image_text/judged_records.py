@@ -26,9 +26,9 @@ from fastht.tasks.image_text.run import (
 )
 from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.shown import SIMULATED
 from fastht.tasks.training.run_files import read_run_arguments
 
-SIMULATED = "These images are SIMULATED: they show that things work, nothing clinical."
 ItemT = TypeVar("ItemT", Case, Record)
 
 

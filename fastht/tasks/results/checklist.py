@@ -7,13 +7,13 @@ words of our own, with the numbers of TRIPOD+AI's items.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastht.tasks.results.class_tables import calibration_lines
+from fastht.tasks.results.settings import read_options
 from fastht.tasks.results.tables import (
     Row,
     Run,
@@ -31,7 +31,6 @@ A draft for the authors, filled in by fastht {version}. The topics follow CLAIM 
 in words of our own; numbers are of TRIPOD+AI's items. Neither group has endorsed this page, and it
 replaces neither checklist: journals want these themselves. Lines without a box are what the runs
 know; lines with an empty box are questions that only the authors can answer."""
-_SETTINGS = ("arguments.json", "run.json")
 
 
 @dataclass(frozen=True)
@@ -175,22 +174,14 @@ def _training(study: _Study) -> list[str]:
 
 def _settings(folder: Path) -> str:
     """Return the settings of a run's folder, but for what tells its repeats apart."""
-    for name in _SETTINGS:
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        options = content.get("options", content)
-        if isinstance(options, dict):
-            flat: dict[str, Any] = {}
-            for key, value in options.items():
-                flat |= value if isinstance(value, dict) else {key: value}
-            return ", ".join(
-                f"{key} {value}"
-                for key, value in flat.items()
-                if value is not None and key not in ("out", "resume", "seed", "fastht_version")
-            )
-    return ""
+    flat: dict[str, Any] = {}
+    for key, value in read_options(folder).items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return ", ".join(
+        f"{key} {value}"
+        for key, value in flat.items()
+        if value is not None and key not in ("out", "resume", "seed", "fastht_version")
+    )
 
 
 def _selection(study: _Study) -> list[str]:
