@@ -103,8 +103,9 @@ def test_what_fails_or_hangs_costs_no_other_phase(script, tmp_path, wrong):
 def test_a_part_that_was_not_reached_in_time_is_no_failure_and_what_a_tool_finds_is_one():
     late = "no time left"
     right, wrong = [{"wrong": []}], [{"wrong": []}, {"wrong": ["dx"]}]
-    for content in ({}, {"bits": late, "tools": late}, {"bits": right, "tools": {"memcheck": late}}):
-        assert not cuda_check.is_wrong(content)
-    for content in ({"bits": wrong, "tools": late}, {"bits": right, "tools": {"racecheck": "ERROR"}}):
-        assert cuda_check.is_wrong(content)
+    for bits, tools in ((late, late), (right, {"memcheck": late}), (right, {"memcheck": "clean"})):
+        assert not cuda_check.is_wrong({"bits": bits, "tools": tools})
+    for bits, tools in ((wrong, late), (right, {"racecheck": "ERROR"})):
+        assert cuda_check.is_wrong({"bits": bits, "tools": tools})
+    assert not cuda_check.is_wrong({})
     assert "have not been timed" in cuda_check.profile_worst(late, 10)["note"]

@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from fastht.data import DataError, Record
-from fastht.tasks.image_text.held_out import of_plain_text
 from fastht.tasks.image_text.judged_records import PairsArguments, encode_records, open_pairs
-from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
+from fastht.tasks.image_text.pair_scores import PairScores, of_plain_text, pair_intervals
 from fastht.tasks.results.alignment_pictures import draw_alignment
 from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.shown import Shown, count_patients

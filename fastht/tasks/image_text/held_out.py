@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from fastht.data import Record
+from fastht.tasks.image_text.pair_scores import of_plain_text
 from fastht.tasks.scores.collapse import spread_of_pairs
 from fastht.tasks.scores.intervals import Resampling, weighted_means
 from fastht.tasks.scores.retrieval import Retrieval
 
 RECALL_AT = (1, 5, 10)
-_Score = TypeVar("_Score")
 
 
 class HeldOut:
@@ -90,11 +90,6 @@ class HeldOut:
                 row["zero_shot_accuracy"] = int(self.right[i]) if known else None
             rows.append(row)
         return rows
-
-
-def of_plain_text(scores: Mapping[str, _Score]) -> dict[str, _Score]:
-    """Return scores under the names of those of the text tower without the tags of texts."""
-    return {f"plain_text_{name}": score for name, score in scores.items()}
 
 
 def _name(record: Record) -> str:

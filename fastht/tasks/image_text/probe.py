@@ -19,7 +19,7 @@ from fastht.data.account import one_class
 from fastht.data.cases import SPLITS, Case, CaseSet, Split, split_part
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
-from fastht.data.splits import SAMPLE_SPLIT, few_shot, k_shot, sample_sides, split_cases
+from fastht.data.splits import few_shot, k_shot, sample_sides, split_cases
 from fastht.tasks.image_text.judged_cases import labelled_data, prediction_rows
 from fastht.tasks.image_text.judged_records import (
     JudgedModel,
@@ -220,8 +220,8 @@ def _make_task(found: CaseSet, opened: Opened, arguments: ProbeArguments, data: 
         arguments.test_fraction,
     )
     kept: dict[str, Split] | None = None
-    if data == "sample" and not of_run and (*fractions[1:], arguments.seed) == SAMPLE_SPLIT:
-        kept = sample_sides(found)
+    if data == "sample" and not of_run:
+        kept = sample_sides(found, fractions, arguments.seed)
     divided = split_cases(sides, fractions, seed=seed, kept=kept)
     judged = [c for c in divided if c.split != "train"]
     # The run's own training images are divided anew: C is chosen by some of them.

@@ -18,7 +18,6 @@ from fastht.data.cases import SPLITS, Case, CaseSet
 from fastht.data.catalogue.sets import organ_of
 from fastht.data.images import DataError
 from fastht.data.source import DataSource
-from fastht.tasks.image_text.held_out import of_plain_text
 from fastht.tasks.image_text.judged_cases import encode_cases, labelled_data, prediction_rows
 from fastht.tasks.image_text.judged_records import (
     JudgedModel,
@@ -26,6 +25,7 @@ from fastht.tasks.image_text.judged_records import (
     leave_copies,
     open_model,
 )
+from fastht.tasks.image_text.pair_scores import of_plain_text
 from fastht.tasks.image_text.prompt_sensitivity import (
     Sensitivity,
     drawn_variants,

@@ -17,7 +17,7 @@ from fastht.data.cases import Case, CaseSet, Split, Task
 from fastht.data.images import DataError
 from fastht.data.resize import RESIZES, Resize
 from fastht.data.source import DataSource
-from fastht.data.splits import SAMPLE_SPLIT, sample_sides, split_cases
+from fastht.data.splits import sample_sides, split_cases
 from fastht.data.task_dataset import TaskDataset
 from fastht.patch import adapters
 from fastht.tasks.images.goals import ClassificationGoal, SegmentationGoal
@@ -220,8 +220,8 @@ def load_split(arguments: ExperimentArguments, task: Task, runs: Iterable[Path] 
         tower, seed = read_run_tower(arguments.from_run), arguments.trainer.seed
         found, of_run = keep_run_sides(tower, found, *fractions[1:], seed)
     kept = kept_sides(runs, found) or of_run
-    if arguments.data == "sample" and (*fractions[1:], arguments.trainer.seed) == SAMPLE_SPLIT:
-        kept = kept or sample_sides(found)
+    if arguments.data == "sample":
+        kept = kept or sample_sides(found, fractions, arguments.trainer.seed)
     divided = split_cases(found, fractions, seed=arguments.trainer.seed, kept=kept)
     sides = note_sides(divided) if task == "classify" else ()
     return dataclasses.replace(divided, notes=(*divided.notes, *sides))
