@@ -138,7 +138,7 @@ def _read(path: Path) -> dict[str, Any]:
         isinstance(content.get("classes"), dict) or isinstance(content.get("templates"), list)
     ):
         raise DataError(f"{path}: no prompts; {_FORM}")
-    if unknown := content.keys() - {"classes", "templates", "organ"}:
+    if unknown := [key for key in content if key not in ("classes", "templates", "organ")]:
         raise DataError(f"{path}: unknown key {_listed(unknown)}; {_FORM}, and perhaps `organ:`")
     if {"classes", "templates"} <= content.keys():
         raise DataError(f"{path}: classes and templates; keep one of them")
