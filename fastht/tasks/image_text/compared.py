@@ -13,8 +13,8 @@ import fastht
 from fastht.files import make_directory, write_atomically, write_json
 from fastht.tasks.image_text.train import train
 from fastht.tasks.image_text.train_arguments import TrainArguments
+from fastht.tasks.results.finished_runs import RESULTS_NAME
 from fastht.tasks.results.shown import SIMULATED
-from fastht.tasks.results.tables import RESULTS_NAME
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME
 

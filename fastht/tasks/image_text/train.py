@@ -46,14 +46,10 @@ from fastht.tasks.models.echocare import ECHOCARE, NO_ADAPTERS
 from fastht.tasks.models.encoders import Encoder, build_encoder
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
+from fastht.tasks.results.finished_runs import RESULTS_NAME
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import SIMULATED, Shown, count_patients
-from fastht.tasks.results.tables import (
-    BEFORE_NAME,
-    PREDICTIONS_NAME,
-    RESULTS_NAME,
-    write_table,
-)
+from fastht.tasks.results.tables import BEFORE_NAME, PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.collapse import CollapseAlarm
 from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
 from fastht.tasks.training.run_files import ARGUMENTS_NAME

@@ -37,10 +37,11 @@ from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.models.baseline_models import LinearProbe
 from fastht.tasks.models.features import BlockFeatures
 from fastht.tasks.models.methods import METHODS
+from fastht.tasks.results.finished_runs import RESULTS_NAME
 from fastht.tasks.results.known_images import KNOWN_NAME, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import Shown, shown_cases
-from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
+from fastht.tasks.results.tables import BEFORE_NAME
 from fastht.tasks.scores.native import Tolerances
 from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
 from fastht.tasks.training.optimization import ParameterGroup

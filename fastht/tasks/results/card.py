@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fastht.hub.card import public_name
+from fastht.tasks.results.finished_runs import read_options
 from fastht.tasks.results.known_images import KNOWN_NAME
-from fastht.tasks.results.settings import read_options
 from fastht.tasks.results.tables import (
     Run,
     interval_text,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastht.tasks.results.class_tables import calibration_lines
-from fastht.tasks.results.settings import read_options
+from fastht.tasks.results.finished_runs import read_options
 from fastht.tasks.results.tables import (
     Row,
     Run,

@@ -13,7 +13,7 @@ from fastht.hub.card import write_card
 from fastht.hub.upload import push_to_hub
 from fastht.saved import CONFIG_NAME, read_adapter
 from fastht.tasks.results.card import about_run
-from fastht.tasks.results.tables import read_run
+from fastht.tasks.results.finished_runs import read_run
 
 ADAPTER_NAME = "adapter"  # in a run's folder
 

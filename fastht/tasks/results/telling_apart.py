@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastht.tasks.results.settings import read_settings
+from fastht.tasks.results.finished_runs import read_settings
 from fastht.tasks.results.tables import KEYS, find_stranger
 
 # What differs between repeats, or changes no number.

@@ -15,7 +15,7 @@ import fastht
 from fastht.cli import main
 from fastht.files import write_json
 from fastht.tasks.results.card import about_run
-from fastht.tasks.results.tables import read_run
+from fastht.tasks.results.finished_runs import read_run
 
 SPLIT = {
     "train": {"images": 400, "patients": 180, "without_patient": 0, "classes": {"cyst": 400}},
