@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import inspect
 import io
 import json
-import logging
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastht.ending import run_to_end
 from fastht.version import __version__
 
 COMMANDS = {
@@ -50,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
-    listing = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="fastht",
         description="Fast HT adapters for vision transformers.",
@@ -100,7 +98,9 @@ def _train(arguments: Sequence[str]) -> int:
             module.train(parsed)
         return 0
 
-    return _told("train", run, _mendable(), resume=f"; go on with --resume (folder {parsed.out})")
+    return run_to_end(
+        "train", run, _mendable(), resume=f"; go on with --resume (folder {parsed.out})"
+    )
 
 
 def _segment(arguments: Sequence[str]) -> int:
@@ -131,7 +131,7 @@ def _task(task: str, arguments: Sequence[str]) -> int:
         )
     module = _import("fastht.tasks.images.evaluate", command, "tasks")
     parsed = _parse(module.EvalArguments, command, arguments[1:])
-    return _told(command, lambda: module.evaluate(task, parsed), _mendable())
+    return run_to_end(command, lambda: module.evaluate(task, parsed), _mendable())
 
 
 def _fewshot(arguments: Sequence[str]) -> int:
@@ -152,69 +152,48 @@ def _experiment(
     for_sample = _import("fastht.tasks.images.experiment", command).for_sample
     parsed = _parse_for_data(own, for_sample(own, sample_out), command, arguments)
     resume = f"; go on with --resume (folder {parsed.out})"
-    return _told(command, lambda: run(parsed), _mendable(), resume=resume)
+    return run_to_end(command, lambda: run(parsed), _mendable(), resume=resume)
 
 
-def _zeroshot(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.image_text.zeroshot", "zeroshot", "tasks")
-    parsed = _parse(module.ZeroShotArguments, "zeroshot", arguments)
-    return _told("zeroshot", lambda: module.zeroshot(parsed), _mendable())
+def _judge(command: str, arguments: Sequence[str]) -> int:
+    """Run a command that takes the options of one class, whatever its data."""
+    name, options, function = _JUDGING[command]
+    module = _import(name, command, "tasks")
+    parsed = _parse(getattr(module, options), command, arguments)
+    resume = "; go on with --resume" if hasattr(parsed, "resume") else ""
+    return run_to_end(command, lambda: getattr(module, function)(parsed), _mendable(), resume)
 
 
-def _probe(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.image_text.probe", "probe", "tasks")
-    parsed = _parse(module.ProbeArguments, "probe", arguments)
-    return _told("probe", lambda: module.probe(parsed), _mendable())
-
-
-def _retrieve(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.image_text.retrieve", "retrieve", "tasks")
-    parsed = _parse(module.RetrieveArguments, "retrieve", arguments)
-    return _told("retrieve", lambda: module.retrieve(parsed), _mendable())
-
-
-def _attributes(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.image_text.attributes", "attributes", "tasks")
-    parsed = _parse(module.AttributesArguments, "attributes", arguments)
-    return _told("attributes", lambda: module.attributes(parsed), _mendable())
-
-
-def _predict(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.inference.predict", "predict", "tasks")
-    parsed = _parse(module.PredictArguments, "predict", arguments)
-    return _told("predict", lambda: module.predict(parsed), _mendable(), "; go on with --resume")
-
-
-def _export(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.inference.export", "export", "tasks")
-    parsed = _parse(module.ExportArguments, "export", arguments)
-    return _told("export", lambda: module.export_run(parsed), _mendable())
-
-
-def _align(arguments: Sequence[str]) -> int:
-    module = _import("fastht.tasks.image_text.align", "align", "tasks")
-    parsed = _parse(module.AlignArguments, "align", arguments)
-    return _told("align", lambda: module.align(parsed), _mendable())
+# Of each its module, the class of its options, and what runs it.
+_JUDGING = {
+    "zeroshot": ("fastht.tasks.image_text.zeroshot", "ZeroShotArguments", "zeroshot"),
+    "probe": ("fastht.tasks.image_text.probe", "ProbeArguments", "probe"),
+    "attributes": ("fastht.tasks.image_text.attributes", "AttributesArguments", "attributes"),
+    "retrieve": ("fastht.tasks.image_text.retrieve", "RetrieveArguments", "retrieve"),
+    "align": ("fastht.tasks.image_text.align", "AlignArguments", "align"),
+    "predict": ("fastht.tasks.inference.predict", "PredictArguments", "predict"),
+    "export": ("fastht.tasks.inference.export", "ExportArguments", "export_run"),
+}
 
 
 def _report(arguments: Sequence[str]) -> int:
     module = _import("fastht.tasks.images.paired", "report", "tasks")
     parsed = _parse(module.ReportArguments, "report", arguments)
-    return _told("report", lambda: module.report(parsed), (OSError, ValueError))
+    return run_to_end("report", lambda: module.report(parsed), (OSError, ValueError))
 
 
 def _push(arguments: Sequence[str]) -> int:
     module = _import("fastht.tasks.results.push", "push", "train")
     _import("huggingface_hub", "push", "hub")
     parsed = _parse(module.PushArguments, "push", arguments)
-    return _told("push", lambda: module.push(parsed), (OSError, ValueError))
+    return run_to_end("push", lambda: module.push(parsed), (OSError, ValueError))
 
 
 def _bench(arguments: Sequence[str]) -> int:
     module = _import("fastht.bench.command", "bench")
     parsed = _parse(module.BenchArguments, "bench", arguments)
     command = shlex.join(["fastht", "bench", *arguments])
-    return _told("bench", lambda: module.bench(parsed, command), (OSError, ValueError))
+    return run_to_end("bench", lambda: module.bench(parsed, command), (OSError, ValueError))
 
 
 def _data(arguments: Sequence[str]) -> int:
@@ -228,12 +207,12 @@ def _data(arguments: Sequence[str]) -> int:
     if action == "check" and _option("--task", arguments[1:], "segment") == "pairs":
         pairs = _import("fastht.tasks.image_text.check_pairs", command, "train")
         parsed = _parse(pairs.PairsCheckArguments, command, arguments[1:])
-        return _told(command, lambda: pairs.check_pairs(parsed), (OSError, ValueError))
+        return run_to_end(command, lambda: pairs.check_pairs(parsed), (OSError, ValueError))
     module = _import(_DATA_MODULES[action], command, "tasks")
     parsed = _parse(getattr(module, f"{action.title()}Arguments"), command, arguments[1:])
     # `list` would hide Python's own inside its module.
     run = getattr(module, "list_sets" if action == "list" else action)
-    return _told(command, lambda: run(parsed), (OSError, ValueError))
+    return run_to_end(command, lambda: run(parsed), (OSError, ValueError))
 
 
 def _taxonomy(arguments: Sequence[str]) -> int:
@@ -247,7 +226,7 @@ def _taxonomy(arguments: Sequence[str]) -> int:
     module = _import(_TAXONOMY_ACTIONS[action][1], command, "tasks")
     parsed = _parse(getattr(module, f"{action.title()}Arguments"), command, arguments[1:])
     run = getattr(module, action)
-    return _told(command, lambda: run(parsed), (OSError, ValueError))
+    return run_to_end(command, lambda: run(parsed), (OSError, ValueError))
 
 
 _TAXONOMY_ACTIONS = {
@@ -267,7 +246,7 @@ def _captions(arguments: Sequence[str]) -> int:
         parsed = _parse(module.CaptionsArguments, "captions", arguments)
         return int(module.captions(parsed, counter))
 
-    return _told("captions", run, (OSError, ValueError))
+    return run_to_end("captions", run, (OSError, ValueError))
 
 
 _DATA_ACTIONS = {
@@ -289,13 +268,7 @@ _RUN = {
     "segment": _segment,
     "classify": _classify,
     "fewshot": _fewshot,
-    "zeroshot": _zeroshot,
-    "probe": _probe,
-    "attributes": _attributes,
-    "retrieve": _retrieve,
-    "predict": _predict,
-    "export": _export,
-    "align": _align,
+    **{command: partial(_judge, command) for command in _JUDGING},
     "report": _report,
     "push": _push,
     "bench": _bench,
@@ -408,67 +381,6 @@ def _mendable() -> tuple[type[Exception], ...]:
         ResumeError,
         ValueError,
     )
-
-
-def _told(
-    command: str,
-    run: Callable[[], int],
-    mendable: tuple[type[Exception], ...],
-    resume: str = "",
-) -> int:
-    """Run a command; return its exit status.
-
-    Args:
-        command: its name.
-        run: returns the exit status.
-        mendable: what a user can mend, which is told in a line. Anything else is a bug and shows
-            its traceback.
-        resume: how to go on after an interruption.
-    """
-    logging.basicConfig(level=logging.ERROR)  # open_clip reports every step to the root logger
-    try:
-        with _interrupted_by_sigterm():
-            return run()
-    except mendable as error:
-        print(f"fastht {command}: {error}{_remedy(error, resume)}", file=sys.stderr)
-        return 1
-    except _Terminated:
-        print(f"\nfastht {command}: ended by SIGTERM{resume}", file=sys.stderr)
-        return 143
-    except KeyboardInterrupt:
-        print(f"\nfastht {command}: interrupted{resume}", file=sys.stderr)
-        return 130
-
-
-class _Terminated(KeyboardInterrupt):
-    """The process is to end, as schedulers and containers say it."""
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: files closed, workers ended, and a word of it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: Any) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-
-
-def _remedy(error: Exception, resume: str) -> str:
-    """What to do about an error of the system, whose own words do not say it."""
-    code = getattr(error, "errno", None) if isinstance(error, OSError) else None
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return f"; nothing that was saved is lost: free some space{resume}"
-    if code in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "; give a folder that can be written, by --out"
-    return ""
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from fastht.seeded import seeded
+
 TRIAL = (2, 3)  # of both sizes, so that they cannot be mistaken for each other
 
 
@@ -25,8 +27,7 @@ def observed_sequence_first(block: nn.Module, dim: int) -> bool | None:
     A copy with random weights runs, on the CPU: the block may have no memory (meta device), hooks,
     or weights of zero that mix nothing yet.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
-        torch.manual_seed(0)
+    with seeded(0), torch.device("cpu"), torch.no_grad():
         trial = copy.deepcopy(block).eval()
         if any(p.is_meta for p in (*trial.parameters(), *trial.buffers())):
             trial.to_empty(device="cpu")

@@ -181,12 +181,12 @@ def test_every_public_name_exists_and_is_documented():
 
 def told(error, capsys, resume=""):
     """What a command says that ends by an error, and its status."""
-    from fastht.cli import _told
+    from fastht.ending import run_to_end
 
     def fail():
         raise error
 
-    status = _told("train", fail, (OSError, ValueError), resume)
+    status = run_to_end("train", fail, (OSError, ValueError), resume)
     return status, capsys.readouterr().err
 
 
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(code, capsys):
 
 
 def test_sigterm_ends_a_command_as_an_interrupt_does(capsys):
-    from fastht.cli import _told
+    from fastht.ending import run_to_end
 
     before = signal.getsignal(signal.SIGTERM)
 
@@ -215,7 +215,7 @@ def test_sigterm_ends_a_command_as_an_interrupt_does(capsys):
         signal.raise_signal(signal.SIGTERM)
         return 0
 
-    status = _told("train", run, (), "; go on with --resume (folder run)")
+    status = run_to_end("train", run, (), "; go on with --resume (folder run)")
     assert status == 143
     assert capsys.readouterr().err == (
         "\nfastht train: ended by SIGTERM; go on with --resume (folder run)\n"

@@ -144,6 +144,13 @@ def test_a_launch_that_fails_is_named_and_the_context_restored(run):
     assert calls[-1] == "cuCtxPopCurrent"
 
 
+@pytest.mark.parametrize("function", ["cuDeviceGet", "cuDevicePrimaryCtxRetain"])
+def test_a_device_that_the_driver_refuses_is_refused_again_and_again(run, function):
+    said, calls = run("attempt(cuda.load, 1, 'mix_up', 'fastht_mix_up', b'code')\n" * 2, function)
+    assert [line.split(": ")[0] for line in said.splitlines()] == ["CUDA device 1"] * 2
+    assert sum(call.startswith(function) for call in calls) == 2
+
+
 def test_the_driver_tells_its_version(run):
     assert run("print(repr(cuda.driver_problem()), cuda.driver_version())")[0] == "'' 13020"
 

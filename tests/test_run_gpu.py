@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import cuda_check
+
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(
     shutil.which("bash") is None or shutil.which("timeout") is None, reason="needs bash and timeout"
@@ -96,3 +98,14 @@ def test_what_fails_or_hangs_costs_no_other_phase(script, tmp_path, wrong):
     statuses = {line.split()[0]: int(line.split()[1]) for line in _phases(tmp_path / "out")}
     assert statuses == {"losses-right": 3 if "FAILS" in wrong else 124, "cuda-gate": 0}
     assert "said: -m benchmarks.gpu.losses_check" in (tmp_path / "out/losses-right.log").read_text()
+
+
+def test_a_part_that_was_not_reached_in_time_is_no_failure_and_what_a_tool_finds_is_one():
+    late = "no time left"
+    right, wrong = [{"wrong": []}], [{"wrong": []}, {"wrong": ["dx"]}]
+    for bits, tools in ((late, late), (right, {"memcheck": late}), (right, {"memcheck": "clean"})):
+        assert not cuda_check.is_wrong({"bits": bits, "tools": tools})
+    for bits, tools in ((wrong, late), (right, {"racecheck": "ERROR"})):
+        assert cuda_check.is_wrong({"bits": bits, "tools": tools})
+    assert not cuda_check.is_wrong({})
+    assert "have not been timed" in cuda_check.profile_worst(late, 10)["note"]

@@ -13,15 +13,11 @@ from mkdocs.structure.files import File, InclusionLevel
 from website import api, errors, tutorials
 from website.repository import ROOT, machines, site_paths, source_of, with_links_of_the_site
 
-# Pages that have a place in the navigation before they are written.
-AWAITED = ("ultrasound-clip.md", "captions.md", "bytes.md")
-
 
 def on_config(config: Any) -> Any:
-    """Put the machines into the navigation, and leave out what is not written yet."""
+    """Put the machines into the navigation."""
     for section in config.nav:
         for title, pages in section.items():
-            pages[:] = [p for p in pages if p not in AWAITED or (ROOT / "docs" / p).exists()]
             if title == "Fast":
                 place = pages.index("benchmarks.md") + 1
                 pages[place:place] = [f"benchmarks/{name}.md" for name in machines()]

@@ -107,15 +107,13 @@ Device& device_of(int index) {
     if (const auto at = devices.find(index); at != devices.end()) return *at->second;
   }
   const std::unique_lock lock(mutex);
-  auto& found = devices[index];
-  if (!found) {
-    auto made = std::make_unique<Device>();
-    const std::string what = "CUDA device " + std::to_string(index);
-    driver().check(driver().cuDeviceGet(&made->ordinal, index), what);
-    driver().check(driver().cuDevicePrimaryCtxRetain(&made->context, made->ordinal), what);
-    found = std::move(made);
-  }
-  return *found;
+  if (const auto at = devices.find(index); at != devices.end()) return *at->second;
+  auto made = std::make_unique<Device>();
+  const std::string what = "CUDA device " + std::to_string(index);
+  driver().check(driver().cuDeviceGet(&made->ordinal, index), what);
+  driver().check(driver().cuDevicePrimaryCtxRetain(&made->context, made->ordinal), what);
+  // Only now: what threw before would leave an entry of no device.
+  return *devices.emplace(index, std::move(made)).first->second;
 }
 
 const Kernel* find_kernel(const Device& device, const std::string& name) {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from fastht.backbones import find_backbone
+from fastht.seeded import seeded
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class ModelSpec:
             UnsupportedModelError: it has no vision transformer.
         """
         make = {"timm": self._build_timm, "open_clip": self._build_open_clip}[self.library]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             try:
                 model = make()
             except (RuntimeError, OSError, TypeError, ValueError) as error:

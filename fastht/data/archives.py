@@ -58,7 +58,8 @@ def _opened(path: str) -> zipfile.ZipFile:
         raise DataError(f"{path}: {what}; download it again") from None
 
 
-@functools.lru_cache(maxsize=4)
+# Images of many archives are read in any order, and a directory may have 10^5 entries.
+@functools.lru_cache(maxsize=64)
 def _kept(path: str, mtime_ns: int, process: int) -> zipfile.ZipFile:
     """An archive with its directory; the other arguments tell its versions apart."""
     return zipfile.ZipFile(path)

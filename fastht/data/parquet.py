@@ -46,11 +46,6 @@ def image_columns(path: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def count_rows(path: Path) -> int:
-    """How many rows a table has."""
-    return int(_open(str(path)).metadata.num_rows)
-
-
 def cell_name(path: Path, column: str, row: int) -> str:
     """How cases and records name the image in a cell."""
     return f"{path}::{column}/{row}"

@@ -219,8 +219,8 @@ def split_records(
     Records that the data gives a side stay there: "train" or "val"; where none is for validation,
     it is taken out of training in the same way. Those of "test" are on neither side.
 
-    Raises DataError if val_fraction is not between 0 and 1, there are fewer than two groups, or
-    only some records have a side.
+    Raises DataError if val_fraction is not between 0 and 1, there are fewer than two groups, only
+    some records have a side, or none trains.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction}; choose a number between 0 and 1")
@@ -228,6 +228,8 @@ def split_records(
     if 0 < given[None] < len(records):
         what = f"{given[None]:,} of {len(records):,} pairs have no split"
         raise DataError(f"{what}; give one to all or to none")
+    if records and not given[None] and not given["train"]:
+        raise DataError(f"none of {len(records):,} pairs trains; give some the split train")
     to_split = [record for record in records if record.split in (None, "train")]
     if given["val"] and given["train"]:
         held_out = {id(record) for record in records if record.split == "val"}

@@ -15,6 +15,8 @@ from fastht.data.images import DataError
 from fastht.data.places import Group, place_of
 from fastht.data.tables import read_table
 
+_SAMPLE_SPLIT = (0.1, 0.2, 0)  # shares of val and test, and the seed, of the sample's own sides
+
 
 def split_cases(
     cases: CaseSet,
@@ -66,11 +68,17 @@ def split_cases(
     return _assign(cases, {case: dealt[key] for key, group in named.items() for case in group})
 
 
-def sample_sides(cases: Iterable[Case]) -> dict[str, Split]:
+def sample_sides(
+    cases: Iterable[Case], fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), seed: int = 0
+) -> dict[str, Split]:
     """The sides that the embedded sample comes with, by the names of its cases.
 
     112, 16 and 32 patients. Its documented numbers are of these, whatever else deals sides out.
+
+    fractions, seed: as :func:`split_cases` takes them; of others than its defaults there are none.
     """
+    if (*fractions[1:], seed) != _SAMPLE_SPLIT:
+        return {}
     file = Path(str(resources.files("fastht.data") / "sample" / "sides.csv"))
     sides = {row["patient"]: parse_split(row["split"]) for _, row in read_table(file)[1]}
     found = ((case.name, sides.get(case.patient or "")) for case in cases)

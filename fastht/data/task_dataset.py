@@ -16,6 +16,7 @@ from fastht.data.images import DataError
 from fastht.data.masks import read_mask
 from fastht.data.preprocess import SquarePreprocess
 from fastht.data.resize import Placement, Resize, shrink_mask
+from fastht.seeded import seeded
 
 Augmentation = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 _NO_LABEL = -1
@@ -88,9 +89,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
             inner = (place.width, place.height)
             mask = torch.from_numpy(shrink_mask(read_mask(case, picture.size), inner))
         if self.augment is not None:
-            with torch.random.fork_rng(devices=[]):
-                # Not torch.manual_seed, which would also reseed GPUs.
-                torch.default_generator.manual_seed(self._item_seed(index))
+            with seeded(self._item_seed(index)):
                 image, mask = self.augment(image, mask)
         image = place.pad(image)
         item = {"image": self.preprocess.normalise(image), "index": index}

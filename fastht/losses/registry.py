@@ -40,11 +40,7 @@ class Backend:
 def _triton_missing() -> str | None:
     # Machines, releases and chips are the adapter's.
     status = adapter_backends()["triton"]
-    if not status.usable:
-        return status.detail
-    if importlib.util.find_spec("fastht.losses.triton") is None:
-        return "this release has no Triton kernels of the losses"
-    return None
+    return None if status.usable else status.detail
 
 
 def _triton_refuses(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -110,11 +110,6 @@ def points(tags: Mapping[str, Collection[str]]) -> Points:
     )
 
 
-def stated_levels(tags: Mapping[str, Collection[str]]) -> tuple[str, ...]:
-    """The levels that tags state."""
-    return tuple(tags.get(STATED, ()))
-
-
 def _composition(inside: Collection[str]) -> _Range:
     solid = any(value in inside for value in _SOLID)
     cystic = any(value in inside for value in _CYSTIC)

@@ -1,6 +1,7 @@
 """Sets of image-text pairs as records, and their split by patient."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -141,6 +142,9 @@ def test_split_refuses_what_it_cannot_do() -> None:
     for few in ([], records([None]), records(["p", "p", "p"])):
         with pytest.raises(DataError, match="cannot be split"):
             split_records(few)
+    judged = [replace(record, split="val") for record in records(["p", "q"])]
+    with pytest.raises(DataError, match="none of 2 pairs trains; give some the split train"):
+        split_records(judged)
     for fraction in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(DataError, match="val_fraction"):
             split_records(records([None, None]), val_fraction=fraction)

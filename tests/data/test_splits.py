@@ -216,6 +216,7 @@ def test_the_sides_of_the_sample_are_those_of_its_documented_numbers() -> None:
     done = split_cases(cases, kept=sample_sides(cases))
     assert counts(done) == [224, 32, 64]
     assert counts(split_cases(cases)) != [224, 32, 64]
+    assert sample_sides(cases, seed=1) == sample_sides(cases, (0.8, 0.1, 0.1)) == {}
     assert all(len(sides) == 1 for sides in groups(done).values())
     for split in SPLITS:
         assert {case.label for case in done.side(split)} == set(done.classes)

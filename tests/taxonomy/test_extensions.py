@@ -7,7 +7,7 @@ import pytest
 
 from fastht.taxonomy import Tagger, TaxonomyError, load_taxonomy, shipped
 from fastht.taxonomy.ids import ids_text
-from fastht.taxonomy.tirads import points, stated_levels
+from fastht.taxonomy.tirads import STATED, points
 
 # Sentence, dimension, what it affirms, what it negates.
 BIRADS = [
@@ -229,4 +229,4 @@ def test_a_report_is_held_against_its_level() -> None:
     found = tagger.tag(text)
     held = {name: found.present(name) for name in tagger.taxonomy.dimensions}
     assert points(held).total == (13, 13)
-    assert points(held).levels == stated_levels(held) == ("TR5",)
+    assert points(held).levels == tuple(held[STATED]) == ("TR5",)

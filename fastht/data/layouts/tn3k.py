@@ -81,9 +81,8 @@ def _read_fold(root: Path, fold: int | None) -> dict[str, Split] | None:
         if isinstance(error, DataError):
             raise
         what = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f'{path}: not of the form {{"train": [0, ...], "val": [...]}} ({what})'
-        ) from (None)
+        form = '{"train": [0, ...], "val": [...]}'
+        raise DataError(f"{path}: not of the form {form} ({what}); copy it again") from None
     split = dict(sides)
     if len(split) < len(sides):
         raise DataError(f"{path}: an image is listed twice; correct the fold")

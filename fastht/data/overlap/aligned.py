@@ -33,11 +33,11 @@ def similarities(
     *,
     title: str = "comparing pixels",
 ) -> np.ndarray:
-    """How alike pairs of images are, float32 [n]: the median over pieces of their correlations.
+    """How alike pairs of images are, float32 [n]: the lower quartile of pieces' correlations.
 
     The window of the second image that shows the same as the first is sought by least squares
     (Lucas and Kanade, 1981: shift and scale of either axis), then both are compared in pieces.
-    Brightness and contrast play no part. A median over pieces, since marks of the scanner and the
+    Brightness and contrast play no part. A quartile over pieces, since marks of the scanner and the
     shape of its picture are the same in images of different patients.
 
     first, second: squares of two sources, uint8 [., SIDE, SIDE]. whole, part: positions of the
@@ -133,7 +133,7 @@ def _normal(images: Tensor) -> Tensor:
 
 
 def _piecewise(a: Tensor, b: Tensor) -> Tensor:
-    """Median correlation of the pieces that have anything in them; 0 where these are few."""
+    """Lower quartile of the correlations of pieces with anything in them; 0 where these are few."""
     piece = a.shape[-1] // _PIECES
     pieces = [
         image.unfold(1, piece, piece).unfold(2, piece, piece).flatten(1, 2).flatten(2)
@@ -143,5 +143,5 @@ def _piecewise(a: Tensor, b: Tensor) -> Tensor:
     spread = [values.square().mean(dim=2).sqrt() for values in centred]
     told = torch.maximum(*spread) > _CONTRAST
     product = (centred[0] * centred[1]).mean(dim=2) / (spread[0] * spread[1]).clamp_min(1e-6)
-    median = product.masked_fill(~told, torch.nan).nanquantile(0.25, dim=1)
-    return median.masked_fill(told.sum(dim=1) < _FEWEST, 0)
+    quartile = product.masked_fill(~told, torch.nan).nanquantile(0.25, dim=1)
+    return quartile.masked_fill(told.sum(dim=1) < _FEWEST, 0)

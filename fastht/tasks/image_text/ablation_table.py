@@ -65,15 +65,19 @@ def _compared(column: str, other: str) -> bool:
 def _interval(
     runs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] | None, score: str
 ) -> str | None:
-    """Return the ends of the interval of a score, or of how much it is over another variant's."""
+    """Return the ends of the interval of a score, or of how much it is over another variant's.
+
+    Raises:
+        KeyError: an image of a run is not among those of the other variant with the same seed.
+    """
     values: list[float] = []
     patients: list[str | None] = []
     for i, run in enumerate(runs):
-        less = {}
+        less: Mapping[Any, float] = {}
         if others is not None:
             less = {name: value for name, _, value in others[i].get(IMAGES, {}).get(score, ())}
         for name, patient, value in run.get(IMAGES, {}).get(score, ()):
-            values.append(value - less.get(name, 0.0))
+            values.append(value if others is None else value - less[name])
             # Nobody else is an image without patient, in whichever seeds it is held out.
             patients.append(f"patient {patient}" if patient is not None else f"image {name}")
     if not values:

@@ -11,7 +11,7 @@ from fastht.files import make_directory, write_atomically
 from fastht.tasks.image_text.train import train
 from fastht.tasks.image_text.train_arguments import TrainArguments
 from fastht.tasks.models.encoders import NO_HEAD, OWN
-from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.results.finished_runs import RESULTS_NAME
 from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.run_files import TOWERS_NAME
 from fastht.tasks.training.trainer import STATE_NAME

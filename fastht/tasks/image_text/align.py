@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastht.data import DataError, Record
 from fastht.tasks.image_text.judged_records import PairsArguments, encode_records, open_pairs
-from fastht.tasks.image_text.pair_scores import PairScores, pair_intervals
+from fastht.tasks.image_text.pair_scores import PairScores, of_plain_text, pair_intervals
 from fastht.tasks.results.alignment_pictures import draw_alignment
 from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.shown import Shown, count_patients
@@ -93,7 +93,6 @@ def align(arguments: AlignArguments) -> int:
         out,
         {
             **judged.describe("align"),
-            "test_images": len({(r.image, r.frame) for r in records}),
             **whole,
             "within": parts,
             "without_group": lacking,
@@ -179,7 +178,7 @@ def _beside(judged: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, An
 
     def named(scores: Mapping[str, Any]) -> dict[str, Any]:
         names = [name for name in _SCORES if name in scores and name not in _OF_IMAGES]
-        return {f"plain_text_{name}": scores[name] for name in names}
+        return of_plain_text({name: scores[name] for name in names})
 
     both = {version: judged[version] | named(plain[version]) for version in ("before", "after")}
     intervals = {

@@ -13,7 +13,8 @@ import fastht
 from fastht.files import make_directory, write_atomically, write_json
 from fastht.tasks.image_text.train import train
 from fastht.tasks.image_text.train_arguments import TrainArguments
-from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.results.finished_runs import RESULTS_NAME
+from fastht.tasks.results.shown import SIMULATED
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME
 
@@ -94,7 +95,7 @@ def compare_trainings(
         write_atomically(out / TABLE_NAME, made.encode())
     print(f"\n{made}\ntable and runs: {out}")
     if arguments.data == "sample":
-        print("These images are SIMULATED: they show that things work, nothing clinical.")
+        print(SIMULATED)
     return found
 
 

@@ -26,7 +26,8 @@ from fastht.tasks.image_text.train_arguments import TrainArguments
 from fastht.tasks.models.build import TINY_MODEL
 from fastht.tasks.models.encoders import NO_HEAD, OWN
 from fastht.tasks.models.text_towers import TINY_BERT
-from fastht.tasks.results.tables import BEFORE_NAME, PREDICTIONS_NAME, RESULTS_NAME
+from fastht.tasks.results.finished_runs import RESULTS_NAME
+from fastht.tasks.results.tables import BEFORE_NAME, PREDICTIONS_NAME
 
 ALIGNED_NAME = "aligned.json"
 _HEAD = "mlp-256"

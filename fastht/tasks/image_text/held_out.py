@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from fastht.data import Record
+from fastht.tasks.image_text.pair_scores import of_plain_text
 from fastht.tasks.scores.collapse import spread_of_pairs
 from fastht.tasks.scores.intervals import Resampling, weighted_means
 from fastht.tasks.scores.retrieval import Retrieval
 
 RECALL_AT = (1, 5, 10)
-_Score = TypeVar("_Score")
 
 
 class HeldOut:
@@ -61,7 +61,7 @@ class HeldOut:
         if self.right is not None:
             result["zero_shot_accuracy"] = self.right.nanmean().item()
         if self._plain is not None:
-            result |= _as_plain(self._plain.recall(RECALL_AT))
+            result |= of_plain_text(self._plain.recall(RECALL_AT))
         return result
 
     def resampled(self, weights: Tensor) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class HeldOut:
             result["zero_shot_accuracy"] = weighted_means(self.right, weights)
         if self._plain is not None:
             found = self._plain.resampled(weights, RECALL_AT)
-            result |= _as_plain({name: found[name] for name in self._plain.recall(RECALL_AT)})
+            result |= of_plain_text({name: found[name] for name in self._plain.recall(RECALL_AT)})
         return result
 
     def rows(self) -> list[dict[str, Any]]:
@@ -90,10 +90,6 @@ class HeldOut:
                 row["zero_shot_accuracy"] = int(self.right[i]) if known else None
             rows.append(row)
         return rows
-
-
-def _as_plain(scores: dict[str, _Score]) -> dict[str, _Score]:
-    return {f"plain_text_{name}": score for name, score in scores.items()}
 
 
 def _name(record: Record) -> str:

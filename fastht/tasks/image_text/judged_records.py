@@ -27,9 +27,9 @@ from fastht.tasks.image_text.run import (
 )
 from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
+from fastht.tasks.results.shown import SIMULATED
 from fastht.tasks.training.run_files import read_run_arguments
 
-SIMULATED = "These images are SIMULATED: they show that things work, nothing clinical."
 ItemT = TypeVar("ItemT", Case, Record)
 _OPTIONS_OF_PAIRS = [name for name in READING_OPTIONS if name != "cleaning"]
 
@@ -242,7 +242,7 @@ class Judged:
             "task": task,
             "data": self.data,
             **self.clip.describe(),
-            "test_images": len(self.records),
+            "test_images": len({(record.image, record.frame) for record in self.records}),
             "captions": len({record.caption for record in self.records}),
             "left_out": self.left_out,
             KNOWN_NAME: self.known,

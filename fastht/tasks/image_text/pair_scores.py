@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,12 @@ from fastht.tasks.scores.intervals import Resampling, weighted_means
 from fastht.tasks.scores.retrieval import Retrieval, class_shares
 
 RANKS = (1, 5, 10)
+_Score = TypeVar("_Score")
+
+
+def of_plain_text(scores: Mapping[str, _Score]) -> dict[str, _Score]:
+    """Return scores under the names of those of the text tower without the tags of texts."""
+    return {f"plain_text_{name}": score for name, score in scores.items()}
 
 
 class PairScores:
@@ -74,7 +80,7 @@ class PairScores:
         found |= self._pairs.scores(weights[:, self.retrieval.image_of])
         if self._plain is not None:
             plain = self._plain.resampled(weights, RANKS)
-            found |= {f"plain_text_{name}": values for name, values in plain.items()}
+            found |= of_plain_text(plain)
         return found
 
 

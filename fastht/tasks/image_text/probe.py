@@ -21,7 +21,6 @@ from fastht.data.source import DataSource
 from fastht.data.splits import few_shot, k_shot, sample_sides, split_cases
 from fastht.tasks.image_text.judged_cases import labelled_data, load_labelled, prediction_rows
 from fastht.tasks.image_text.judged_records import (
-    SIMULATED,
     JudgedModel,
     Opened,
     choose_folder,
@@ -41,6 +40,7 @@ from fastht.tasks.results.comparison import write_comparison
 from fastht.tasks.results.known_images import KNOWN_NAME
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.report import ReportArguments
+from fastht.tasks.results.shown import SIMULATED
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.classification import (
     chance_accuracy,
@@ -58,7 +58,6 @@ from fastht.tasks.scores.logistic_probe import (
 )
 
 _AT_LEAST = 2  # images of a class that a share takes, of a class that has them
-_SAMPLE_SPLIT = (0.1, 0.2, 0)  # shares of val and test, and the seed, of the sample's own sides
 
 
 @dataclass(frozen=True)
@@ -220,8 +219,8 @@ def _make_task(found: CaseSet, opened: Opened, arguments: ProbeArguments, data: 
         arguments.test_fraction,
     )
     kept: dict[str, Split] | None = None
-    if data == "sample" and not of_run and (*fractions[1:], arguments.seed) == _SAMPLE_SPLIT:
-        kept = sample_sides(found)
+    if data == "sample" and not of_run:
+        kept = sample_sides(found, fractions, arguments.seed)
     divided = split_cases(sides, fractions, seed=seed, kept=kept)
     judged = [c for c in divided if c.split != "train"]
     # The run's own training images are divided anew: C is chosen by some of them.

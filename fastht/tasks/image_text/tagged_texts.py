@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fastht.seeded import seeded
 from fastht.tasks.image_text.semantic import TagOptions
 from fastht.tasks.image_text.tags import found_tags
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
@@ -39,9 +40,7 @@ def build_graph(
         return None
     taxonomy = load_taxonomy(options.taxonomy)
     width = embedder(["ultrasound"]).shape[1]
-    with torch.random.fork_rng(devices=[]):
-        # Drawn from a seed of its own, so that processes have the same one.
-        torch.manual_seed(0)
+    with seeded(0):  # so that processes have the same one
         graph = TagGraph(taxonomy, width, mode=options.tag_graph, tag_dropout=options.tag_dropout)
     if graph.mode == "published" and Path(pretrained).is_file():
         state = released_state(Path(pretrained))

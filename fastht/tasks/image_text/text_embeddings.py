@@ -114,13 +114,11 @@ class TextEmbedder:
             return {}
         try:
             content = safetensors.torch.load(self.path.read_bytes())
-            keys, embeddings = content["keys"], content["embeddings"]
+            rows = zip(content["keys"], content["embeddings"].unbind(0), strict=True)
+            return {bytes(key.tolist()): row for key, row in rows}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             warnings.warn(f"{self.path} is damaged and made anew: {error}", stacklevel=3)
             return {}
-        return {
-            bytes(key.tolist()): row for key, row in zip(keys, embeddings.unbind(0), strict=True)
-        }
 
     def _write(self, known: dict[bytes, Tensor]) -> None:
         if self.path is None:

@@ -46,14 +46,10 @@ from fastht.tasks.models.echocare import ECHOCARE, NO_ADAPTERS
 from fastht.tasks.models.encoders import Encoder, build_encoder
 from fastht.tasks.results.comparison import comparison_table
 from fastht.tasks.results.figure_style import plot_curves
+from fastht.tasks.results.finished_runs import RESULTS_NAME
 from fastht.tasks.results.provenance import provenance
-from fastht.tasks.results.shown import Shown, count_patients
-from fastht.tasks.results.tables import (
-    BEFORE_NAME,
-    PREDICTIONS_NAME,
-    RESULTS_NAME,
-    write_table,
-)
+from fastht.tasks.results.shown import SIMULATED, Shown, count_patients
+from fastht.tasks.results.tables import BEFORE_NAME, PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.collapse import CollapseAlarm
 from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
 from fastht.tasks.training.run_files import ARGUMENTS_NAME
@@ -366,7 +362,7 @@ def _introduction(arguments: TrainArguments, records: RecordSet, train: int, val
     apart = f", {left} of split test are neither" if left else ""
     lines = [records.account(), f"{train} samples to train on, {val} held out{apart}."]
     if arguments.data == "sample":
-        lines.append("These images are SIMULATED: they show that things work, nothing clinical.")
+        lines.append(SIMULATED)
     if arguments.pretrained == "none" and not arguments.model.startswith(ECHOCARE):
         lines.append(
             f"{arguments.model} starts from RANDOM weights (--pretrained none): good for trying "

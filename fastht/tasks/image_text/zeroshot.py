@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,12 +25,12 @@ from fastht.tasks.image_text.judged_cases import (
     prediction_rows,
 )
 from fastht.tasks.image_text.judged_records import (
-    SIMULATED,
     JudgedModel,
     choose_folder,
     leave_copies,
     open_model,
 )
+from fastht.tasks.image_text.pair_scores import of_plain_text
 from fastht.tasks.image_text.prompt_sensitivity import (
     Sensitivity,
     drawn_variants,
@@ -44,6 +44,7 @@ from fastht.tasks.image_text.prompts import (
     PromptSet,
     class_embeddings,
     load_prompts,
+    zero_shot_logits,
 )
 from fastht.tasks.image_text.prompts.variants import naming, prompt_variants
 from fastht.tasks.image_text.run import ClipRun
@@ -55,12 +56,11 @@ from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.known_images import KNOWN_NAME
 from fastht.tasks.results.prompt_pictures import draw_prompts
 from fastht.tasks.results.provenance import provenance
-from fastht.tasks.results.shown import shown_cases
+from fastht.tasks.results.shown import SIMULATED, shown_cases
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.classification import classification_scores, resampled
 from fastht.tasks.scores.intervals import Resampling
 
-_Score = TypeVar("_Score", float, Tensor)
 PROMPTS_NAME = "prompts.csv"
 PROMPTS_PICTURE = "prompts.png"
 _EXAMPLES = 5  # of images that cannot be used
@@ -138,7 +138,7 @@ def zeroshot(arguments: ZeroShotArguments) -> int:
             fitted[version] = fit_on(p, _labels(validation, found.classes), "val")
     scores = {v: classification_scores(p, labels, found.classes) for v, p in probabilities.items()}
     for version, p in plain.items():
-        scores[version] |= _as_plain(classification_scores(p, labels))
+        scores[version] |= of_plain_text(classification_scores(p, labels))
     of_classes = describe_classes(probabilities, labels, found.classes, fitted)
     made = resample_cases(kept)
     intervals = _intervals(made, probabilities, plain, labels, found.classes)
@@ -220,7 +220,7 @@ def _intervals(
     def scored(weights: Tensor, version: str) -> dict[str, Tensor]:
         found = resampled(versions[version], labels, weights, classes)
         if version in plain:
-            found |= _as_plain(resampled(plain[version], labels, weights))
+            found |= of_plain_text(resampled(plain[version], labels, weights))
         return found
 
     found = {name: made.statistics(partial(scored, version=name)) for name in versions}
@@ -233,13 +233,10 @@ def _intervals(
 def class_probabilities(images: Tensor, classes: Tensor, scale: float) -> Tensor:
     """Return the probability of each class for each image, ``[n, classes]``, float64.
 
-    Args:
-        images: ``[n, E]``, normalised.
-        classes: ``[classes, E]``, as :func:`class_embeddings` gives them.
-        scale: the model's factor of similarities.
+    Arguments are those of :func:`zero_shot_logits`.
     """
     # In float32 sure predictions would all be 1, and the AUC could not rank them.
-    return (scale * images.double() @ classes.double().T).softmax(dim=1)
+    return zero_shot_logits(images, classes, scale).softmax(dim=1)
 
 
 def choose_side(found: CaseSet, split: str | None) -> tuple[str, tuple[Case, ...]]:
@@ -274,10 +271,6 @@ def _classify(images: Tensor, clip: ClipRun, prompts: Prompts) -> tuple[Tensor, 
     if embedder.graph is None:
         return p, None
     return p, class_probabilities(images, class_embeddings(embedder.plain, prompts), scale)
-
-
-def _as_plain(scores: dict[str, _Score]) -> dict[str, _Score]:
-    return {f"plain_text_{name}": score for name, score in scores.items()}
 
 
 def _labels(cases: Sequence[Case], classes: Sequence[str]) -> Tensor:

@@ -21,6 +21,7 @@ from fastht.tasks.images.run import Run, begun, divides_alike, perform
 from fastht.tasks.images.run_tower import read_run_tower
 from fastht.tasks.results.known_images import judge_copies
 from fastht.tasks.results.report import ReportArguments
+from fastht.tasks.results.shown import SIMULATED
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import make_accelerator
 
@@ -74,7 +75,7 @@ def train(task: Task, arguments: ExperimentArguments) -> int:
     say = functools.partial(accelerator.print, flush=True)
     say(cases.account())
     if arguments.data == "sample":
-        say("These images are SIMULATED: they show that things work, nothing clinical.")
+        say(SIMULATED)
     if arguments.pretrained == "none":
         say("The base has RANDOM weights: it shows that things work, not how well.")
     if arguments.from_run is not None:

@@ -31,10 +31,11 @@ from fastht.tasks.images.outcome import leave_outcome
 from fastht.tasks.images.run import BEST_NAME
 from fastht.tasks.images.supervised import SupervisedTask
 from fastht.tasks.results.class_tables import class_report
+from fastht.tasks.results.finished_runs import RESULTS_NAME, read_run
 from fastht.tasks.results.known_images import KNOWN_NAME, Copies, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import shown_cases
-from fastht.tasks.results.tables import RESULTS_NAME, WIDTH, read_run, summarise, text_table
+from fastht.tasks.results.tables import WIDTH, summarise, text_table
 from fastht.tasks.training.seen import SPLIT_NAME, check_data, count_trained
 from fastht.tasks.training.trainer import make_accelerator
 

@@ -33,7 +33,6 @@ from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.seen import kept_sides
 
 FEW_SHOT_PERCENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
-_SAMPLE_SPLIT = (0.1, 0.2, 0)  # shares of val and test, and the seed, of the sample's own sides
 _DEPTH = 12  # of the towers that baselines bring
 ArgumentsT = TypeVar("ArgumentsT", bound="ExperimentArguments")
 
@@ -221,8 +220,8 @@ def load_split(arguments: ExperimentArguments, task: Task, runs: Iterable[Path] 
         tower, seed = read_run_tower(arguments.from_run), arguments.trainer.seed
         found, of_run = keep_run_sides(tower, found, *fractions[1:], seed)
     kept = kept_sides(runs, found) or of_run
-    if arguments.data == "sample" and (*fractions[1:], arguments.trainer.seed) == _SAMPLE_SPLIT:
-        kept = kept or sample_sides(found)
+    if arguments.data == "sample":
+        kept = kept or sample_sides(found, fractions, arguments.trainer.seed)
     divided = split_cases(found, fractions, seed=arguments.trainer.seed, kept=kept)
     sides = note_sides(divided) if task == "classify" else ()
     return dataclasses.replace(divided, notes=(*divided.notes, *sides))

@@ -13,7 +13,7 @@ from fastht.tasks.images.experiment import ExperimentArguments, build_model
 from fastht.tasks.images.run import BEST_NAME, check_tower, read_description
 from fastht.tasks.images.supervised import load_trained
 from fastht.tasks.models.build import VisionModel
-from fastht.tasks.results.tables import read_run
+from fastht.tasks.results.finished_runs import read_run
 from fastht.tasks.training.state import ResumeError
 
 

@@ -37,13 +37,15 @@ from fastht.tasks.images.supervised import SupervisedTask, load_trained
 from fastht.tasks.models.baseline_models import LinearProbe
 from fastht.tasks.models.features import BlockFeatures
 from fastht.tasks.models.methods import METHODS
+from fastht.tasks.results.finished_runs import RESULTS_NAME
 from fastht.tasks.results.known_images import KNOWN_NAME, judge_copies
 from fastht.tasks.results.provenance import provenance
 from fastht.tasks.results.shown import Shown, shown_cases
-from fastht.tasks.results.tables import BEFORE_NAME, RESULTS_NAME
+from fastht.tasks.results.tables import BEFORE_NAME
 from fastht.tasks.scores.native import Tolerances
 from fastht.tasks.training.fit_memory import fit_memory, kept_choice, memory_record
 from fastht.tasks.training.optimization import ParameterGroup
+from fastht.tasks.training.run_files import ADAPTER_NAME
 from fastht.tasks.training.seen import SPLIT_NAME, check_data, keep_data
 from fastht.tasks.training.state import ResumeError
 from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Trainer, make_accelerator
@@ -51,7 +53,6 @@ from fastht.tasks.training.trainer import STATE_NAME, NonFiniteLossError, Traine
 RUN_NAME = "run.json"
 BEST_NAME = "best.safetensors"
 TOWER_DIGEST = "from_run_sha256"  # in the description, of the tower that a run starts from
-ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.png"
 # A tower that trains as a whole learns more slowly than its head, as in fastht train.
 _TOWER_LR, _TOWER_WARMUP = 0.1, 0.05

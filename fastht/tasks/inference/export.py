@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from fastht.exporting import Export, ExportError
 from fastht.exporting import export as write_export
+from fastht.hub.card import public_name
 from fastht.tasks.image_text.prompts import Prompts
-from fastht.tasks.image_text.run import load_clip
+from fastht.tasks.image_text.run import REVISION, load_clip
 from fastht.tasks.images.finished import open_run
 from fastht.tasks.inference.predictors import class_prompts, embed_classes
+from fastht.tasks.models.encoders import OWN
+from fastht.tasks.models.text_towers import HUB
 from fastht.tasks.training.run_files import ARGUMENTS_NAME
 
 
@@ -87,10 +91,10 @@ def _export_images(arguments: ExportArguments, out: Path) -> Export:
         metadata={
             "task": run.task,
             "classes": list(run.classes),
-            "model": run.model_name,
+            "model": public_name(run.model_name),
             "method": run.description["method"],
             "seed": run.description["seed"],
-            "trained_on": made.data,
+            "trained_on": _data_name(made.data),
             "temperature": run.temperature,
         },
     )
@@ -102,10 +106,11 @@ def _export_clip(arguments: ExportArguments, out: Path) -> Export:
     clip = load_clip(arguments.run, "", "", None)
     more: dict[str, Any] = {
         "task": "contrastive",
-        "model": clip.name,
+        "model": public_name(clip.name),
         "method": clip.method or "base",
-        "trained_on": clip.arguments.get("data"),
-        "tokenizer": clip.arguments["model"],
+        "trained_on": _data_name(clip.arguments["data"]),
+        **_tokenizer(clip.arguments),
+        "cleaning": clip.cleaning,
         "caption_part": clip.caption_part,
         "tag_graph_left_out": clip.embedder.graph is not None,
     }
@@ -131,3 +136,22 @@ def _export_clip(arguments: ExportArguments, out: Path) -> Export:
         )
     except ExportError as error:
         raise ExportError(f"{arguments.run}: {error}") from error
+
+
+def _data_name(data: str) -> str:
+    """Return what data is called, without the folders of the machine that trained on it."""
+    return PurePosixPath(PureWindowsPath(data).as_posix()).name
+
+
+def _tokenizer(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return whose tokens the text tower of a run reads: of a dual encoder no model's of open_clip.
+
+    Args:
+        arguments: of the run.
+    """
+    text = str(arguments.get("text", OWN))
+    if text == OWN:
+        return {"tokenizer": arguments["model"], "tokenizer_of": "open_clip"}
+    if text.startswith(HUB) and (revision := arguments.get(REVISION)):
+        text = f"{text.partition('@')[0]}@{revision}"
+    return {"tokenizer": text, "tokenizer_of": "transformers"}

@@ -17,7 +17,7 @@ from fastht.data.cases import Case
 from fastht.data.images import DataError
 from fastht.data.preprocess import SquarePreprocess
 from fastht.data.spacing import read_spacing
-from fastht.files import write_json
+from fastht.files import write_atomically, write_json
 from fastht.tasks.images.native import lesion_margins, native_mask
 from fastht.tasks.inference.predictors import Predictor
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
@@ -60,7 +60,7 @@ def read_lines(out: Path, settings: Mapping[str, Any]) -> list[Row]:
         except ValueError:  # the last one, cut off by what ended the call
             break
     # Lines that follow a torn one would be glued to it.
-    lines.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    write_atomically(lines, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fastht.data.captions import Cleaning, clean_caption
 from fastht.data.cases import Case
 from fastht.data.preprocess import Preprocess, SquarePreprocess
 from fastht.exporting import ExportedModel, ExportError, load_exported
@@ -22,11 +24,13 @@ from fastht.tasks.image_text.prompts import (
     class_embeddings,
     load_prompts,
     prompt_labels,
+    zero_shot_logits,
 )
 from fastht.tasks.image_text.run import ClipRun, load_clip
 from fastht.tasks.images.finished import open_run
 from fastht.tasks.images.run import RUN_NAME
 from fastht.tasks.models.build import model_source
+from fastht.tasks.models.text_towers import build_text_tokenizer
 from fastht.tasks.training.run_files import ARGUMENTS_NAME
 from fastht.tasks.training.seen import count_trained
 from fastht.tasks.training.state import ResumeError
@@ -157,7 +161,7 @@ def _of_clip(folder: Path, prompts: str | None, classes: Sequence[str]) -> Predi
     wanted = class_prompts(prompts, classes)
     clip = load_clip(folder, "", "", None)
     embeddings = embed_classes(clip, wanted)
-    scale = logit_scale(clip)
+    scale = clip.scale
     device = next(clip.model.parameters()).device
 
     @torch.no_grad()
@@ -183,17 +187,6 @@ def embed_classes(clip: ClipRun, prompts: Prompts) -> Tensor:
     """Return the embedding of each class, ``[classes, E]``, its prompts cleaned as the run's."""
     cleaned = {name: tuple(map(clip.clean, texts)) for name, texts in prompts.items()}
     return class_embeddings(clip.embedder, cleaned)
-
-
-def logit_scale(clip: ClipRun) -> float:
-    """Return the model's factor of similarities."""
-    scale: Any = clip.model.logit_scale
-    return float(scale.detach().exp())
-
-
-def zero_shot_logits(images: Tensor, classes: Tensor, scale: float) -> Tensor:
-    """Return ``[n, classes]``, float64, of embeddings: ``[n, E]`` and ``[classes, E]``."""
-    return scale * images.double() @ classes.double().T
 
 
 def _of_file(path: Path, prompts: str | None, classes: Sequence[str]) -> Predictor:
@@ -261,15 +254,26 @@ def _classes_of_file(
             "--prompts"
         )
     wanted = class_prompts(prompts, classes)
-    tokenizer = open_clip.get_tokenizer(
-        model_source(about["tokenizer"]), context_length=about["inputs"]["text"]["context_length"]
-    )
+    tokenizer = _tokenizer(about)
+    cleaning: Cleaning = about.get("cleaning", "letters")
 
     def embed(texts: Sequence[str]) -> Tensor:
-        found = _run_one_side(file, text=tokenizer(list(texts)))["text_features"]
+        tokens = tokenizer([clean_caption(text, cleaning) for text in texts])
+        found = _run_one_side(file, text=tokens)["text_features"]
         return F.normalize(found.float(), dim=-1)
 
     return tuple(wanted), class_embeddings(embed, wanted), {n: list(t) for n, t in wanted.items()}
+
+
+def _tokenizer(about: Mapping[str, Any]) -> Callable[[list[str]], Tensor]:
+    """Return what makes token numbers for a file's text tower, as long as it takes them."""
+    name, length = about["tokenizer"], about["inputs"]["text"]["context_length"]
+    # Files of older versions do not say of which library it is.
+    if about.get("tokenizer_of", "open_clip") == "open_clip":
+        found: Callable[[list[str]], Tensor]
+        found = open_clip.get_tokenizer(model_source(name), context_length=length)
+        return found
+    return functools.partial(build_text_tokenizer(name), context_length=length)
 
 
 def _run_one_side(file: ExportedModel, **given: Tensor) -> dict[str, Tensor]:

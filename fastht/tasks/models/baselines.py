@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from open_clip import SimpleTokenizer
 from torch import Tensor, nn
 
 from fastht.data.cases import Task
+from fastht.seeded import seeded
 from fastht.tasks.models.baseline_models import (
     LinearProbe,
     PromptedSegmenter,
@@ -142,8 +142,7 @@ def _build_clipseg(settings: BaselineSettings) -> VisionModel:
     kind = transformers.CLIPSegForImageSegmentation
     if settings.pretrained == "none":
         # As in build_clip: the base does not change with the run's seed.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             model = kind(_clipseg_config())
     else:
         with _getting_weights(f"{CLIPSEG} of transformers"):

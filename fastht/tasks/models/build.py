@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.factory import convert_state_dict, load_state_dict, resize_pos_embed
 from PIL import Image
 from torch import nn
@@ -27,6 +26,7 @@ from torchvision.transforms import (
 
 from fastht.backbones import find_backbone
 from fastht.data.preprocess import Preprocess
+from fastht.seeded import seeded
 from fastht.tasks.models.echocare import ECHOCARE, MEAN, STD, build_echocare
 from fastht.tasks.models.released import load_released, released_state
 
@@ -151,8 +151,7 @@ def build_clip(name: str, pretrained: str, image_size: int | None = None) -> tup
     try:
         if pretrained == "none" or released is not None:
             # The base is drawn from a seed of its own: it does not change with the run's.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with seeded(0):
                 model, _, transform = open_clip.create_model_and_transforms(
                     source,
                     load_weights=False,
@@ -229,8 +228,7 @@ def _build_timm(name: str, pretrained: str, image_size: int | None) -> VisionMod
             "file of other ones, or none for random ones"
         )
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
             model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, **size)
     except (RuntimeError, OSError, TypeError, ValueError) as error:

@@ -11,6 +11,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from fastht.seeded import seeded
 from fastht.tasks.models.build import build_clip, model_source
 from fastht.tasks.models.dual import (
     DualEncoder,
@@ -124,9 +125,8 @@ def build_encoder(names: EncoderNames) -> Encoder:
         text = _own_text(names, clip)
     else:
         text = build_text_tower(names.text, names.revision)
-    with torch.random.fork_rng(devices=[]):
-        # Heads are what trains: they go by the run's seed, and are the same in all processes.
-        torch.manual_seed(names.seed)
+    # Heads are what trains: they go by the run's seed, and are the same in all processes.
+    with seeded(names.seed):
         model = DualEncoder(
             Tower(visual, pooled, width), Tower(text.module, text.width, width), text.tokenizer
         )

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastht.seeded import seeded
+
 HUB, FOLDER = "hf:", "local-dir:"
 # A BERT of some 150,000 parameters; its vocabulary comes with fastht, its weights are random.
 TINY_BERT = "tiny-bert"
@@ -337,8 +339,7 @@ def _tiny_bert(transformers: Any) -> TextTower:
         initializer_range=width**-0.5,
         **_TINY,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         encoder = transformers.BertModel(config)
     note = f"{TINY_BERT} has RANDOM weights: good for trying things out, it knows no language."
     return _finish(encoder, tokenizer, notes=(note,))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fastht.hub.card import public_name
+from fastht.tasks.results.finished_runs import read_options
 from fastht.tasks.results.known_images import KNOWN_NAME
 from fastht.tasks.results.tables import (
     Run,
@@ -20,7 +20,6 @@ from fastht.tasks.results.tables import (
     summarise,
 )
 
-_SETTINGS = ("arguments.json", "run.json")
 _HEADS = {"segment": "decoder", "classify": "classifier"}
 _SIMULATED = (
     "**These images are SIMULATED**: they were made by a program, no patient was examined, and "
@@ -75,14 +74,8 @@ def _training(run: Run) -> list[str]:
 
 def _settings(folder: Path) -> str:
     """Return the trainer's settings: of the others some name folders and columns."""
-    for name in _SETTINGS:
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        trainer = content.get("options", content).get("trainer", {})
-        return ", ".join(f"{key} {value}" for key, value in trainer.items() if value is not None)
-    return ""
+    trainer = read_options(folder).get("trainer", {})
+    return ", ".join(f"{key} {value}" for key, value in trainer.items() if value is not None)
 
 
 def _data(run: Run) -> list[str]:

@@ -7,13 +7,13 @@ words of our own, with the numbers of TRIPOD+AI's items.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastht.tasks.results.class_tables import calibration_lines
+from fastht.tasks.results.finished_runs import read_options
 from fastht.tasks.results.tables import (
     Row,
     Run,
@@ -31,7 +31,6 @@ A draft for the authors, filled in by fastht {version}. The topics follow CLAIM 
 in words of our own; numbers are of TRIPOD+AI's items. Neither group has endorsed this page, and it
 replaces neither checklist: journals want these themselves. Lines without a box are what the runs
 know; lines with an empty box are questions that only the authors can answer."""
-_SETTINGS = ("arguments.json", "run.json")
 
 
 @dataclass(frozen=True)
@@ -175,29 +174,26 @@ def _training(study: _Study) -> list[str]:
 
 def _settings(folder: Path) -> str:
     """Return the settings of a run's folder, but for what tells its repeats apart."""
-    for name in _SETTINGS:
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        options = content.get("options", content)
-        if isinstance(options, dict):
-            flat: dict[str, Any] = {}
-            for key, value in options.items():
-                flat |= value if isinstance(value, dict) else {key: value}
-            return ", ".join(
-                f"{key} {value}"
-                for key, value in flat.items()
-                if value is not None and key not in ("out", "resume", "seed", "fastht_version")
-            )
-    return ""
+    flat: dict[str, Any] = {}
+    for key, value in read_options(folder).items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return ", ".join(
+        f"{key} {value}"
+        for key, value in flat.items()
+        if value is not None and key not in ("out", "resume", "seed", "fastht_version")
+    )
 
 
 def _selection(study: _Study) -> list[str]:
     epochs = [run for run in study.runs if run.get("best_epoch") is not None]
     return [
         f"{run['method']}, seed {run['seed']}: the epoch with the best held-out score, "
-        f"{run['best_epoch']} of {run['epochs']}; never the test side."
+        f"{run['best_epoch']} of {run['epochs']}; "
+        + (
+            "the scores are of the same side, and somewhat too good by that."
+            if run["task"] == "contrastive"
+            else "never the test side."
+        )
         for run in epochs
         if "epochs" in run
     ] or ["No epoch was chosen in these runs."]
@@ -222,12 +218,8 @@ def _software(study: _Study) -> list[str]:
 
 
 def _hardware(study: _Study) -> list[str]:
-    lines = [
-        f"{hardware} ({device})"
-        for hardware, device in zip(
-            study.provenance("hardware"), study.provenance("device"), strict=False
-        )
-    ]
+    known = [run["provenance"] for run in study.runs if "provenance" in run]
+    lines = _different([f"{found['hardware']} ({found['device']})" for found in known])
     if not lines:
         return [_UNKNOWN]
     times = [

@@ -9,13 +9,8 @@ from textwrap import fill
 from typing import Any
 
 from fastht.files import write_json
-from fastht.tasks.results.tables import (
-    RESULTS_NAME,
-    WIDTH,
-    interval_text,
-    is_plain,
-    write_table,
-)
+from fastht.tasks.results.finished_runs import RESULTS_NAME
+from fastht.tasks.results.tables import WIDTH, interval_text, is_plain, write_table
 
 TABLE_NAME = "results.csv"
 

@@ -18,6 +18,10 @@ class Known(Protocol):
     """A case or a record, of which patient and class may be known."""
 
     @property
+    def image(self) -> str:
+        """The image's file, and where that has several the one meant."""
+
+    @property
     def patient(self) -> str | None:
         """The patient, or ``None``."""
 
@@ -38,7 +42,8 @@ def provenance(
     """Return what a ``results.json`` tells of where its numbers come from, as plain JSON types.
 
     Args:
-        sides: the images of each side of the split by its name.
+        sides: the images of each side of the split by its name; one with several captions may be
+            among them several times, and counts once.
         left_out: how many images were left out by reason.
         device: that computed.
         seconds: from the start of the command, or of its last continuation, to its scores.
@@ -52,7 +57,10 @@ def provenance(
         ``without_patient`` and images by class, ``classes``; and ``patients_on_several_sides``,
         which should be none.
     """
-    listed = {name: list(items) for name, items in sides.items()}
+    listed = {
+        name: list({(i.image, getattr(i, "frame", None)): i for i in items}.values())
+        for name, items in sides.items()
+    }
     patients = {name: {i.patient for i in items} - {None} for name, items in listed.items()}
     sides_of = Counter(patient for found in patients.values() for patient in found)
     return {

@@ -13,7 +13,7 @@ from fastht.hub.card import write_card
 from fastht.hub.upload import push_to_hub
 from fastht.saved import CONFIG_NAME, read_adapter
 from fastht.tasks.results.card import about_run
-from fastht.tasks.results.tables import read_run
+from fastht.tasks.results.finished_runs import read_run
 
 ADAPTER_NAME = "adapter"  # in a run's folder
 
@@ -48,7 +48,7 @@ def push(arguments: PushArguments) -> int:
     Raises:
         CheckpointError: the adapter is damaged, or of peft.
         DataError: the folder holds no finished run with HT adapters, or one whose towers trained
-            too.
+            too, in it or in the run that it started from.
         HubError: the Hub refuses or does not answer.
         OSError: the folder cannot be read.
         ValueError: the repository's name is none.
@@ -88,5 +88,14 @@ def describe_run(folder: Path) -> tuple[Path, str]:
             f"{folder}: the run trained parts of the base too (--train-towers "
             f"{run['train_towers']}), without which its adapter is worth nothing; train with "
             "--train-towers none to share an adapter"
+        )
+    tower = run.get("tower")  # of the run of fastht train that it started from
+    if tower is not None and (
+        tower["method"].startswith("lora") or tower["train_towers"] in ("image", "both")
+    ):
+        raise DataError(
+            f"{folder}: the run started from the image tower of {run['from_run']}, whose weights "
+            "that run changed, and without which its adapter is worth nothing; start from a run of "
+            "--method ht, or from the plain model, to share an adapter"
         )
     return adapter, about_run(run)

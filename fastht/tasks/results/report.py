@@ -26,6 +26,7 @@ from fastht.tasks.results.differences import (
     difference_columns,
     difference_rows,
 )
+from fastht.tasks.results.finished_runs import find_runs
 from fastht.tasks.results.pictures import draw_comparison, draw_few_shot
 from fastht.tasks.results.rank_stability import prompt_lines
 from fastht.tasks.results.shown import shown_runs
@@ -35,7 +36,6 @@ from fastht.tasks.results.tables import (
     WIDTH,
     Row,
     Run,
-    find_runs,
     group_runs,
     score_label,
     score_text,

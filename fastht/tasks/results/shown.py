@@ -8,6 +8,9 @@ from typing import Any
 
 from fastht.data.cases import Case
 
+SIMULATED = "These images are SIMULATED: they show that things work, nothing clinical."
+"""What a command prints where its data is the sample."""
+
 
 @dataclass(frozen=True)
 class Shown:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastht.tasks.results.finished_runs import read_settings
 from fastht.tasks.results.tables import KEYS, find_stranger
 
-_SETTINGS = ("run.json", "arguments.json")  # of fastht segment and classify, of fastht train
 # What differs between repeats, or changes no number.
 _FREE = ("out", "resume", "seed", "percent", "cases", "fastht_version", "workers")
 
@@ -89,14 +88,10 @@ def _differences(method: str, groups: Mapping[str, Sequence[dict[str, Any]]]) ->
 
 def _settings(folder: Path) -> dict[str, Any] | None:
     """Return what a run was set to, without nesting; ``None`` if its folder does not tell."""
-    for name in _SETTINGS:
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict):
-            return {key: value for key, value in _flat(content) if key not in _FREE}
-    return None
+    content = read_settings(folder)
+    if content is None:
+        return None
+    return {key: value for key, value in _flat(content) if key not in _FREE}
 
 
 def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -223,8 +223,6 @@ def _ranks(images: Tensor, texts: Tensor, right: tuple[Tensor, Tensor]) -> tuple
     best_of_texts = torch.full((len(texts),), -torch.inf, dtype=images.dtype)
     image_ranks = torch.ones(len(images), dtype=torch.int64)
     text_ranks = torch.ones(len(texts), dtype=torch.int64)
-    has_right = torch.zeros(len(texts), dtype=torch.bool)
-    has_right[columns] = True
 
     def block(part: Tensor) -> tuple[Tensor, Tensor]:
         scores = (images[part] @ texts.T).cpu()

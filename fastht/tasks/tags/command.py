@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -167,7 +167,7 @@ def draw(report: Report, out: Path) -> list[str]:
 
 
 def _read(arguments: CheckArguments, taxonomy: Taxonomy) -> tuple[CaseSet, list[str]]:
-    options: dict[str, Any] = {name: getattr(arguments, name) for name in asdict(DataSource())}
+    options = arguments.reading()
     layout = options.pop("layout")
     options["refusals"] = "keep"
     if "tag_keys" in options_of(arguments.data, layout):

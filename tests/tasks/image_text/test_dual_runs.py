@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from text_towers import save_bert
 
 from fastht.cli import main
+from fastht.exporting import load_exported
 from fastht.tasks.image_text import contrastive
 from fastht.tasks.image_text.augmentation import cut_at_random, with_margin
 from fastht.tasks.image_text.contrastive import ContrastiveTask
@@ -260,6 +261,28 @@ def test_random_cuts_are_parts_of_larger_images_and_evaluation_has_none(
     assert results["after"] != plain["after"]
     with pytest.raises(ValueError, match="--crop-margin needs a model"):
         with_margin(torch.nn.Identity(), 0.1)
+
+
+@pytest.mark.slow
+def test_an_exported_run_reads_texts_by_its_own_tokenizer(runs, pairs, tmp_path):
+    """And its file names no folder of the machine."""
+    out, _ = runs["ht"]
+    file = tmp_path / "both.pt2"
+    assert main(["export", str(out), "--out", str(file)]) == 0
+    about = load_exported(file).metadata
+    assert (about["tokenizer"], about["tokenizer_of"]) == ("tiny-bert", "transformers")
+    assert about["trained_on"] == pairs.name
+    images = [str(path) for path in sorted(pairs.parent.glob("*.png"))[:4]]
+    rows = {}
+    for source in (out, file):
+        folder = tmp_path / source.stem
+        options = ["--classes", "a dark cyst", "a bright mass\u2603", "--out", str(folder)]
+        assert main(["predict", str(source), *images, *options]) == 0
+        rows[source] = rows_of(folder / "predictions.csv")
+    for one, other in zip(*rows.values(), strict=True):
+        p = "p(a dark cyst)"
+        assert float(one[p]) == pytest.approx(float(other[p]), rel=1e-3)
+    assert len({row["p(a dark cyst)"] for row in rows[out]}) > 1
 
 
 def test_the_items_of_kept_images_name_their_files():

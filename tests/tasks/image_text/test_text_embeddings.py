@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from torch import nn
 
 from fastht.tasks.image_text.text_embeddings import TextEmbedder
@@ -61,10 +62,13 @@ def test_another_model_or_tokenizer_does_not_meet_the_kept_ones(tmp_path):
     assert same.embedded == 2
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path):
+@pytest.mark.parametrize("kind", ["cut off", "a key too many"])
+def test_a_damaged_cache_is_made_anew(tmp_path, kind):
     first = TextEmbedder(TextTower(), tokenizer, tmp_path)(TEXTS)
     (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:-7])
+    kept = load_file(file)
+    kept["keys"] = kept["keys"][[0, 1, 1]]
+    file.write_bytes(save(kept) if kind == "a key too many" else file.read_bytes()[:-7])
     tower = TextTower()
     with pytest.warns(UserWarning, match="damaged"):
         again = TextEmbedder(tower, tokenizer, tmp_path)(TEXTS)

@@ -10,7 +10,7 @@ from fastht.bench.memory import saved_bytes
 from fastht.budget import BudgetError
 from fastht.tasks.images import run as module
 from fastht.tasks.images.commands import train
-from fastht.tasks.results.tables import RESULTS_NAME
+from fastht.tasks.results.finished_runs import RESULTS_NAME
 from fastht.tasks.training import fit_memory
 
 

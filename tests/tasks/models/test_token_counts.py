@@ -2,7 +2,9 @@
 
 import json
 
+import open_clip
 import pytest
+import torch
 from text_towers import save_bert, save_clip
 
 from fastht.cli import main
@@ -52,6 +54,24 @@ def test_the_tiny_bert_and_folders_of_open_clip_are_told_apart(tmp_path):
     count, context = token_counter(f"local-dir:{tmp_path}")
     assert context == 32
     assert count(["a bright mass"]) == [5]
+
+
+def test_a_mark_of_the_end_that_is_the_padding_too_is_counted(monkeypatch):
+    """As SigLIP's tokenizer has it."""
+
+    def tokenizer(texts, context_length=4):
+        tokens = torch.ones(len(texts), context_length, dtype=torch.int64)
+        for row, text in zip(tokens, texts, strict=True):
+            numbers = torch.arange(len(text.split())) + 7
+            row[: len(numbers)] = numbers[:context_length]
+        return tokens
+
+    tokenizer.context_length = 4
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer)
+    count, context = token_counter("ViT-B-16-SigLIP")
+    texts = ["a b c", "a b c d", ""]
+    assert (context, count(texts)) == (4, [4, 5, 1])
+    assert find_cut(CaptionFit(tokenizer), texts[:2]).cut == ("a b c d",)
 
 
 def test_the_command_says_what_a_dual_encoder_cuts(tmp_path, capsys):

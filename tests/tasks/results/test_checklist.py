@@ -107,6 +107,21 @@ def test_runs_of_old_versions_say_what_they_did_not_record(tmp_path):
     assert "RANDOM" in topic(page, "Model")[1]
 
 
+def test_each_machine_is_told_though_their_devices_are_of_one_kind(tmp_path):
+    machines = [
+        run(seed=seed, provenance={"device": "cuda", "hardware": name})
+        for seed, name in enumerate(("One GPU", "Another GPU"))
+    ]
+    page = page_of(tmp_path, *machines)
+    assert topic(page, "Hardware")[0] == "- One GPU (cuda), Another GPU (cuda)."
+
+
+def test_a_side_that_chose_the_epoch_and_is_scored_is_told(tmp_path):
+    chosen = topic(page_of(tmp_path / "a", run(task="contrastive")), "Choice")[0]
+    assert "7 of 10; the scores are of the same side" in chosen
+    assert topic(page_of(tmp_path / "b", run()), "Choice")[0].endswith("never the test side.")
+
+
 def test_it_is_written_only_when_asked_for(tmp_path):
     leave(tmp_path / "runs", segmentation(0.8))
     report(ReportArguments((tmp_path / "runs",), tmp_path / "report"))

@@ -4,6 +4,7 @@ import torch
 
 import fastht
 from fastht.data.cases import Case
+from fastht.data.records import Record
 from fastht.tasks.results.provenance import provenance
 
 
@@ -33,6 +34,21 @@ def test_sides_are_counted_by_image_patient_and_class():
     assert (found["fastht"], found["torch"]) == (fastht.__version__, torch.__version__)
     assert found["hardware"]
     assert found["device"] == "cpu"
+
+
+def test_an_image_with_several_captions_is_one():
+    records = [
+        Record("a.png", "a cyst", "cyst", "x"),
+        Record("a.png", "a dark cyst", "cyst", "x"),
+        Record("b.dcm", "a mass", "mass", None, frame=0),
+        Record("b.dcm", "a mass", "mass", None, frame=1),
+    ]
+    assert made(scored=records)["split"]["scored"] == {
+        "images": 3,
+        "patients": 1,
+        "without_patient": 2,
+        "classes": {"cyst": 1, "mass": 2},
+    }
 
 
 def test_patients_on_several_sides_are_counted():

@@ -15,7 +15,7 @@ import fastht
 from fastht.cli import main
 from fastht.files import write_json
 from fastht.tasks.results.card import about_run
-from fastht.tasks.results.tables import read_run
+from fastht.tasks.results.finished_runs import read_run
 
 SPLIT = {
     "train": {"images": 400, "patients": 180, "without_patient": 0, "classes": {"cyst": 400}},
@@ -42,6 +42,11 @@ def card(folder: Path, **changed: Any) -> str:
     for name, value in changed.items():
         run[name] = value
     return about_run(read_run(leave(folder, run)))
+
+
+def _started_from(**changed: str) -> dict[str, Any]:
+    tower = {"method": "ht", "train_towers": "none", "data": "sample", "sha256": "0" * 64}
+    return {"from_run": "runs/train", "tower": tower | changed}
 
 
 def adapted(folder: Path) -> Path:
@@ -149,6 +154,8 @@ def test_the_command_pushes_what_loads(
     [
         ({"method": "lora"}, "leaves no HT adapter"),
         ({"train_towers": "all"}, "trained parts of the base too"),
+        (_started_from(method="lora"), "started from the image tower of runs/train"),
+        (_started_from(train_towers="both"), "started from the image tower of runs/train"),
         (None, "no results.json"),
     ],
 )
@@ -159,7 +166,14 @@ def test_runs_without_an_adapter_of_their_own_are_refused(
     folder = tmp_path / "run"
     if changed is not None:
         leave(folder, RUN | changed)
-        if "train_towers" in changed:
+        if "method" not in changed:
             adapted(folder)
     assert main(["push", str(folder), "clinic/breast", "--show"]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_started_from_adapters_alone_is_shown(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("tyro")
+    folder = adapted(leave(tmp_path / "run", RUN | _started_from(train_towers="text")))
+    assert main(["push", str(folder), "clinic/breast", "--show"]) == 0
+    assert "80.0" in capsys.readouterr().out

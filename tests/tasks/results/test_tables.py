@@ -7,9 +7,8 @@ import pytest
 from fabricated_runs import classification, leave, segmentation
 
 from fastht.data import DataError
+from fastht.tasks.results.finished_runs import find_runs, read_run
 from fastht.tasks.results.tables import (
-    find_runs,
-    read_run,
     score_label,
     score_text,
     scores_of,

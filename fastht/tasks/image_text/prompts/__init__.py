@@ -106,6 +106,17 @@ def class_embeddings(embedder: Callable[[Sequence[str]], Tensor], prompts: Promp
     return torch.stack([embedder(sentences).mean(dim=0) for sentences in prompts.values()])
 
 
+def zero_shot_logits(images: Tensor, classes: Tensor, scale: float) -> Tensor:
+    """Return the logit of each class for each image, ``[n, classes]``, float64.
+
+    Args:
+        images: ``[n, E]``, normalised.
+        classes: ``[classes, E]``, as :func:`class_embeddings` gives them.
+        scale: the model's factor of similarities.
+    """
+    return scale * images.double() @ classes.double().T
+
+
 def _file(source: str) -> Path:
     if source in SHIPPED:
         return Path(str(resources.files(__name__) / f"{source}.yaml"))
@@ -127,7 +138,7 @@ def _read(path: Path) -> dict[str, Any]:
         isinstance(content.get("classes"), dict) or isinstance(content.get("templates"), list)
     ):
         raise DataError(f"{path}: no prompts; {_FORM}")
-    if unknown := content.keys() - {"classes", "templates", "organ"}:
+    if unknown := [key for key in content if key not in ("classes", "templates", "organ")]:
         raise DataError(f"{path}: unknown key {_listed(unknown)}; {_FORM}, and perhaps `organ:`")
     if {"classes", "templates"} <= content.keys():
         raise DataError(f"{path}: classes and templates; keep one of them")
