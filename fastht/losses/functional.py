@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -202,6 +203,9 @@ def losses(
     processes: Processes = ALONE,
 ) -> Tensor:
     """Return ``[2]``: the contrastive and the soft-label loss of a form, in one sweep."""
+    for name, x in (("image_features", images), ("text_features", texts), ("keys", keys)):
+        if not isinstance(x, Tensor) and not (x is None and name == "keys"):
+            raise ValueError(f"{name} is a {type(x).__name__}; it has to be a tensor")
     images, texts = _products_dtype(images), _products_dtype(texts)
     problem = _problem(images, texts, keys, targets)
     sizes = None
@@ -270,6 +274,8 @@ def _problem(
     both = f"image_features and text_features are {both}{texts.dtype} on {texts.device}"
     if images.ndim != 2 or images.shape != texts.shape:
         return f"{both}; both have to be [B, E]"
+    if images.layout != torch.strided or texts.layout != torch.strided:
+        return f"{both}, of layout {images.layout} and {texts.layout}; both have to be dense"
     if images.dtype not in _FLOATS or images.dtype != texts.dtype:
         return f"{both}; both have to be of one floating dtype"
     if images.device != texts.device:
@@ -290,9 +296,13 @@ def _problem(
 def _number(name: str, value: Tensor | float, like: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a number as a tensor ``[]`` beside the features."""
     if not isinstance(value, Tensor):
+        if not isinstance(value, Real):
+            raise ValueError(f"{name} is {value!r}; it has to be one real number")
         return torch.full((), value, dtype=dtype, device=like.device)
     if value.numel() != 1:
         raise ValueError(f"{name} is {tuple(value.shape)}; it has to be one number")
+    if value.is_complex():
+        raise ValueError(f"{name} is of {value.dtype}; it has to be one real number")
     return value.reshape(()).to(like.device, dtype)
 
 

@@ -104,9 +104,10 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype) -> str:
 
     ``"auto"`` takes Triton's kernels for 16-bit features where they can run, and the blocked sweeps
     elsewhere: in float32 an H200 found Triton's faster than the dense form at B = 16,384, where no
-    other size has been timed, but one gradient of the scale beyond the rule at B = 4,096. Under
-    Triton's interpreter it takes the blocked ones too: the interpreter is for tests, which ask by
-    name. Any other name is that backend or an error, never a substitute.
+    other size has been timed, but one gradient of the scale beyond the rule at B = 4,096, and no
+    GPU has run what was made against that. Under Triton's interpreter it takes the blocked ones
+    too: the interpreter is for tests, which ask by name. Any other name is that backend or an
+    error, never a substitute.
 
     Raises:
         ValueError: there is no backend of that name.

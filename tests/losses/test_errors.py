@@ -45,6 +45,25 @@ def test_scales_and_biases_that_do_not_fit():
     torch.testing.assert_close(clip_loss(A, A, torch.ones(1)), clip_loss(A, A, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ((A.numpy(), A, 1.0), "image_features is a ndarray; it has to be a tensor"),
+        ((A, None, 1.0), "text_features is a NoneType"),
+        ((A.to_sparse(), A.to_sparse(), 1.0), "both have to be dense"),
+        ((A, A, None), "logit_scale is None; it has to be one real number"),
+        ((A, A, "14.3"), "logit_scale is '14.3'"),
+        ((A, A, 1 + 2j), "logit_scale is"),
+        ((A, A, torch.tensor(1 + 2j)), "logit_scale is of torch.complex64"),
+    ],
+)
+def test_what_is_no_tensor_or_no_number(arguments, what):
+    with pytest.raises(ValueError, match=what):
+        clip_loss(*arguments)
+    with pytest.raises(ValueError, match="keys is a list"):
+        clip_loss(A, A, 1.0, keys=[1, 2, 3, 4])
+
+
 @pytest.mark.parametrize("number", [6, -2, 99])
 @pytest.mark.parametrize("backend", ["blocked", "reference"])
 def test_tags_out_of_range(backend, number):
