@@ -296,7 +296,7 @@ def open_pairs(
     out = choose_folder(command, arguments, data)
     options = opened.trained if own and opened.trained else vars(arguments)
     if not own:
-        options = options | opened.reading(data, options, _OPTIONS_OF_PAIRS)
+        options = {**options, **opened.reading(data, options, _OPTIONS_OF_PAIRS)}
     found = load_judged(data, options, arguments.cleaning or clip.cleaning, columns)
     records = keep_unseen(found, own and arguments.trainer is not None, clip)
     if texts:
