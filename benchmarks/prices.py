@@ -76,7 +76,7 @@ class Share:
 
 def prices(spec: ModelSpec) -> dict[str, Price]:
     """Return the prices of a model with HT adapters in all blocks, by setting."""
-    costs = count_bytes(spec, functools.partial(fastht.patch, backend="cpu"))
+    costs = _ht_bytes(spec, "auto")
     operations = count_operations(spec, RECOMPUTE)
     return {
         name: Price(float(costs[name].kept[1]), float(costs[name].rebuilt[1]), operations[name])
@@ -92,12 +92,17 @@ def beside_lora(spec: ModelSpec, keep: str, share: float = SHARE) -> Share:
         keep: what adapters keep, as :func:`fastht.patch` takes it.
         share: of LoRA's bytes.
     """
-    ht = count_bytes(spec, functools.partial(fastht.patch, backend="cpu", keep=keep))
+    ht = _ht_bytes(spec, keep)
     lora = _lora_bytes(spec)
     parts = {name: float(cost.kept[1]) / lora for name, cost in ht.items()}
     fewest = next(name for name, part in parts.items() if part <= share)
     operations = count_operations(spec, ("none", fewest))
     return Share(lora, parts, fewest, operations[fewest] / operations["none"] - 1)
+
+
+@functools.cache
+def _ht_bytes(spec: ModelSpec, keep: str) -> dict[str, Cost]:
+    return count_bytes(spec, functools.partial(fastht.patch, backend="cpu", keep=keep))
 
 
 @functools.cache

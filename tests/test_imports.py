@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -24,9 +25,15 @@ BELOW: dict[str, set[str]] = {
 }
 
 
-def imported(module: str, text: str, modules: set[str]) -> Iterator[str]:
-    """Name the modules of the package that a module's text imports, inside functions too."""
-    for node in ast.walk(ast.parse(text)):
+@functools.cache
+def parsed() -> dict[Path, ast.Module]:
+    """Return every module of the package, read once for all tests."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
+
+
+def imported(module: str, tree: ast.Module, modules: set[str]) -> Iterator[str]:
+    """Name the modules of the package that a module imports, inside functions too."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if name.name in modules)
         elif isinstance(node, ast.ImportFrom):
@@ -39,16 +46,18 @@ def imported(module: str, text: str, modules: set[str]) -> Iterator[str]:
                     yield str(node.module)
 
 
-def graph() -> dict[str, set[str]]:
-    """Return what each module of the package imports of it."""
-    paths = {}
-    for path in PACKAGE.rglob("*.py"):
+@functools.cache
+def found() -> dict[str, set[str]]:
+    trees = {}
+    for path, tree in parsed().items():
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return {
-        module: set(imported(module, path.read_text(encoding="utf-8"), set(paths)))
-        for module, path in paths.items()
-    }
+        trees[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = tree
+    return {module: set(imported(module, tree, set(trees))) for module, tree in trees.items()}
+
+
+def graph() -> dict[str, set[str]]:
+    """Return what each module of the package imports of it; the caller may change it."""
+    return {module: set(targets) for module, targets in found().items()}
 
 
 def within(edges: dict[str, set[str]], package: str) -> dict[str, set[str]]:
@@ -143,7 +152,7 @@ def test_only_the_tasks_know_of_the_tasks() -> None:
 
 def test_monai_is_imported_late() -> None:
     """It takes longer than all else, and those who predict need none of it."""
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for path, tree in parsed().items():
+        for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "monai" not in ast.unparse(node), path

@@ -8,6 +8,7 @@ goes Triton's way, errors above all: a shortcut is taken only where Triton would
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,11 @@ for _wide, *_narrow in (
 _HALF = {id(tl.float16): np.dtype("float16"), id(tl.bfloat16): np.dtype("uint16")}
 _STORED = {**_HALF, **{key: numbers[0] for key, numbers in _NUMBERS.items()}}
 _BITS = {**_STORED, id(tl.int16): np.dtype("int16")}
+
+# What the builder is told of caches, in one argument or two.
+_BUILDER = interpreter.InterpreterBuilder
+_LOADED = (None,) * (len(inspect.signature(_BUILDER.create_masked_load).parameters) - 5)
+_KEPT = (None,) * (len(inspect.signature(_BUILDER.create_masked_store).parameters) - 4)
 
 _pointers: dict[Any, Any] = {}  # one of all that are equal, since every launch makes new ones
 _ranges: dict[Any, Any] = {}
@@ -254,7 +260,7 @@ def _load(slow: Any, pointer: Any, mask: Any = None, other: Any = None, **more: 
         return slow(pointer, mask=mask, other=other)
     filler = _Handle(np.full(at.shape, other or 0, kind), element)
     builder = interpreter.interpreter_builder  # through which benchmarks count what is loaded
-    handle = builder.create_masked_load(pointer.handle, counts, filler, None, False)
+    handle = builder.create_masked_load(pointer.handle, counts, filler, *_LOADED, False)
     return _tensor(handle.data, element, pointer.shape)
 
 
@@ -266,7 +272,7 @@ def _store(slow: Any, pointer: Any, value: Any, mask: Any = None, **more: Any) -
         return slow(pointer, value, mask=mask, **more)
     handle = _Handle(data, value.dtype)
     builder = interpreter.interpreter_builder
-    return builder.create_masked_store(pointer.handle, handle, found[1], None)
+    return builder.create_masked_store(pointer.handle, handle, found[1], *_KEPT)
 
 
 def _where(slow: Any, condition: Any, x: Any, y: Any) -> Any:

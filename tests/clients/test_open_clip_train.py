@@ -31,7 +31,12 @@ Run = Callable[..., "tuple[dict[str, Tensor], Path]"]
 def _logging() -> Iterator[None]:
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
+    # The program sets the levels of all loggers that there are: PyTorch's compiler then tells all.
+    others = [logging.getLogger(name) for name in list(root.manager.loggerDict)]
+    levels = [logger.level for logger in others]
     yield
+    for logger, own in zip(others, levels, strict=True):
+        logger.setLevel(own)
     for handler in set(root.handlers) - set(before):
         root.removeHandler(handler)
         handler.close()

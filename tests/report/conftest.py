@@ -8,6 +8,7 @@ import pytest
 from fabricated_results import CPU, write
 
 from benchmarks.report import __main__ as report
+from benchmarks.report import style
 
 
 @pytest.fixture
@@ -25,3 +26,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for benchmarks/results."""
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw with few pixels; those of a page are looked at in the test of each machine."""
+    monkeypatch.setattr(style, "DPI", 30)

@@ -102,6 +102,7 @@ def test_losses_without_peaks_have_a_row_of_times_alone(file) -> None:
     assert line_pictures.losses(load.load([file(*some)])) is None
 
 
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("name", ["cpu", "published", "eager", "compile", "gemms", "copy"])
 def test_a_missing_contestant_leaves_dashes(file, name: str) -> None:
     few = [*sweeps()[:12], *threads()[:4], *memory()[:4], *tower(), *throughput()]
@@ -114,6 +115,7 @@ def test_a_missing_contestant_leaves_dashes(file, name: str) -> None:
     assert ("roofline.png" in page) == (name != "copy")
 
 
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_suite_alone_makes_a_page(file, suite: str) -> None:
     found = load.load([file(*SUITES[suite]())])

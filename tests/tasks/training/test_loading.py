@@ -1,16 +1,26 @@
 """Workers that load images: they stay alive, and their failures say what to do."""
 
 import contextlib
+import gc
 import os
 import signal
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, _utils
 
 from fastht.data import DataError
 from fastht.tasks.training import loading
 from fastht.tasks.training.loading import LoadingError, make_loader, read_batches
+
+
+@pytest.fixture(autouse=True, scope="module")
+def impatient():
+    """Let PyTorch wait half a second, not five, for each worker of a loader that is thrown away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+        yield
+        gc.collect()  # loaders that errors still hold
 
 
 class Numbers(Dataset):
