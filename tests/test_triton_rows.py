@@ -88,20 +88,3 @@ def test_rows_of_an_odd_number_of_patches_have_no_pairs(monkeypatch, width):
     assert "PIXELS" not in seen["down"]
     # A row that was looked up is the table's still.
     assert table == {kernel: configs.options(kernel, "sm_90", 16, "16", 32) for kernel in table}
-
-
-@pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
-def test_programs_of_many_tiles_leave_fewer_partial_sums():
-    from benchmarks.byte_meter import metered
-
-    def run(programs):
-        # Three images of two tiles at least: three programs have two or more of them.
-        with rows(["point_backward"], PROGRAMS=programs, BM=16), metered() as launches:
-            found = results(batch=3, grid=(5, 6))
-        (launch,) = [launch for launch in launches if launch.kernel == "point_backward"]
-        return found, launch.tensors["d_point"].distinct // (4 * 16 * 16)
-
-    few, partial = run(3)
-    many, each = run(1000)
-    assert (partial, each) == (3, 6)
-    assert_the_same_but_for_sums(few, many)

@@ -159,7 +159,7 @@ def works(launch: Launch, shape: Shape) -> list[Work]:
     if launch.counted:
         return launch.counted
     code = sass.parse(sass.disassemble(launch.cubin))
-    turns = loop_turns(code, launch.values | {source.PROGRAMS: launch.programs})
+    turns = loop_turns(code, launch.values)
     roles = ROLES.get(launch.kernel, lambda values: {"": launch.programs})(launch.values)
     return [
         Work(

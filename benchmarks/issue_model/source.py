@@ -18,7 +18,6 @@ from typing import Any
 from benchmarks.issue_model.sass import Frame
 
 ACCESSES = ("load", "store")
-PROGRAMS = "tl.num_programs(0)"  # among the values that loops depend on
 
 
 @dataclass(frozen=True)
@@ -197,8 +196,6 @@ def _evaluate(node: ast.expr, frames: tuple[Frame, ...], values: Mapping[str, An
         return node.value
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         return OPERATORS[type(node.op)](again(node.left), again(node.right))
-    if ast.unparse(node) == PROGRAMS and PROGRAMS in values:
-        return values[PROGRAMS]
     if isinstance(node, ast.Call) and _name(node.func) in CALLS:
         receiver = [again(node.func.value)] if _name(node.func) == "to" else []  # type: ignore[attr-defined]
         return CALLS[_name(node.func)](*receiver, *(() if receiver else map(again, node.args)))

@@ -251,16 +251,14 @@ def _point_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     options = run.options("point_backward")
     tiles = run.tiles(options)
-    items = run.batch * tiles
-    most = options.pop("PROGRAMS", items)
-    programs = min(most, items) if weights else items
+    programs = run.batch * tiles if weights else 0
     dv = run.map()
     z = run.map() if weights else dv
-    d_point = run.new(programs if weights else 0, run.padded, run.padded)
+    d_point = run.new(programs, run.padded, run.padded)
     sums = weights or run.call.has_gate
-    d_point_bias = run.new(items if sums else 0, run.padded)
+    d_point_bias = run.new(run.batch * tiles if sums else 0, run.padded)
     threshold, inverse = run.dropout()
-    run.launch(point_backward_kernel, programs)(
+    run.launch(point_backward_kernel, run.batch * tiles)(
         dz,
         u,
         f,
@@ -277,7 +275,6 @@ def _point_backward(
         run.height,
         run.width,
         tiles,
-        items,
         threshold,
         inverse,
         C=run.channels,
@@ -285,7 +282,6 @@ def _point_backward(
         DROPOUT=seed is not None,
         WEIGHTS=weights,
         SUMS=sums,
-        MANY=programs < items,
         PRECISION=run.precision,
         **options,
     )
@@ -415,7 +411,6 @@ def _finish(
         run.dim,
         run.batch,
         d_point.shape[0],
-        d_point_bias.shape[0],
         partial[0].shape[0],
         run.filter_stride,
         C=run.channels,

@@ -8,7 +8,7 @@ import triton.language as tl
 from fastht.ops.triton.gate import channel_filter
 
 
-@triton.jit(do_not_specialize=["B", "squares", "tiles", "groups"])
+@triton.jit(do_not_specialize=["B", "tiles", "groups"])
 def finish_kernel(
     taps,
     d_point,
@@ -47,7 +47,6 @@ def finish_kernel(
     out_up_bias,
     D,
     B,
-    squares,
     tiles,
     groups,
     filter_stride,
@@ -80,7 +79,7 @@ def finish_kernel(
         if GATED:
             _finish_gate(records, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ)
     elif role < 51 + BC:
-        _finish_point(role - 51, d_point, out_point, squares, C, BC)
+        _finish_point(role - 51, d_point, out_point, tiles, C, BC)
     elif role == 51 + BC:
         _finish_point_bias(d_point_bias, out_point_bias, tiles, C, BC)
     elif role < 52 + BC + CQ:
@@ -138,13 +137,13 @@ def _finish_projections(
         for k in tl.static_range(8):
             group = first + k
             start = d_weights + tl.cast(group, tl.int64) * 3 * BC * D
-            here = inside & (group < groups)
+            here = d < tl.where(group < groups, D, 0)
             by_x += tl.load(start + at, mask=here[None, :], other=0.0)
             by_norm += tl.load(start + BC * D + at, mask=here[None, :], other=0.0)
             by_out += tl.load(start + 2 * BC * D + at, mask=here[None, :], other=0.0)
             up_bias += tl.load(d_up_bias + group * D + d, mask=here, other=0.0)
-            in_groups = (c < BC) & (group < groups)
-            total += tl.load(d_down_bias + group * BC + c, mask=in_groups, other=0.0)
+            at_bias = group * BC + c
+            total += tl.load(d_down_bias + at_bias, mask=at_bias < groups * BC, other=0.0)
 
     both = (c[:, None] < C) & inside[None, :]
     weight = tl.load(down_weight + at, mask=both, other=0.0).to(tl.float32)
@@ -270,9 +269,9 @@ def _finish_gate_row(q, records, out_w1, B, C: tl.constexpr, BC: tl.constexpr, B
 
 
 @triton.jit
-def _finish_point(row, d_point, out_point, squares, C: tl.constexpr, BC: tl.constexpr):
+def _finish_point(row, d_point, out_point, tiles, C: tl.constexpr, BC: tl.constexpr):
     c = tl.arange(0, BC)
-    total = _sum_of_rows(d_point + row * BC, BC * BC, squares, BC)
+    total = _sum_of_rows(d_point + row * BC, BC * BC, tiles, BC)
     store(out_point + row * C + c, total, c < tl.where(row < C, C, 0))
 
 

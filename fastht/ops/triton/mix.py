@@ -64,8 +64,8 @@ def normal(y, NARROW: tl.constexpr):
     """Return the normal distribution function, by which GELU multiplies y, and its density.
 
     ``NARROW`` is for numbers that will be rounded to 16 bits: then the function comes of the
-    density, 7.5e-8 off at most (Abramowitz and Stegun, Handbook of Mathematical Functions,
-    26.2.17), in half of the instructions of erf.
+    density, less than 3e-7 off with its roundings (Abramowitz and Stegun, Handbook of Mathematical
+    Functions, 26.2.17), in half of the instructions of erf.
     """
     if NARROW:
         density = 0.3989422804014327 * tl.exp2(y * y * -0.7213475204444817)

@@ -7,10 +7,10 @@ import triton.language as tl
 
 from fastht.ops.triton.depthwise import tile_tokens
 from fastht.ops.triton.mix import dropout_scale, gated_map, normal, square_weight
-from fastht.ops.triton.products import add_product, multiply
+from fastht.ops.triton.products import multiply
 
 
-@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "items", "threshold"])
+@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "threshold"])
 def point_backward_kernel(
     dz,  # [B, N, BC]
     u,
@@ -21,14 +21,13 @@ def point_backward_kernel(
     seed,
     z,  # [B, N, BC] the input of the up-projection, for its weight gradient
     dv,  # [B, N, BC] gradient of v; of u for prefix tokens
-    d_point,  # [programs, BC, BC] partial sums of the 1x1 weight's gradient
+    d_point,  # [B * num_tiles, BC, BC] partial sums of the 1x1 weight's gradient
     d_point_bias,  # [B * num_tiles, BC]
     N,
     P,
     H,
     W,
     num_tiles,
-    items,
     threshold,
     inverse,
     C: tl.constexpr,
@@ -39,45 +38,16 @@ def point_backward_kernel(
     DROPOUT: tl.constexpr,
     WEIGHTS: tl.constexpr,
     SUMS: tl.constexpr,
-    MANY: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Go from the gradient of the up-projection's input back to that of ``v``.
 
     ``v`` is computed again from ``u``: 49 multiplications a number against a tensor kept from
-    the forward pass. A program has a tile of an image or, with ``MANY``, every so many-th of the
-    ``items`` that all images have: then the square that it adds up to the gradient of the 1x1
-    weight is stored once.
+    the forward pass.
     """
-    square = tl.zeros((BC, BC), tl.float32)
-    if MANY:
-        for item in range(tl.program_id(0), items, tl.num_programs(0)):
-            square = _tile(
-                item, square, dz, u, f, kernels, w_point, point_bias, seed, z, dv, d_point,
-                d_point_bias, N, P, H, W, num_tiles, threshold, inverse, C, BC, BM, UNROLL,
-                PIXELS, DROPOUT, WEIGHTS, SUMS, MANY, PRECISION,
-            )  # fmt: skip
-        if WEIGHTS:
-            _store_square(d_point, tl.program_id(0), square, BC)
-    else:
-        _tile(
-            tl.program_id(0), square, dz, u, f, kernels, w_point, point_bias, seed, z, dv, d_point,
-            d_point_bias, N, P, H, W, num_tiles, threshold, inverse, C, BC, BM, UNROLL,
-            PIXELS, DROPOUT, WEIGHTS, SUMS, MANY, PRECISION,
-        )  # fmt: skip
-
-
-@triton.jit
-def _tile(
-    item, square, dz, u, f, kernels, w_point, point_bias, seed, z, dv, d_point,
-    d_point_bias, N, P, H, W, num_tiles, threshold, inverse,
-    C: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, UNROLL: tl.constexpr,
-    PIXELS: tl.constexpr, DROPOUT: tl.constexpr, WEIGHTS: tl.constexpr, SUMS: tl.constexpr,
-    MANY: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Do one tile of an image; return ``square`` with what it adds, or store that alone."""
-    b = item // num_tiles
-    tile = item % num_tiles
+    pid = tl.program_id(0)
+    b = pid // num_tiles
+    tile = pid % num_tiles
     c = tl.arange(0, BC)
     rows, row_inside, is_patch = tile_tokens(tile, N, P, BM, PIXELS)
     dtype = w_point.dtype.element_ty
@@ -110,15 +80,14 @@ def _tile(
     dy_patch = tl.where(is_patch[:, None], dy, 0.0)
     rounded = dy_patch.to(dtype)
     if WEIGHTS:
-        if MANY:
-            square = add_product(tl.trans(rounded), v, square, PRECISION)
-        elif BC * dtype.primitive_bitwidth <= 1024:
-            _store_square(d_point, item, multiply(tl.trans(rounded), v, PRECISION), BC)
+        at = pid.to(tl.int64) * BC
+        i = tl.arange(0, BC)
+        if BC * dtype.primitive_bitwidth <= 1024:
+            partial = multiply(tl.trans(rounded), v, PRECISION)
+            tl.store(d_point + at * BC + i[:, None] * BC + i[None, :], partial)
         else:
             # The whole square does not fit into registers: it is made in strips, whose rows come
             # back through the place of dv.
-            at = item.to(tl.int64) * BC
-            i = tl.arange(0, BC)
             tl.store(dv + image + offset, rounded, mask=row_inside[:, None])
             tl.debug_barrier()
             for start in range(0, BC, 32):
@@ -130,16 +99,7 @@ def _tile(
                 tl.store(d_point + at * BC + o[:, None] * BC + i[None, :], partial)
             tl.debug_barrier()
     if SUMS:
-        tl.store(d_point_bias + item.to(tl.int64) * BC + c, tl.sum(dy_patch, axis=0))
+        tl.store(d_point_bias + pid.to(tl.int64) * BC + c, tl.sum(dy_patch, axis=0))
     point = square_weight(w_point, BC, False)
     through = multiply(rounded, point, PRECISION)
     tl.store(dv + image + offset, (dy + through).to(dtype), mask=row_inside[:, None])
-    return square
-
-
-@triton.jit
-def _store_square(d_point, place, square, BC: tl.constexpr):
-    """Store a partial sum of the 1x1 weight's gradient."""
-    i = tl.arange(0, BC)
-    at = place.to(tl.int64) * BC * BC + i[:, None] * BC + i[None, :]
-    tl.store(d_point + at, square)
