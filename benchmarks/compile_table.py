@@ -247,14 +247,23 @@ def resources(cubin: bytes) -> tuple[int, int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        run = subprocess.run(
-            [tool, "-res-usage", "-sass", file.name], capture_output=True, text=True, check=True
-        )
-    text = run.stdout + run.stderr
-    match = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    if match is None or "EXIT" not in text:
-        raise RuntimeError(f"cuobjdump said nothing about registers or code: {text[:1000]}")
-    return int(match[1]), int(match[2]), len(re.findall(r"\b(?:STL|LDL)\b", text))
+
+        def said(what: str) -> str:
+            command = [tool, what, file.name]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            return run.stdout + run.stderr
+
+        usage = said("-res-usage")
+        match = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+        if match is None:
+            raise RuntimeError(f"cuobjdump said nothing about registers: {usage[:1000]}")
+        registers, stack, local = map(int, match.groups())
+        if not stack and not local:  # nothing to touch: disassembling takes longer than compiling
+            return registers, 0, 0
+        code = said("-sass")
+    if "EXIT" not in code:
+        raise RuntimeError(f"cuobjdump said nothing about code: {code[:1000]}")
+    return registers, stack, len(re.findall(r"\b(?:STL|LDL)\b", code))
 
 
 def matrix_unit(ptx: str) -> str:

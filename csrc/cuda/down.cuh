@@ -201,8 +201,10 @@ FASTHT_DEVICE void down(const DownParams& p) {
   constexpr int kSlice = slice_width(kChannels, F::kBytes), kParts = kSlice / 32;
   constexpr int kMatrixQuads = kSlice * kChannels * F::kBytes / 16;
   constexpr int kStageQuads = down_stage_bytes(kWarps, kChannels, F::kBytes, X::kBytes) / 16;
-  // Both operands of floats that products round are as many registers as the floats: these go first.
-  constexpr bool kPacked = X::kBytes == 2 * F::kBytes;
+  // Registers are short: floats that products round are read again for the second operand, and
+  // whole floats by halves for either, in a loop that the compiler cannot take the loads out of.
+  constexpr bool kTwice = X::kBytes == 2 * F::kBytes;
+  constexpr bool kHalves = Same<P, Float32Products>::value;
   const int thread = thread_index();
   const int image = block_index() / p.tiles, first = block_index() % p.tiles * p.rows;
   const int end = smaller(first + p.rows, p.grid.tokens);
@@ -269,9 +271,13 @@ FASTHT_DEVICE void down(const DownParams& p) {
       Eight<X> raw[2];
       FASTHT_UNROLL for (int half = 0; half < 2; ++half)
         raw[half] = own_eight<X>(own(stage, part, half), kThreads);
-      typename P::Left plain, centred;
-      FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
-      if constexpr (!kPacked) P::multiply_all(by_skip, plain, stage, part * kBlocks, 1, lane);
+      if constexpr (!kHalves) {
+        typename P::Left plain;
+        FASTHT_UNROLL for (int half = 0; half < 2; ++half) plain.set(half, raw[half]);
+        P::multiply_all(by_skip, plain, stage, part * kBlocks, 1, lane);
+      }
+      if constexpr (kTwice) keep_order();
+      typename P::Left centred;
       const int left = p.dim - feature - t * 8;
       const int present = kAligned ? (left > 0 ? 8 : 0) : smaller(larger(left, 0), 8);
       const float before = static_cast<float>(feature / 4), found = static_cast<float>(present);
@@ -279,12 +285,28 @@ FASTHT_DEVICE void down(const DownParams& p) {
       const float each = kAligned || present == 8 ? 0.125f : 1.0f / larger_of(found, 1.0f);
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         float values[8];
+        if constexpr (kTwice) raw[half] = own_eight<X>(own(stage, part, half), kThreads);
         gather<X, kAligned>(moments[half], values, raw[half], shift[half], present, each, share,
                             weight);
         centred.set(half, values);
       }
-      if constexpr (kPacked) P::multiply_all(by_skip, plain, stage, part * kBlocks, 1, lane);
-      P::multiply_all(by_norm, centred, stage + kMatrixQuads, part * kBlocks, 1, lane);
+      if constexpr (kHalves) {
+        FASTHT_ROLLED for (int q = 0; q < 2; ++q) {
+          float plain[2][4], shifted[2][4];
+          FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+            const Quad four = own(stage, part, half)[q * kThreads];
+            FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
+              plain[half][i] = as_float(four.v[i]);
+              const bool counts = kAligned || q * 4 + i < present;
+              shifted[half][i] = counts ? plain[half][i] - shift[half] : 0.0f;
+            }
+          }
+          P::multiply_half(by_skip, plain, stage, part * kBlocks, 1, q, lane);
+          P::multiply_half(by_norm, shifted, stage + kMatrixQuads, part * kBlocks, 1, q, lane);
+        }
+      } else {
+        P::multiply_all(by_norm, centred, stage + kMatrixQuads, part * kBlocks, 1, lane);
+      }
     }
   }
 

@@ -160,26 +160,35 @@ struct Float32Products {
     mma_tf32(part, big, right[0], right[1]);
     FASTHT_UNROLL for (int i = 0; i < 4; ++i) c[i] += part[i];
   }
-  // By halves of k: all blocks meet one half of the left operand before the other one is split.
+  // One half of k, the quads `half_k` of either operand: all blocks meet it before the next is split.
+  template <int kCount>
+  FASTHT_DEVICE static void multiply_half(float (&c)[kCount][4], const float (&left)[2][4],
+                                          const Quad* matrix, int first, int step, int half_k,
+                                          int lane) {
+    Word big[2][4], small[2][4];
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int r = 0; r < 4; ++r) {
+      const float value = left[r % 2][i * 2 + r / 2];
+      split_of(value, round_to_tf32_here(value), big[i][r], small[i][r]);
+    }
+    FASTHT_UNROLL for (int n = 0; n < kCount; ++n) {
+      const Quad right = matrix[((first + n * step) * 2 + half_k) * kLanes + lane];
+      FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+        Word whole[2], rest[2];
+        FASTHT_UNROLL for (int j = 0; j < 2; ++j)
+          split(as_float(right.v[i * 2 + j]), whole[j], rest[j]);
+        add_product(c[n], big[i], small[i], whole, rest);
+      }
+      if (n % 2 == 1) keep_order();
+    }
+  }
   template <int kCount>
   FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
                                          const Quad* matrix, int first, int step, int lane) {
     FASTHT_UNROLL for (int q = 0; q < 2; ++q) {
-      Word big[2][4], small[2][4];
-      FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int r = 0; r < 4; ++r) {
-        const float value = left.v[r % 2][q * 4 + i * 2 + r / 2];
-        split_of(value, round_to_tf32_here(value), big[i][r], small[i][r]);
-      }
-      FASTHT_UNROLL for (int n = 0; n < kCount; ++n) {
-        const Quad right = matrix[((first + n * step) * 2 + q) * kLanes + lane];
-        FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
-          Word whole[2], rest[2];
-          FASTHT_UNROLL for (int j = 0; j < 2; ++j)
-            split(as_float(right.v[i * 2 + j]), whole[j], rest[j]);
-          add_product(c[n], big[i], small[i], whole, rest);
-        }
-        if (n % 2 == 1) keep_order();
-      }
+      float four[2][4];
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        FASTHT_UNROLL for (int i = 0; i < 4; ++i) four[half][i] = left.v[half][q * 4 + i];
+      multiply_half(c, four, matrix, first, step, q, lane);
     }
   }
 };

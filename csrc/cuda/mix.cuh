@@ -49,11 +49,23 @@ template <class P, int kChannels>
 FASTHT_DEVICE void point_product(float (&y)[kChannels / 8][4], const Quad* v, const Quad* point,
                                  int row, int lane) {
   using F = typename P::Format;
-  FASTHT_UNROLL for (int k = 0; k < kChannels / 32; ++k) {
-    typename P::Left left;
-    FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-      left.set(half, left_row<F, kChannels>(v, row + half * 8, k, lane));
-    P::multiply_all(y, left, point, k, kChannels / 32, lane);
+  if constexpr (Same<P, Float32Products>::value) {
+    // A loop, or the compiler loads the whole matrix ahead, for which there are no registers.
+    FASTHT_ROLLED for (int i = 0; i < kChannels / 16; ++i) {
+      float four[2][4];
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        const Quad quad = v[chunk_at<F, kChannels>(row + half * 8, (i / 2 * 4 + lane % 4) * 2 + i % 2)];
+        FASTHT_UNROLL for (int j = 0; j < 4; ++j) four[half][j] = as_float(quad.v[j]);
+      }
+      P::multiply_half(y, four, point, i / 2, kChannels / 32, i % 2, lane);
+    }
+  } else {
+    FASTHT_UNROLL for (int k = 0; k < kChannels / 32; ++k) {
+      typename P::Left left;
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        left.set(half, left_row<F, kChannels>(v, row + half * 8, k, lane));
+      P::multiply_all(y, left, point, k, kChannels / 32, lane);
+    }
   }
 }
 

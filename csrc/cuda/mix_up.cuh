@@ -73,11 +73,14 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
   };
   FASTHT_UNROLL for (int slice = 0; slice < kStages - 1; ++slice) fetch(slice);
 
-  // z = dropout(gelu(v + P1 v + p1)) for the 16 tokens of this warp.
-  typename P::Left z[kGroups] = {};
+  // z = dropout(gelu(v + P1 v + p1)) for the 16 tokens of this warp: the left operand. As whole floats
+  // it lies where v was, each lane's own numbers, since the compiler would keep their parts instead.
+  constexpr bool kWhole = Same<P, Float32Products>::value;
+  typename P::Left z[kWhole ? 1 : kGroups] = {};
+  float y[kChannels / 8][4] = {};
+  if (busy) point_product<P, kChannels>(y, v, static_cast<const Quad*>(p.point), row0, lane);
+  if constexpr (kWhole) sync_block();  // all have done with the others' v
   if (busy) {
-    float y[kChannels / 8][4] = {};
-    point_product<P, kChannels>(y, v, static_cast<const Quad*>(p.point), row0, lane);
     const Long seed = read_seed(p.dropout);
     FASTHT_UNROLL for (int q = 0; q < kChannels / 16; ++q) {
       const int channel = q * 16 + t * 4;
@@ -87,14 +90,18 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
         const Floats s = load_four<F>(row_at<F, kChannels>(v, row, channel));
         float factors[4];
         dropout_factors(factors, p.dropout, seed, image + token, channel / 4);
+        Floats active;
         FASTHT_UNROLL for (int e = 0; e < 4; ++e) {
           float& number = y[q * 2 + e / 2][half * 2 + e % 2];
           number = token >= grid.prefix ? s.v[e] + number + bias.v[e] : s.v[e];
           number *= normal_cdf(number) * factors[e];
+          active.v[e] = number;
         }
+        if constexpr (kWhole) store_four<F>(row_at<F, kChannels>(v, row, channel), active);
       }
     }
-    FASTHT_UNROLL for (int j = 0; j < kGroups; ++j) z[j] = left_of<P>(y + j * 4);
+    if constexpr (!kWhole)
+      FASTHT_UNROLL for (int j = 0; j < kGroups; ++j) z[j] = left_of<P>(y + j * 4);
   }
 
   typename X::Unit* const out =
@@ -105,11 +112,22 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
     fetch(slice + kStages - 1);
     if (!busy) continue;
     Quad* const stage = stage_of(slice);
-    FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
+    const auto add = [&](int part) {
       const int feature = slice * kSlice + part * 32 + t * 8, left = p.dim - feature;
       float sums[4][4] = {};
-      FASTHT_UNROLL for (int k = 0; k < kGroups; ++k)
-        P::multiply_all(sums, z[k], stage, part * 4 * kGroups + k, kGroups, lane);
+      if constexpr (kWhole) {
+        FASTHT_ROLLED for (int q = 0; q < kChannels / 16; ++q) {
+          float four[2][4];
+          FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+            const Floats own = load_four<F>(row_at<F, kChannels>(v, row0 + half * 8, q * 16 + t * 4));
+            FASTHT_UNROLL for (int i = 0; i < 4; ++i) four[half][i] = own.v[i];
+          }
+          P::multiply_half(sums, four, stage, part * 4 * kGroups + q / 2, kGroups, q % 2, lane);
+        }
+      } else {
+        FASTHT_UNROLL for (int k = 0; k < kGroups; ++k)
+          P::multiply_all(sums, z[k], stage, part * 4 * kGroups + k, kGroups, lane);
+      }
       const Eight<Float32> bias = own_eight<Float32>(stage + kSliceQuads + part * 8 + t * 2, 1);
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const Eight<X> residual = own_eight<X>(own(stage, part, half), kThreads);
@@ -122,6 +140,11 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
         result.set(values);
         store_eight<X, kAligned>(out + half * 8 * p.out.token + feature, result, real[half] ? left : 0);
       }
+    };
+    if constexpr (F::kBytes == 4) {
+      FASTHT_ROLLED for (int part = 0; part < kParts; ++part) add(part);  // registers are short
+    } else {
+      FASTHT_UNROLL for (int part = 0; part < kParts; ++part) add(part);
     }
   }
 }

@@ -29,8 +29,9 @@ int blocks_at_once(const Device& device, int warps, int registers, int shared) {
 int forward_registers(const Problem& problem) {
   const bool strict = problem.products == Format::kFloat32 && !problem.tf32;
   if (strict || padded_channels(problem.channels) == 128) return 255;
-  // Tokens that no copy can bring go through registers.
-  return problem.aligned || bytes_of(problem.x) == 4 ? 128 : 168;
+  // Tokens that are not aligned go through registers, or need more addresses. (Of float32 products
+  // shared memory keeps a second block out.)
+  return problem.aligned || bytes_of(problem.products) == 4 ? 128 : 168;
 }
 
 int bytes_of(Format format) { return format == Format::kFloat32 ? 4 : 2; }

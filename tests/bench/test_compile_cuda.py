@@ -45,12 +45,14 @@ def test_no_kernel_gives_up_registers_for_blocks_that_do_not_fit(arch, aligned):
     seen_bounds = {}
     for source, shared in seen(arch, aligned).items():
         name, threads, blocks = bounds.search(source).groups()
+        if name not in ("down", "mix_up", "contract", "mix_back", "expand"):
+            continue  # of few registers, whatever their shared memory
         assert int(blocks) == 1 or int(blocks) * (shared + 1024) <= multiprocessor, source
         # A scheduler has registers for four warps of 128 each.
         assert int(blocks) * int(threads) <= 16 * 32, source
         seen_bounds.setdefault(name, set()).add(int(blocks))
-    assert seen_bounds["fold"] == {1}
-    assert {1, 2} <= seen_bounds["down"] if arch != "120" else seen_bounds["down"]
+    assert len(seen_bounds) == 5
+    assert len(seen_bounds["down"]) > 1, "of small grids more blocks fit, or else of large ones"
 
 
 @pytest.mark.parametrize(
@@ -96,10 +98,10 @@ def test_what_is_kept_is_not_compiled_again(tmp_path, monkeypatch):
     kind = compile_cuda.Kind("90a", 64, "bf16", True, ((1, 14, 14),), frozenset({"down", "fold"}))
     file = tmp_path / "kept" / "cuda.jsonl"
     first = list(compile_cuda.rows([kind, kind], 1, compile_cuda.Made(file)))
-    assert made == [("fold", "sm_90a"), ("down", "sm_90a"), ("fold", "sm_90a")]  # of both passes
-    assert [row.registers for row in first] == [101, 102, 103]
+    assert made == [("fold", "sm_90a"), ("down", "sm_90a")]
+    assert [row.registers for row in first] == [101, 102]
     assert list(compile_cuda.rows([kind], 1, compile_cuda.Made(file))) == first
-    assert len(made) == 3
+    assert len(made) == 2
     monkeypatch.setattr(Compiler, "version", (13, 0))
     assert list(compile_cuda.rows([kind], 1, compile_cuda.Made(file))) != first
 
