@@ -263,7 +263,7 @@ _DATA_MODULES = {
     "overlap": "fastht.data.overlap.command",
     "split": "fastht.data.split",
 }
-_RUN = {
+_RUN: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "segment": _segment,
     "classify": _classify,

@@ -97,5 +97,5 @@ def run_block(block, names, page):
 def parse(words, monkeypatch):
     """Let a command's options be read, without running it; SystemExit if one is wrong."""
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "_told", lambda *_, **__: 0)
+        patched.setattr(cli, "run_to_end", lambda *_, **__: 0)
         return cli.main(words[1:])

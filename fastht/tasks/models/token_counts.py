@@ -41,9 +41,10 @@ def token_counter(model: str) -> tuple[Callable[[Sequence[str]], list[int]], int
         tokens = tokenizer(list(texts), context_length=_ROOM)
         nothing = tokenizer([""], context_length=_ROOM)[0]
         padding = nothing[-1]
-        behind = (tokens != padding).flip(1).int().argmax(dim=1)
+        last = (tokens != padding).int().flip(1)
+        lengths = (tokens.shape[1] - last.argmax(dim=1)) * last.any(dim=1)
         # SigLIP's mark of the end is its padding too: of an empty text nothing else is left.
         end = int(bool((nothing == padding).all()))
-        return [min(int(n) + end, _ROOM) for n in (tokens.shape[1] - behind).tolist()]
+        return [min(int(n) + end, _ROOM) for n in lengths.tolist()]
 
     return count, context

@@ -62,8 +62,8 @@ def test_a_mark_of_the_end_that_is_the_padding_too_is_counted(monkeypatch):
     def tokenizer(texts, context_length=4):
         tokens = torch.ones(len(texts), context_length, dtype=torch.int64)
         for row, text in zip(tokens, texts, strict=True):
-            numbers = torch.arange(len(text.split())) + 7
-            row[: len(numbers)] = numbers[:context_length]
+            numbers = torch.arange(len(text.split()))[: context_length - 1] + 7
+            row[: len(numbers)] = numbers
         return tokens
 
     tokenizer.context_length = 4
