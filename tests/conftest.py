@@ -13,7 +13,7 @@ import pytest
 
 def pytest_configure(config):
     """Make ready for tests, unless other processes run them: those of pytest-xdist."""
-    if config.getoption("dist", "no") == "no":
+    if config.getoption("dist", "no") == "no" or config.option.collectonly:
         _prepare()
 
 

@@ -145,6 +145,8 @@ def test_a_trace_takes_the_grid_of_its_images_or_fails(spectral: Any) -> None:
                 traced(turned)
 
 
+# The others of its warnings: pytest-xdist's main process would import PyTorch to read them.
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("grad", [True, False])
 def test_a_trace_of_a_backend_by_name_says_that_it_keeps_the_grid(grad: bool) -> None:
     if not fastht.backends()["cpu"].usable:

@@ -49,19 +49,24 @@ _pointers: dict[Any, Any] = {}  # one of all that are equal, since every launch 
 _ranges: dict[Any, Any] = {}
 
 
+def _handle(data: Any, dtype: Any) -> Any:
+    new = object.__new__(_Handle)
+    new.data, new.dtype, new.attr = data, dtype, {}
+    return new
+
+
 def _tensor(data: Any, dtype: Any, block: Any) -> Any:
     """Return a tensor as its class would make it; ``block`` tells one of one number from it."""
     shape = data.shape if block else ()
     try:
-        tensor, handle = dtype.made[shape]
+        made = dtype.made[shape]
     except (AttributeError, KeyError):
-        made = _Tensor(_Handle(data, dtype), tl.block_type(dtype, list(shape)) if block else dtype)
-        dtype.__dict__.setdefault("made", {})[shape] = made.__dict__, made.handle.__dict__
-        tensor, handle = dtype.made[shape]
-    new, inner = object.__new__(_Tensor), object.__new__(_Handle)
-    new.__dict__.update(tensor)
-    inner.__dict__.update(handle)
-    new.handle, inner.data, inner.attr = inner, data, {}
+        one = _Tensor(_Handle(data, dtype), tl.block_type(dtype, list(shape)) if block else dtype)
+        made = one.type, one.dtype, one.shape, one.numel
+        dtype.__dict__.setdefault("made", {})[shape] = made
+    new = object.__new__(_Tensor)
+    new.handle = _handle(data, dtype)
+    new.type, new.dtype, new.shape, new.numel = made
     return new
 
 
@@ -125,9 +130,9 @@ def _arithmetic(numpy: Any, reflected: bool = False) -> Callable[..., Any]:
         if reflected:
             a, b = b, a
         if dtype is tl.int32:
-            wide = numpy(a.astype(np.int64), b.astype(np.int64))
+            wide = numpy(a, b, dtype=np.int64)
             data = wide.astype(np.int32)
-            if not (data == wide).all():
+            if np.count_nonzero(data == wide) < data.size:
                 return slow(x, y)  # which says that an index overflows
         else:
             data = numpy(a, b)
@@ -243,11 +248,11 @@ def _behind(pointer: Any, mask: Any) -> Any:
     if kind is None:
         return None
     if mask is None:
-        return at, _Handle(np.ones(at.shape, bool), tl.int1), kind
+        return at, _handle(np.ones(at.shape, bool), tl.int1), kind
     if type(mask) is not _Tensor or mask.dtype is not tl.int1:
         return None
     counts = _spread(mask, pointer)
-    return None if counts is None else (at, _Handle(counts, tl.int1), kind)
+    return None if counts is None else (at, _handle(counts, tl.int1), kind)
 
 
 def _load(slow: Any, pointer: Any, mask: Any = None, other: Any = None, **more: Any) -> Any:
@@ -258,7 +263,7 @@ def _load(slow: Any, pointer: Any, mask: Any = None, other: Any = None, **more: 
     element = pointer.dtype.element_ty
     if other and id(element) not in _REAL:
         return slow(pointer, mask=mask, other=other)
-    filler = _Handle(np.full(at.shape, other or 0, kind), element)
+    filler = _handle(np.full(at.shape, other or 0, kind), element)
     builder = interpreter.interpreter_builder  # through which benchmarks count what is loaded
     handle = builder.create_masked_load(pointer.handle, counts, filler, *_LOADED, False)
     return _tensor(handle.data, element, pointer.shape)
@@ -270,7 +275,7 @@ def _store(slow: Any, pointer: Any, value: Any, mask: Any = None, **more: Any) -
     data = _spread(value, pointer) if right and not pointer.dtype.const else None
     if data is None:
         return slow(pointer, value, mask=mask, **more)
-    handle = _Handle(data, value.dtype)
+    handle = _handle(data, value.dtype)
     builder = interpreter.interpreter_builder
     return builder.create_masked_store(pointer.handle, handle, found[1], *_KEPT)
 
