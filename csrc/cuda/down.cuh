@@ -291,19 +291,22 @@ FASTHT_DEVICE void down(const DownParams& p) {
         centred.set(half, values);
       }
       if constexpr (kHalves) {
-        FASTHT_ROLLED for (int q = 0; q < 2; ++q) {
-          float plain[2][4], shifted[2][4];
-          FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-            const Quad four = own(stage, part, half)[q * kThreads];
-            FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
-              plain[half][i] = as_float(four.v[i]);
-              const bool counts = kAligned || q * 4 + i < present;
-              shifted[half][i] = counts ? plain[half][i] - shift[half] : 0.0f;
+        const auto by_halves = [&](float (&sums)[kBlocks][4], const Quad* matrix,
+                                   const float (&less)[2]) {
+          FASTHT_ROLLED for (int q = 0; q < 2; ++q) {
+            float four[2][4];
+            FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+              const Quad quad = own(stage, part, half)[q * kThreads];
+              FASTHT_UNROLL for (int i = 0; i < 4; ++i)
+                four[half][i] =
+                    kAligned || q * 4 + i < present ? as_float(quad.v[i]) - less[half] : 0.0f;
             }
+            P::multiply_half(sums, four, matrix, part * kBlocks, 1, q, lane);
           }
-          P::multiply_half(by_skip, plain, stage, part * kBlocks, 1, q, lane);
-          P::multiply_half(by_norm, shifted, stage + kMatrixQuads, part * kBlocks, 1, q, lane);
-        }
+        };
+        const float nothing[2] = {};
+        by_halves(by_skip, stage, nothing);
+        by_halves(by_norm, stage + kMatrixQuads, shift);
       } else {
         P::multiply_all(by_norm, centred, stage + kMatrixQuads, part * kBlocks, 1, lane);
       }
