@@ -53,6 +53,9 @@ def test_near_copies_are_left_out_and_others_are_not() -> None:
     copy = GOOD.replace("of an oval", "of an, oval")
     other = "In the breast lies a benign mass, oval, 12.5 mm wide and graded BI-RADS 3."
     assert found(GOOD, copy, other) == ((GOOD, other), ["near copy of a sibling"])
+    # Nine tenths of all words are shared with one more, and not with three.
+    close, apart = GOOD.replace("assessed", "clearly assessed"), f"{GOOD} Seen quite clearly."
+    assert found(GOOD, close, apart) == ((GOOD, apart), ["near copy of a sibling"])
 
 
 def test_tokens_are_counted_where_the_tower_is_known() -> None:

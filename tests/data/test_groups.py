@@ -71,6 +71,9 @@ def test_records_that_share_any_key_are_one_group() -> None:
     ]
     found = find_groups(cases, ("patient", "case_id"))
     assert found.members == ((0, 1, 2, 3), (4,), (5,))
+    # By the last of three keys too.
+    more = [*cases, case(6, "d", "9", "8"), case(7, "e", "8")]
+    assert find_groups(more, ("patient", "case_id")).members[-1] == (6, 7)
     assert found.names[1:] == (("patient", "c"), ("image", "5.png"))
     assert found.names[0][0] == "patient"
     assert found.linked == 1
