@@ -97,7 +97,7 @@ def test_verdicts_on_groups() -> None:
     (group,) = split.leaking
     assert [case.image for case in group.example] == ["i0", "i29"]
     assert group.describe() == (
-        "same bytes: 30 images (train 29 | test 1), 2 patients, 29 pairs: i0, i29, i1, ..."
+        "same bytes: 30 images (train 29 | test 1), 2 patients, 29 pairs: i0, i29, i1, i2, i3, ..."
     )
     nobody = within(cases(found, [(None, None)] * 30), found)
     assert nobody.counts()["bytes"] == 435
