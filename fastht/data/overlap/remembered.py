@@ -103,7 +103,7 @@ def find_known(run: Path, items: Sequence[Case | Record]) -> Known | None:
     found = find_pairs(scored, trained, read=read)
     kinds: dict[str, Kind] = {}
     strictest = list(KINDS)
-    ways = [(pair.kind, (pair.first,)) for pair in found.pairs]
+    ways: list[tuple[Kind, tuple[int, ...]]] = [(p.kind, (p.first,)) for p in found.pairs]
     ways += [(group.kind, group.first) for group in found.groups]
     for kind, places in sorted(ways, key=lambda way: strictest.index(way[0])):
         for place in places:
