@@ -21,13 +21,36 @@ Reason = Literal[
 ]
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _WORD = re.compile(r"\w+(?:[-']\w+)*")
-# What decides a diagnosis: a caption may say it only if the fields do.
-_TERMS = re.compile(
-    r"\b(?:benign|malignan(?:t|cy)|normal|healthy|suspicious|cancer(?:ous)?|carcinomas?|tumou?rs?"
-    r"|metasta(?:sis|ses|tic)|fibroadenomas?|adenomas?|cysts?|cirrho(?:sis|tic)|steato(?:sis|tic)"
-    r"|ha?emangiomas?|pneumonia|covid(?:-19)?|(?:bi|ti|li|o)-?rads)\b",
-    re.IGNORECASE,
-)
+# What decides a diagnosis: a caption may say it only if the fields do, in singular or plural and in
+# either spelling. An adjective is a term of its own.
+_TERMS = {
+    "benign": "benign",
+    "malignant": "malignant",
+    "malignancy": "malignanc(?:y|ies)",
+    "normal": "normal",
+    "healthy": "healthy",
+    "suspicious": "suspicious",
+    "cancer": "cancers?",
+    "cancerous": "cancerous",
+    "carcinoma": "carcinoma(?:s|ta)?",
+    "tumour": "tumou?rs?",
+    "metastasis": "metastas[ei]s",
+    "metastatic": "metastatic",
+    "fibroadenoma": "fibroadenoma(?:s|ta)?",
+    "adenoma": "adenoma(?:s|ta)?",
+    "cyst": "cysts?",
+    "cirrhosis": "cirrhos[ei]s",
+    "cirrhotic": "cirrhotic",
+    "steatosis": "steatos[ei]s",
+    "steatotic": "steatotic",
+    "haemangioma": "ha?emangioma(?:s|ta)?",
+    "pneumonia": "pneumonias?",
+    "covid": "covid(?:-19)?",
+    "bi-rads": "bi-?rads",
+    "ti-rads": "ti-?rads",
+    "li-rads": "li-?rads",
+    "o-rads": "o-?rads",
+}
 _GRADE = re.compile(r"\b(bi|ti|li|o)-?rads[\s:]*(?:category\s*)?([0-6][a-c]?)\b", re.IGNORECASE)
 _ORGANS = {
     "breast": "breasts? mammary",
@@ -112,17 +135,18 @@ def _numbers(text: str) -> set[float]:
 
 
 def _terms(text: str) -> set[str]:
-    """Terms of a diagnosis, singular, and grades."""
-    terms = {match.casefold().removesuffix("s") for match in _TERMS.findall(text)}
+    """Terms of a diagnosis, and grades."""
+    terms = {term for term, forms in _TERMS.items() if _says(text, forms)}
     return terms | {f"{kind}-rads {grade}".casefold() for kind, grade in _GRADE.findall(text)}
 
 
 def _organs(text: str) -> set[str]:
-    return {
-        organ
-        for organ, names in _ORGANS.items()
-        if re.search(rf"\b(?:{'|'.join(names.split())})\b", text, re.IGNORECASE)
-    }
+    return {organ for organ, names in _ORGANS.items() if _says(text, "|".join(names.split()))}
+
+
+def _says(text: str, forms: str) -> bool:
+    """Whether a word of one of the forms, alternatives of a pattern, is in a text."""
+    return re.search(rf"\b(?:{forms})\b", text, re.IGNORECASE) is not None
 
 
 def _similarity(first: str, second: str) -> float:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastht.data.cases import SPLITS, Case, CaseSet, Need, is_inside, note_alike, split_part
-from fastht.data.headers import read_headers
+from fastht.data.headers import note_several_pictures, read_headers
 from fastht.data.images import DataError
 from fastht.data.layouts.files import is_hidden, is_image_file
 from fastht.data.notes import Note, examples, plural
@@ -111,14 +111,7 @@ def _note_headers(cases: Sequence[Case], task: Need) -> Iterator[Note]:
             text = f"{plural(len(turned), 'image')} turned by EXIF beside masks: {examples(turned)}"
             remedy = "look whether the masks are turned too, or save the images without EXIF"
             yield Note("images_turned_by_exif", len(turned), f"{text}; {remedy}")
-    several = {path: h.pictures for path, h in headers.items() if h.pictures > 1}
-    if several:
-        names = examples(f"{path} ({count})" for path, count in several.items())
-        text = (
-            f"{plural(len(several), 'file')} of several pictures, of which the middle one is read"
-        )
-        remedy = "name one by a column frame of a table, or split the files"
-        yield Note("files_of_several_pictures", len(several), f"{text}: {names}; {remedy}")
+    yield from note_several_pictures(headers)
 
 
 def _note_patients(cases: Sequence[Case]) -> Iterator[Note]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from PIL import Image
 
+from fastht.data.embedded import is_embedded, read_embedded
+from fastht.data.notes import Note, examples, plural
 from fastht.data.pixels import FORMATS
 
+SEVERAL_PICTURES = "files_of_several_pictures"  # kind of the note
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # of EXIF
 _READERS = 8  # threads
 
@@ -30,9 +35,9 @@ class Header:
 def read_header(path: str) -> Header:
     """The header of a file; that of a file that cannot be read says nothing, reading it will."""
     try:
-        with open(path, "rb") as stream:
+        with _open(path) as stream:
             if stream.read(132)[128:] == b"DICM":
-                return Header(pictures=_dicom_frames(path))
+                return Header(pictures=_dicom_frames(stream))
             stream.seek(0)
             with Image.open(stream, formats=FORMATS) as image:
                 turned = image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
@@ -48,13 +53,29 @@ def read_headers(paths: Iterable[str]) -> dict[str, Header]:
         return dict(zip(listed, pool.map(read_header, listed), strict=True))
 
 
+def note_several_pictures(headers: Mapping[str, Header]) -> tuple[Note, ...]:
+    """Note files of several pictures, of which no frame is named."""
+    several = {path: header.pictures for path, header in headers.items() if header.pictures > 1}
+    if not several:
+        return ()
+    names = examples(f"{path} ({count})" for path, count in several.items())
+    text = f"{plural(len(several), 'file')} of several pictures, of which the middle one is read"
+    remedy = "name one by a column frame of a table, or split the files"
+    return (Note(SEVERAL_PICTURES, len(several), f"{text}: {names}; {remedy}"),)
+
+
 def is_turned(path: str) -> bool:
     """Whether EXIF turns the picture of a file."""
     return os.path.isfile(path) and read_header(path).turned
 
 
-def _dicom_frames(path: str) -> int:
+def _open(path: str) -> BinaryIO:
+    return io.BytesIO(read_embedded(path)) if is_embedded(path) else open(path, "rb")
+
+
+def _dicom_frames(stream: BinaryIO) -> int:
     from pydicom import dcmread
 
-    header = dcmread(path, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+    stream.seek(0)
+    header = dcmread(stream, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
     return int(header.get("NumberOfFrames") or 1)

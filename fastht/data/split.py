@@ -14,9 +14,9 @@ from fastht.data.export import TABLE_NAME, with_masks, write_cases
 from fastht.data.groups import PATIENT, Groups, split_groups
 from fastht.data.images import DataError
 from fastht.data.notes import examples, plural
-from fastht.data.overlap.command import within
 from fastht.data.overlap.fingerprints import fingerprint
 from fastht.data.overlap.shared import KINDS
+from fastht.data.overlap.sides import within
 from fastht.data.source import DataSource
 
 
@@ -115,11 +115,12 @@ def leaks(cases: CaseSet, *, images: bool) -> tuple[int, list[str]]:
     if not images:
         return len(parted), [*lines, "  images: not read (--no-images)"]
     prints = fingerprint(cases.cases, title="reading images")
-    pairs = within(cases, prints).pairs
-    kinds = Counter(pair.kind for pair in pairs)
+    shared = within(cases, prints)
+    kinds = shared.counts()
     lines += [f"  images, {text}: {kinds[kind]:,}" for kind, text in KINDS.items()]
+    lines += [f"    in a group of {group.describe()}" for group in shared.leaking]
     if prints.unreadable:
         lines.append(f"  {plural(len(prints.unreadable), 'image')} could not be read")
-    if pairs:
+    if kinds:
         lines.append("  `fastht data overlap` on the table lists and draws the images")
-    return len(parted) + len(pairs), lines
+    return len(parted) + kinds.total(), lines

@@ -49,6 +49,49 @@ def test_what_the_fields_say_may_be_said() -> None:
     assert found(GOOD, values=VALUES)[1] == ["term that is not in the fields"]
 
 
+FORMS = [
+    ("metastasis", "metastases"),
+    ("carcinoma", "carcinomas"),
+    ("carcinoma", "carcinomata"),
+    ("malignancy", "malignancies"),
+    ("cancer", "cancers"),
+    ("cyst", "cysts"),
+    ("cirrhosis", "cirrhoses"),
+    ("haemangioma", "hemangiomas"),
+    ("tumour", "tumors"),
+]
+
+
+@pytest.mark.parametrize("forms", [*FORMS, *(pair[::-1] for pair in FORMS)])
+def test_singular_and_plural_are_one_term(forms: tuple[str, str]) -> None:
+    told, said = forms
+    caption = f"Liver ultrasound, {said} of the right lobe."
+    assert found(caption, values={"finding": f"{told}, right lobe"}, organ="liver")[1] == []
+    # The negative control: each form is a term, which nothing else allows.
+    for other in ("nodule of the right lobe", *(one for one, _ in FORMS)):
+        if other not in forms:
+            refused = found(caption, values={"finding": other}, organ="liver")[1]
+            assert refused == ["term that is not in the fields"], other
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("adenoma", "fibroadenoma"),
+        ("fibroadenomas", "adenomas"),
+        ("metastasis", "cirrhosis"),
+        ("steatosis", "cirrhosis"),
+        ("benign", "malignancies"),
+        ("tumours", "cancers"),
+        ("BI-RADS", "TI-RADS"),
+    ],
+)
+def test_findings_that_only_look_alike_are_two(told: str, said: str) -> None:
+    caption = f"Ultrasound of the breast with {said} on the left."
+    refused = found(caption, values={"finding": told})[1]
+    assert refused == ["term that is not in the fields"]
+
+
 def test_near_copies_are_left_out_and_others_are_not() -> None:
     copy = GOOD.replace("of an oval", "of an, oval")
     other = "In the breast lies a benign mass, oval, 12.5 mm wide and graded BI-RADS 3."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,13 +17,14 @@ from fastht.data.cases import Case, CaseSet
 from fastht.data.images import DataError
 from fastht.data.layouts import LAYOUTS, load_cases
 from fastht.data.layouts.files import is_image_name, natural
-from fastht.data.overlap.fingerprints import Fingerprints, fingerprint
+from fastht.data.overlap.fingerprints import fingerprint
 from fastht.data.overlap.picture import draw_pairs
-from fastht.data.overlap.shared import KINDS, Pair, find_pairs, same_patients
+from fastht.data.overlap.shared import KINDS, Kind
+from fastht.data.overlap.sides import Shared, between, cases_once, within
 from fastht.data.shards import load_shards
 from fastht.files import make_directory, write_atomically
 
-PAIRS_NAME, PICTURE_NAME = "pairs.csv", "pairs.png"
+PAIRS_NAME, GROUPS_NAME, PICTURE_NAME = "pairs.csv", "groups.csv", "pairs.png"
 _IMAGES = "images"  # instead of a layout: every image below a folder
 _SHOWN = 10  # pairs and patients that are printed
 _DRAWN = 12
@@ -40,23 +40,12 @@ class OverlapArguments:
         data: two or more data sets, or one: "sample", folders, tables, shards. LAYOUT:PATH names a
             layout; images:PATH takes every image below a folder. A part of a set, or one that needs
             options, is first written as a table by `fastht data export`.
-        out: folder of pairs.csv, which has all pairs, and of a picture of those most in doubt.
+        out: folder of pairs.csv, which has all pairs, of groups.csv, where many images are equal
+            and not each pair is written, and of a picture of the pairs most in doubt.
     """
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional]
     out: Path = Path("runs/overlap")
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Pairs of two sets, or of one. inside: of one side, where copies leak nothing."""
-
-    first: CaseSet
-    second: CaseSet
-    pairs: tuple[Pair, ...]
-    inside: tuple[Pair, ...] = ()
-    patients: tuple[str, ...] = ()
-    cut: int = 0
 
 
 def overlap(arguments: OverlapArguments) -> int:
@@ -78,17 +67,24 @@ def overlap(arguments: OverlapArguments) -> int:
     results = [within(a, p) for a, p in zip(sets, prints, strict=True)]
     numbered = list(zip(sets, prints, strict=True))
     for (a, p), (b, q) in combinations(numbered, 2):
-        both = find_pairs(p, q)
-        results.append(Shared(a, b, both.pairs, (), same_patients(a, b), both.cut))
+        results.append(between(a, b, p, q))
     make_directory(arguments.out)
     write_atomically(arguments.out / PAIRS_NAME, _table(results).encode())
-    _draw(results, dict(zip((s.source for s in sets), prints, strict=True)), arguments.out)
+    grouped = any(result.groups for result in results)
+    if grouped:
+        write_atomically(arguments.out / GROUPS_NAME, _group_table(results).encode())
+    else:
+        (arguments.out / GROUPS_NAME).unlink(missing_ok=True)  # of an earlier look
+    _draw(results, arguments.out)
     print()
     for result in results:
         _tell(result)
-    count = sum(len(result.pairs) + len(result.patients) for result in results)
+    count = sum(result.counts().total() + len(result.patients) for result in results)
+    groups = f"; groups of equal images: {arguments.out / GROUPS_NAME}" if grouped else ""
+    what = "all other pairs" if grouped else "all pairs"
     print(
-        f"\n{f'{count:,}' if count else 'nothing'} shared; all pairs: {arguments.out / PAIRS_NAME}"
+        f"\n{f'{count:,}' if count else 'nothing'} shared; {what}: "
+        f"{arguments.out / PAIRS_NAME}{groups}"
     )
     unread = sum(len(p.unreadable) for p in prints)
     if unread:
@@ -133,46 +129,22 @@ def _every_image(root: Path) -> CaseSet:
     return CaseSet(cases, str(root), _IMAGES)
 
 
-def within(cases: CaseSet, prints: Fingerprints) -> Shared:
-    """What one set shares with itself, apart from what is on one side anyway."""
-    of_image = _cases_by_image(cases)
-    found = find_pairs(prints)
-    apart: list[Pair] = []
-    inside: list[Pair] = []
-    for pair in found.pairs:
-        a, b = (of_image[prints.images[i]] for i in (pair.first, pair.second))
-        same_patient = a.patient is not None and a.patient == b.patient
-        # Without splits, a command makes some, and parts what is not of one patient.
-        one_side = a.split == b.split and (a.split is not None or same_patient)
-        (inside if one_side else apart).append(pair)
-    patients = same_patients(cases)
-    return Shared(cases, cases, tuple(apart), tuple(inside), patients, found.cut)
-
-
-def _cases_by_image(cases: CaseSet) -> dict[str, Case]:
-    found: dict[str, Case] = {}
-    for case in cases:
-        found.setdefault(case.image, case)
-    return found
-
-
-def _images(cases: CaseSet) -> list[Case]:
-    """The cases in the order of their fingerprints: an image that has several counts once."""
-    return list(_cases_by_image(cases).values())
-
-
 def _tell(result: Shared) -> None:
     """Print what two sets share."""
     one = result.first is result.second
     name = result.first.source if one else f"{result.first.source} | {result.second.source}"
-    kinds = Counter(pair.kind for pair in result.pairs)
+    kinds = result.counts()
     parts = [f"{kinds[kind]:,} {text}" for kind, text in KINDS.items() if kinds[kind]]
     if result.patients:
         where = "in several splits" if one else "in both"
         parts.append(f"{len(result.patients):,} patients {where}")
     across = " across its splits" if one and any(case.split for case in result.first) else ""
     print(f"{name}{across}: {', '.join(parts) or 'nothing shared'}")
-    first, second = _images(result.first), _images(result.second)
+    for group in result.leaking[:_SHOWN]:
+        print(f"  group of {group.describe()}")
+    if len(result.leaking) > _SHOWN:
+        print(f"  and {len(result.leaking) - _SHOWN:,} groups more")
+    first, second = cases_once(result.first), cases_once(result.second)
     for pair in result.pairs[:_SHOWN]:
         a, b = first[pair.first], second[pair.second]
         sides = f" ({a.split} | {b.split})" if a.split or b.split else ""
@@ -182,8 +154,8 @@ def _tell(result: Shared) -> None:
     if result.patients:
         more = ", ..." if len(result.patients) > _SHOWN else ""
         print(f"  patients: {', '.join(result.patients[:_SHOWN])}{more}")
-    if result.inside:
-        print(f"  note: {len(result.inside):,} copies on one side, which leak nothing")
+    if inside := result.counts_inside().total():
+        print(f"  note: {inside:,} copies on one side, which leak nothing")
     if result.cut:
         print(f"  note: {result.cut:,} images look like many others, of which the nearest counted")
 
@@ -202,7 +174,7 @@ def _table(results: Sequence[Shared]) -> str:
         ]
     )
     for result in results:
-        first, second = _images(result.first), _images(result.second)
+        first, second = cases_once(result.first), cases_once(result.second)
         for pairs, counts in ((result.pairs, "yes"), (result.inside, "no, one side")):
             for pair in pairs:
                 row = [pair.kind, f"{pair.similarity:.3f}", counts]
@@ -213,16 +185,38 @@ def _table(results: Sequence[Shared]) -> str:
     return text.getvalue()
 
 
-def _draw(results: Sequence[Shared], prints: dict[str, Fingerprints], out: Path) -> None:
-    """Draw the pairs that are least alike, which a person should look at; nothing if none."""
-    every = [(pair, result) for result in results for pair in result.pairs]
+def _group_table(results: Sequence[Shared]) -> str:
+    """The images of all groups as CSV, those of one side too: a row for each image."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    numbers = ("group", "kind", "images", "pairs_that_count", "pairs_of_one_side")
+    writer.writerow([*numbers, "set", "image", "split", "patient", "label"])
+    groups = [(result, group) for result in results for group in result.groups]
+    for number, (result, group) in enumerate(groups, 1):
+        row = [number, group.group.kind, group.group.size, group.apart, group.inside]
+        sides = [(result.first, group.first)]
+        if not group.group.one_source:
+            sides.append((result.second, group.second))
+        for cases, members in sides:
+            for case in members:
+                columns = (cases.source, case.image, case.split, case.patient, case.label)
+                writer.writerow([*row, *columns])
+    return text.getvalue()
+
+
+def _draw(results: Sequence[Shared], out: Path) -> None:
+    """Draw the pairs that are least alike, which a person should look at; nothing if none.
+
+    Of a group, one pair.
+    """
+    every: list[tuple[float, Kind, Case, Case]] = []
+    for result in results:
+        first, second = cases_once(result.first), cases_once(result.second)
+        every += [(p.similarity, p.kind, first[p.first], second[p.second]) for p in result.pairs]
+        every += [(1.0, group.group.kind, *group.example) for group in result.leaking]
     if not every:
         (out / PICTURE_NAME).unlink(missing_ok=True)  # of an earlier look
         return
-    every.sort(key=lambda found: found[0].similarity)
-    drawn = []
-    for pair, result in every[:_DRAWN]:
-        a = _images(result.first)[pair.first]
-        b = _images(result.second)[pair.second]
-        drawn.append((a, b, f"{KINDS[pair.kind]}, {pair.similarity:.2f}"))
+    every.sort(key=lambda pair: pair[0])
+    drawn = [(a, b, f"{KINDS[kind]}, {alike:.2f}") for alike, kind, a, b in every[:_DRAWN]]
     draw_pairs(out / PICTURE_NAME, drawn)

@@ -272,7 +272,8 @@ def read_item(item: Case | Record) -> tuple[bytes | None, Image.Image]:
     frame = getattr(item, "frame", None)
     if is_embedded(item.image):
         content = read_embedded(item.image)
-        return content, read_image(content, frame=frame, name=item.image)
+        whole = content if frame is None else None
+        return whole, read_image(content, frame=frame, name=item.image)
     if frame is None and split_part(item.image)[1] is not None:
         assert isinstance(item, Case)
         return None, read_case_image(item)
@@ -282,7 +283,7 @@ def read_item(item: Case | Record) -> tuple[bytes | None, Image.Image]:
         raise DataError(
             f"{item.image}: cannot be read ({error.strerror}); check the path"
         ) from None
-    whole = None if frame is not None else content
+    whole = content if frame is None else None
     return whole, read_image(content, frame=frame, name=item.image)
 
 

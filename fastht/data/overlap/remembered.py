@@ -103,8 +103,11 @@ def find_known(run: Path, items: Sequence[Case | Record]) -> Known | None:
     found = find_pairs(scored, trained, read=read)
     kinds: dict[str, Kind] = {}
     strictest = list(KINDS)
-    for pair in sorted(found.pairs, key=lambda pair: strictest.index(pair.kind)):
-        kinds.setdefault(scored.images[pair.first], pair.kind)
+    ways: list[tuple[Kind, tuple[int, ...]]] = [(p.kind, (p.first,)) for p in found.pairs]
+    ways += [(group.kind, group.first) for group in found.groups]
+    for kind, places in sorted(ways, key=lambda way: strictest.index(way[0])):
+        for place in places:
+            kinds.setdefault(scored.images[place], kind)
     lost = {scored.images[i] for i, j in found.candidates.tolist() if j in gone} - kinds.keys()
     return Known(kinds, tuple(sorted(lost)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from fastht.data.cases import CaseSet
 from fastht.data.overlap.aligned import SAME, similarities
+from fastht.data.overlap.equal import Equal, Group, equal_images
 from fastht.data.overlap.fingerprints import Fingerprints
 from fastht.data.overlap.nearest import nearest
 
@@ -40,12 +41,13 @@ class Pairs:
     """What two sources share.
 
     cut: images with more candidates than were looked at. candidates: positions of all pairs whose
-    pixels were compared, [n, 2].
+    pixels were compared, [n, 2]. groups: of so many equal images that not each pair is in `pairs`.
     """
 
     pairs: tuple[Pair, ...]
     cut: int
     candidates: np.ndarray
+    groups: tuple[Group, ...] = ()
 
 
 def find_pairs(
@@ -56,30 +58,28 @@ def find_pairs(
 ) -> Pairs:
     """The images that two sources share, or, without a second, those that are twice in one.
 
-    A pair is told of once, by the strictest reason.
+    A pair is told of once, by the strictest reason. Many equal images are told of as a group.
 
     read: gives the squares of the second, where it has kept none: [n, SIDE, SIDE] of which those at
         the positions that it is given are needed.
     """
     other = first if second is None else second
     found: dict[tuple[int, int], Pair] = {}
-    kinds: tuple[tuple[Kind, np.ndarray, np.ndarray], ...] = (
-        ("bytes", first.contents, other.contents),
-        ("pixels", first.pixels, other.pixels),
-    )
-    for kind, hashes, their_hashes in kinds:
-        for i, j in _equal(hashes, their_hashes):
-            if second is not None or i < j:
-                found.setdefault((i, j), Pair(i, j, kind, 1.0))
-    ahead = nearest(first.hashes[:, 0], other.hashes, same=second is None)
-    turns = [(ahead.whole, ahead.part, ahead.window, False)]
+    groups: list[Group] = []
+    kinds: tuple[Equal, ...] = ("bytes", "pixels")
+    for kind in kinds:
+        pairs, many = equal_images(kind, first, second)
+        found |= {pair: Pair(*pair, kind, 1.0) for pair in pairs}
+        groups += many
+    # Plain images tell nothing by their looks, and would be the nearest ones of each other.
+    told, their_told = (np.flatnonzero(~source.plain) for source in (first, other))
+    ahead = nearest(first.hashes[told, 0], other.hashes[their_told], same=second is None)
+    turns = [(told[ahead.whole], their_told[ahead.part], ahead.window, False)]
     cut = ahead.cut
     if second is not None:  # within one source every pair comes up in both orders anyway
-        back = nearest(second.hashes[:, 0], first.hashes, same=False)
-        turns.append((back.part, back.whole, back.window, True))
+        back = nearest(second.hashes[their_told, 0], first.hashes[told], same=False)
+        turns.append((told[back.part], their_told[back.whole], back.window, True))
         cut += back.cut
-    told = [~(first.plain[turn[0]] | other.plain[turn[1]]) for turn in turns]
-    turns = [(i[t], j[t], w[t], s) for (i, j, w, s), t in zip(turns, told, strict=True)]
     candidates = np.concatenate([np.stack(turn[:2], axis=1) for turn in turns])
     mine = first.squares
     theirs = other.squares if read is None else read(np.unique(candidates[:, 1]))
@@ -92,24 +92,13 @@ def find_pairs(
         else:
             alike = similarities(mine, theirs, own, others, window)
         for a, b, similarity in zip(own.tolist(), others.tolist(), alike.tolist(), strict=True):
-            if similarity < SAME:
-                continue
+            if similarity < SAME or (first.pixels[a] == other.pixels[b]).all():
+                continue  # equal ones are told of already
             key = (a, b) if second is not None else (min(a, b), max(a, b))
             before = found.get(key)
             if before is None or (before.kind == "near" and before.similarity < similarity):
                 found[key] = Pair(*key, "near", similarity)
-    return Pairs(tuple(found[key] for key in sorted(found)), cut, candidates)
-
-
-def _equal(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Positions of equal hashes; those of zeros are none."""
-    places: dict[bytes, list[int]] = defaultdict(list)
-    for j, row in enumerate(b):
-        places[row.tobytes()].append(j)
-    places.pop(bytes(b.shape[1]), None)
-    for i, row in enumerate(a):
-        for j in places.get(row.tobytes(), ()):
-            yield i, j
+    return Pairs(tuple(found[key] for key in sorted(found)), cut, candidates, tuple(groups))
 
 
 def same_patients(first: CaseSet, second: CaseSet | None = None) -> tuple[str, ...]:

@@ -20,7 +20,13 @@ from fastht.tasks.image_text.judged_records import (
     open_pairs,
 )
 from fastht.tasks.image_text.prompts import class_embeddings
-from fastht.tasks.image_text.tags import RecordTags, TagSource, fields_of, tags_of
+from fastht.tasks.image_text.tags import (
+    RecordTags,
+    TagSource,
+    fields_of,
+    tags_of,
+    tags_of_images,
+)
 from fastht.tasks.results.comparison import comparison_table, write_comparison
 from fastht.tasks.results.tables import PREDICTIONS_NAME, write_table
 from fastht.tasks.scores.attributes import (
@@ -53,7 +59,7 @@ class AttributesArguments(PairsArguments):
 
     With a base and with what a run made of it. Images that the run trained on are left out of the
     scores, and the probes learn from them. The answer has to be found among all values that the
-    taxonomy has.
+    taxonomy has. An image with several captions counts once, with the tags of all of them.
 
     Attributes:
         tags: where the right answers are from: columns of the table, or captions.
@@ -108,14 +114,21 @@ def judge_attributes(arguments: AttributesArguments, opened: Opened) -> Attribut
     judged = open_pairs(
         "attributes", arguments, opened=opened, columns=fields_of(taxonomy), texts=False
     )
-    clip, found, records = judged.clip, judged.found, judged.records
+    clip, found = judged.clip, judged.found
     learn = arguments.probe and arguments.run is not None
     learned = tuple(r for r in found if learn and clip.trained_on(r.image))
-    tags = tags_of(records, taxonomy, arguments.tags)
+    rows = judged.records
+    records, tags = tags_of_images(rows, tags_of(rows, taxonomy, arguments.tags))
+    if len(rows) > len(records):
+        print(
+            f"{len(rows)} captions of {len(records)} images: an image counts once, with the tags "
+            "of all its captions."
+        )
     print(_introduction(found, records, learned, tags, arguments))
     truth, learned_truth = owned_values(tags), None
     if learned:
-        learned_truth = owned_values(tags_of(learned, taxonomy, arguments.tags))
+        learned, learned_tags = tags_of_images(learned, tags_of(learned, taxonomy, arguments.tags))
+        learned_truth = owned_values(learned_tags)
     prompts = {name: value_prompts(taxonomy, name) for name in taxonomy.dimensions}
 
     scored: dict[str, dict[str, AttributeScores]] = {}
@@ -210,10 +223,10 @@ def _prefixed(kinds: Mapping[str, AttributeScores], weights: Tensor) -> dict[str
 
 def _candidates(taxonomy: Taxonomy, tags: RecordTags) -> str:
     counts = ", ".join(
-        f"{name} {len(d.values)} ({tags.coverage()[name]:,} records)"
+        f"{name} {len(d.values)} ({tags.coverage()[name]:,} images)"
         for name, d in taxonomy.dimensions.items()
     )
-    return f"values to choose from, and records that have one: {counts}"
+    return f"values to choose from, and images that have one: {counts}"
 
 
 def _introduction(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -130,6 +130,25 @@ def found_tags(texts: Sequence[str], taxonomy: Taxonomy) -> RecordTags:
         tags = tagger.tag(text)
         known[text] = {d: held for d in taxonomy.dimensions if (held := tags.present(d))}
     return RecordTags(taxonomy, tuple(known[text] for text in texts), {})
+
+
+def tags_of_images(
+    records: Sequence[Record], tags: RecordTags
+) -> tuple[tuple[Record, ...], RecordTags]:
+    """Return a record of each image, the first, with the tags of all records of that image."""
+    places: dict[tuple[str, int | None], list[int]] = {}
+    for i, record in enumerate(records):
+        places.setdefault((record.image, record.frame), []).append(i)
+    values = []
+    for rows in places.values():
+        merged = {}
+        for name, dimension in tags.taxonomy.dimensions.items():
+            held = {value for i in rows for value in tags.values[i].get(name, ())}
+            if held:
+                merged[name] = tuple(value for value in dimension.values if value in held)
+        values.append(merged)
+    first = tuple(records[rows[0]] for rows in places.values())
+    return first, replace(tags, values=tuple(values))
 
 
 def tags_of(records: Sequence[Record], taxonomy: Taxonomy, source: TagSource) -> RecordTags:

@@ -21,6 +21,8 @@ from fastht.data.places import Group, place_of
 from fastht.data.signature import read_entries_table
 from fastht.lora import add_lora, merge_lora
 from fastht.tasks.models.build import VisionModel, build_clip
+from fastht.tasks.models.echocare import ECHOCARE
+from fastht.tasks.models.encoders import NO_HEAD, OWN, EncoderNames
 from fastht.tasks.training.run_files import (
     ADAPTER_NAME,
     LORA_NAME,
@@ -108,15 +110,37 @@ def read_run_tower(run: Path) -> RunTower:
     """Return what a run made of its tower.
 
     Raises:
-        ValueError: the folder holds no run of ``fastht train``, or one without weights.
+        ValueError: the folder holds no run of ``fastht train``, one without weights, or one of a
+            model whose image tower is not open_clip's own.
     """
     arguments = read_run_arguments(run, "--start")
+    _check_model(run, arguments)
     method = arguments["method"]
     wanted = {"ht": [ADAPTER_NAME], "none": []}.get(method, [LORA_NAME])
     if method == "none" or arguments.get("train_towers", "none") != "none":
         wanted.append(TOWERS_NAME)
     check_weights(run, wanted)
     return RunTower(run, arguments, _digest(run / name for name in wanted))
+
+
+def _check_model(run: Path, arguments: Mapping[str, Any]) -> None:
+    """Refuse the runs of models whose towers are kept in another form than open_clip's."""
+    names = EncoderNames(
+        arguments["model"],
+        arguments["pretrained"],
+        arguments.get("text", OWN),
+        arguments.get("head", NO_HEAD),
+    )
+    echocare = names.model.startswith(ECHOCARE)
+    if not (names.dual or echocare):
+        return
+    what = "EchoCare's encoder" if echocare else "a dual encoder"
+    base = names.model if echocare else f"{names.model} --pretrained {names.pretrained}"
+    raise ValueError(
+        f"{run} trained {what} ({names.title}), and --from-run takes the image tower of a model of "
+        "open_clip alone, with --text own and --head none; train such a run, or give the base, "
+        f"without what the run trained: --model {base}"
+    )
 
 
 def keep_run_sides(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import Any
 
 from fastht.data.cases import CaseSet
-from fastht.data.overlap.command import within
 from fastht.data.overlap.fingerprints import fingerprint
 from fastht.data.overlap.shared import KINDS
+from fastht.data.overlap.sides import within
 from fastht.tasks.tags.findings import Finding, Level, finding
 
 
@@ -56,11 +56,13 @@ def check_images(cases: CaseSet) -> tuple[list[Finding], dict[str, Any]]:
         level: Level = "warning" if kind == "near" else "error"
         text = f"pairs of images, {what},{across}"
         found += finding(f"{kind}_leaks", level, text, remedy, places[kind])
-    kinds = Counter(pair.kind for pair in shared.inside)
+        groups = [group.describe() for group in shared.leaking if group.group.kind == kind]
+        text = f"groups of many images, {what},{across}"
+        found += finding(f"{kind}_group_leaks", level, text, remedy, groups)
     table = {
         "images": len(prints),
         "unreadable": len(prints.unreadable),
-        "on_one_side": dict(kinds),
+        "on_one_side": dict(shared.counts_inside()),
         "not_compared_with_all": shared.cut,
     }
     return found, table

@@ -79,6 +79,39 @@ def test_attributes_and_retrieval_of_a_run_with_and_without_its_tag_graph(argume
     assert "plain text accuracy" in capsys.readouterr().out
 
 
+def test_an_image_with_several_captions_counts_once(tagged_pairs, tiny_model, tmp_path, capsys):
+    """Rows of some images are twice, or their tags are parted among two rows: nothing changes."""
+    with tagged_pairs.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    again = []
+    for i, row in enumerate(rows):
+        if i % 4 == 1:
+            again.append(row | {"title": f"{row['title']}, once more", "Diagnosis": ""})
+        if i % 8 == 1:
+            row["Echogenicity"], again[-1]["Echogenicity"] = "", row["Echogenicity"]
+    several = tagged_pairs.with_name("several.csv")
+    with several.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows + again)
+    results, predictions = [], []
+    for name, data in (("one", tagged_pairs), ("two", several)):
+        chosen = AttributesArguments(
+            data=str(data), model=tiny_model, pretrained="none", workers=0, out=tmp_path / name
+        )
+        assert attributes(chosen) == 0
+        results.append(json.loads((tmp_path / name / "results.json").read_text()))
+        predictions.append((tmp_path / name / "predictions.csv").read_text())
+    one, two = results
+    assert two["before"] == one["before"]
+    assert two["intervals"] == one["intervals"]
+    assert two["tags"]["samples"] == two["test_images"] == 40
+    assert two["tags"]["tagged"] == one["tags"]["tagged"]
+    assert predictions[0] == predictions[1]
+    printed = capsys.readouterr().out
+    assert printed.count("50 captions of 40 images: an image counts once") == 1
+
+
 def test_data_without_tags_is_one_error(pairs, tiny_model, tmp_path, capsys):
     options = ["--data", str(pairs), "--model", tiny_model, "--pretrained", "none"]
     assert main(["attributes", *options, "--out", str(tmp_path / "a")]) == 1

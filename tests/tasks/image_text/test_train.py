@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 import fastht
 from fastht.cli import main
@@ -31,6 +32,29 @@ def arguments(pairs, tiny_model, tmp_path):
         trainer=TrainerConfig(epochs=6, batch_size=10, lr=1e-2, workers=0),
         out=tmp_path / "run",
     )
+
+
+def test_files_of_several_pictures_are_told_once(pairs, arguments, capsys):
+    """Of a plain table, whose layout tells nothing; a named frame is no loss."""
+    folder = arguments.out.parent
+    rows = []
+    for i in range(12):
+        with Image.open(pairs.with_name(f"{i:02}.png")) as image:
+            if i in (3, 4):
+                frames = [image.copy()] * 2
+                image.save(folder / f"{i}.tiff", save_all=True, append_images=frames)
+            else:
+                image.save(folder / f"{i}.tiff")
+        rows.append(f"{i}.tiff,Ultrasound number {i} of the neck,{1 if i == 4 else ''}")
+    table = folder / "frames.csv"
+    table.write_text("\n".join(["filepath,title,frame", *rows]))
+    config = dataclasses.replace(arguments.trainer, epochs=1, batch_size=4)
+    results = train(dataclasses.replace(arguments, data=str(table), trainer=config))
+    told = "note: 1 file of several pictures, of which the middle one is read: "
+    printed = capsys.readouterr().out
+    assert printed.count(told) == 1
+    assert "3.tiff (3); name one by a column frame" in printed
+    assert results["provenance"]["notes"]["files_of_several_pictures"] == 1
 
 
 @pytest.fixture

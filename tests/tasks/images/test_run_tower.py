@@ -188,6 +188,27 @@ def test_what_cannot_be_a_start_is_one_error(arguments, runs, tmp_path):
         read_run_tower(broken)
 
 
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"text": "tiny-bert"}, r"a dual encoder \(ViT-B-16/openai \+ tiny-bert\).*"),
+        ({"head": "mlp-8"}, r"a dual encoder .*--model ViT-B-16 --pretrained openai$"),
+        (
+            {"model": "echocare:e.pth", "text": "tiny-bert"},
+            r"EchoCare's encoder .*--model echocare:e\.pth$",
+        ),
+        ({}, None),  # the negative control: such a run is looked at further
+    ],
+)
+def test_runs_of_other_towers_are_told_what_they_are(tmp_path, options, what):
+    base = {"data": "sample", "model": "ViT-B-16", "pretrained": "openai"}
+    arguments = base | {"method": "ht", "lora_rank": 4} | options
+    (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+    expected = r"has no adapter: its training has not finished" if what is None else what
+    with pytest.raises(ValueError, match=expected):
+        read_run_tower(tmp_path)
+
+
 def fabricated(folder, rows):
     """A run that has patients on sides, images named after them."""
     folder.mkdir()
