@@ -78,7 +78,7 @@ struct Expand {
       spread(tile, stage);
       if (p.z == nullptr) continue;
       sync_block();
-      gather(stage, by_x, by_hat, by_out, sum_out, sum_du);
+      gather(tile, stage, by_x, by_hat, by_out, sum_out, sum_du);
     }
     // The group is found again: no register keeps it.
     if (p.z != nullptr) store((end - 1) / p.each, by_x, by_hat, by_out, sum_out, sum_du);
@@ -216,19 +216,21 @@ struct Expand {
   }
 
   // The sums over the tile's tokens: 16 channels a warp, and all features, or a part of them.
-  FASTHT_DEVICE void gather(int stage, float (&by_x)[kBlocks][4], float (&by_hat)[kBlocks][4],
-                            float (&by_out)[kBlocks][4], float (&sum_out)[kOwn][4],
-                            float (&sum_du)[4]) {
+  FASTHT_DEVICE void gather(int tile, int stage, float (&by_x)[kBlocks][4],
+                            float (&by_hat)[kBlocks][4], float (&by_out)[kBlocks][4],
+                            float (&sum_out)[kOwn][4], float (&sum_du)[4]) {
     const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
     const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
     const Quad* const du = narrow + stage * (2 * kNarrowQuads);
     const Quad* const raw = wide + stage * (2 * kWideQuads);
     const Quad* const upstream = kSame ? raw + kWideQuads : dout;
     if constexpr (kApart) {
-      sum_over(by_x, du, kSame ? raw : x, row_tile, first, lane);
-      sum_over(by_hat, du, x_hat, row_tile, first, lane);
-      sum_over(by_out, du + kNarrowQuads, upstream, row_tile, first, lane);
-      FASTHT_ROLLED for (int step = 0; step < kTokens; step += 16) {
+      // A loop whose turns the compiler could count would be none where a tile has 16 tokens.
+      const int end = smaller(p.total - tile * kTokens, kTokens);
+      sum_over(by_x, du, kSame ? raw : x, end, row_tile, first, lane);
+      sum_over(by_hat, du, x_hat, end, row_tile, first, lane);
+      sum_over(by_out, du + kNarrowQuads, upstream, end, row_tile, first, lane);
+      FASTHT_ROLLED for (int step = 0; step < end; step += 16) {
         Transposed::add(sum_du, Transposed::template left<kChannels>(du, step, row_tile * 16, lane));
         add_own(sum_out, upstream, step, row_tile, first, lane);
       }
@@ -259,8 +261,8 @@ struct Expand {
 
   // One of the three, in a loop of its own.
   FASTHT_DEVICE static void sum_over(float (&c)[kBlocks][4], const Quad* left, const Quad* right,
-                                     int row_tile, int first, int lane) {
-    FASTHT_ROLLED for (int step = 0; step < kTokens; step += 16) {
+                                     int end, int row_tile, int first, int lane) {
+    FASTHT_ROLLED for (int step = 0; step < end; step += 16) {
       const auto rows = Transposed::template left<kChannels>(left, step, row_tile * 16, lane);
       FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
         typename Transposed::Right columns[2];
