@@ -27,6 +27,9 @@ struct Expand {
   static constexpr int kBlocks = kWidth / 8 / kParts;      // of 8 features a warp
   static constexpr int kOwn = ceil_div(kBlocks, kRowTiles);  // of them, whose dout a warp sums up
   static constexpr bool kSame = Same<X, F>::value;
+  // Whole floats, split into their parts, of so many blocks: together the operands of three sums
+  // are more than registers hold.
+  static constexpr bool kApart = Same<P, Float32Products>::value && kBlocks > 2;
   static constexpr int kWideQuads = kTokens * kWidth * X::kBytes / 16;
   static constexpr int kTileQuads = kTokens * kWidth * F::kBytes / 16;
   static constexpr int kNarrowQuads = kTokens * kChannels * F::kBytes / 16;
@@ -75,7 +78,7 @@ struct Expand {
       spread(tile, stage);
       if (p.z == nullptr) continue;
       sync_block();
-      gather(stage, by_x, by_hat, by_out, sum_out, sum_du);
+      gather(tile, stage, by_x, by_hat, by_out, sum_out, sum_du);
     }
     // The group is found again: no register keeps it.
     if (p.z != nullptr) store((end - 1) / p.each, by_x, by_hat, by_out, sum_out, sum_du);
@@ -213,13 +216,26 @@ struct Expand {
   }
 
   // The sums over the tile's tokens: 16 channels a warp, and all features, or a part of them.
-  FASTHT_DEVICE void gather(int stage, float (&by_x)[kBlocks][4], float (&by_hat)[kBlocks][4],
-                            float (&by_out)[kBlocks][4], float (&sum_out)[kOwn][4],
-                            float (&sum_du)[4]) {
+  FASTHT_DEVICE void gather(int tile, int stage, float (&by_x)[kBlocks][4],
+                            float (&by_hat)[kBlocks][4], float (&by_out)[kBlocks][4],
+                            float (&sum_out)[kOwn][4], float (&sum_du)[4]) {
     const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
     const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
     const Quad* const du = narrow + stage * (2 * kNarrowQuads);
     const Quad* const raw = wide + stage * (2 * kWideQuads);
+    const Quad* const upstream = kSame ? raw + kWideQuads : dout;
+    if constexpr (kApart) {
+      // A loop whose turns the compiler could count would be none where a tile has 16 tokens.
+      const int end = smaller(p.total - tile * kTokens, kTokens);
+      sum_over(by_x, du, kSame ? raw : x, end, row_tile, first, lane);
+      sum_over(by_hat, du, x_hat, end, row_tile, first, lane);
+      sum_over(by_out, du + kNarrowQuads, upstream, end, row_tile, first, lane);
+      FASTHT_ROLLED for (int step = 0; step < end; step += 16) {
+        Transposed::add(sum_du, Transposed::template left<kChannels>(du, step, row_tile * 16, lane));
+        add_own(sum_out, upstream, step, row_tile, first, lane);
+      }
+      return;
+    }
     FASTHT_ROLLED for (int step = 0; step < kTokens; step += 16) {
       {
         const auto grad = Transposed::template left<kChannels>(du, step, row_tile * 16, lane);
@@ -236,23 +252,40 @@ struct Expand {
           Transposed::template left<kChannels>(du + kNarrowQuads, step, row_tile * 16, lane);
       FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
         typename Transposed::Right right[2];
-        Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step, first + n * 8, lane);
+        Transposed::template right<kWidth>(right, upstream, step, first + n * 8, lane);
         FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_out[n + i], active, right[i]);
       }
-      if (row_tile * kOwn < kBlocks) {
-        typename Transposed::Right right[2];
-        Transposed::template right<kWidth>(right, kSame ? raw + kWideQuads : dout, step,
-                                           first + row_tile * kOwn / 2 * 16, lane);
-        if constexpr (kOwn == 2) {
-          FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::add(sum_out[i], right[i]);
-        } else {
-          // By member: a choice between structs would be one between addresses, in local memory.
-          typename Transposed::Right own;
-          FASTHT_UNROLL for (int i = 0; i < Transposed::kWords; ++i)
-            own.v[i] = row_tile % 2 == 0 ? right[0].v[i] : right[1].v[i];
-          Transposed::add(sum_out[0], own);
-        }
+      add_own(sum_out, upstream, step, row_tile, first, lane);
+    }
+  }
+
+  // One of the three, in a loop of its own.
+  FASTHT_DEVICE static void sum_over(float (&c)[kBlocks][4], const Quad* left, const Quad* right,
+                                     int end, int row_tile, int first, int lane) {
+    FASTHT_ROLLED for (int step = 0; step < end; step += 16) {
+      const auto rows = Transposed::template left<kChannels>(left, step, row_tile * 16, lane);
+      FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
+        typename Transposed::Right columns[2];
+        Transposed::template right<kWidth>(columns, right, step, first + n * 8, lane);
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(c[n + i], rows, columns[i]);
       }
+    }
+  }
+
+  // The sums of those features of 16 tokens' dout that are this warp's.
+  FASTHT_DEVICE static void add_own(float (&sums)[kOwn][4], const Quad* upstream, int step,
+                                    int row_tile, int first, int lane) {
+    if (row_tile * kOwn >= kBlocks) return;
+    typename Transposed::Right right[2];
+    Transposed::template right<kWidth>(right, upstream, step, first + row_tile * kOwn / 2 * 16, lane);
+    if constexpr (kOwn == 2) {
+      FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::add(sums[i], right[i]);
+    } else {
+      // By member: a choice between structs would be one between addresses, in local memory.
+      typename Transposed::Right own;
+      FASTHT_UNROLL for (int i = 0; i < Transposed::kWords; ++i)
+        own.v[i] = row_tile % 2 == 0 ? right[0].v[i] : right[1].v[i];
+      Transposed::add(sums[0], own);
     }
   }
 

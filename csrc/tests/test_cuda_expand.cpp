@@ -126,6 +126,7 @@ void test_expand(bool thorough) {
   check_sizes<Float32, Tf32Products, 64, 32, true>(1e-3, 1e-3);
   check_sizes<Float32, Float32Products, 64, 32, false>(2e-6, 2e-6);
   check_sizes<Float32, Float32Products, 128, 16, true>(2e-6, 2e-6);
+  check<Float32, Float32Products, 128, 64, true>({3, 50, 136, 2}, 2e-6, 2e-6);  // a part of a tile
 }
 
 }  // namespace fastht::cuda::test
