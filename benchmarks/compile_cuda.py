@@ -85,10 +85,13 @@ _THIN = (
 # sm_100; and, with 128 channels, down of strict float32 and unaligned tokens. Nothing else that has
 # been compiled: docs/cuda_spills.md says what.
 ALLOWED = {
-    ("32>bf16", 64): {"down": 4, "expand": 4},
-    ("32>fp16", 64): {"contract": 16, "down": 4, "expand": 4},
-    ("32", 64): {"contract": 80},
-    ("32", 128): {"down": 3},
+    ("sm_80", "32>fp16", 64): {"contract": 16},
+    ("sm_90a", "32", 128): {"down": 3},
+    ("sm_100", "32>bf16", 64): {"down": 4, "expand": 4},
+    ("sm_100", "32>fp16", 64): {"down": 4, "expand": 4},
+    ("sm_100", "32", 64): {"contract": 80},
+    ("sm_120", "32>bf16", 64): {"expand": 2},
+    ("sm_120", "32>fp16", 64): {"expand": 2},
 }
 
 
@@ -184,7 +187,7 @@ def problem(row: Row) -> str | None:
     But for those of :data:`ALLOWED`, which may have no more than they have.
     """
     limit = DEVICES[row.arch.removeprefix("sm_")][0][0]
-    allowed = ALLOWED.get((row.numbers, row.channels), {}).get(row.kernel, 0)
+    allowed = ALLOWED.get((row.arch, row.numbers, row.channels), {}).get(row.kernel, 0)
     if row.local > allowed or (row.stack and not allowed):
         return f"{row.stack} bytes of stack, {row.local} accesses of local memory"
     if row.shared > limit:

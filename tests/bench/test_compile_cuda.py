@@ -61,6 +61,11 @@ def test_no_kernel_gives_up_registers_for_blocks_that_do_not_fit(arch, aligned):
         ({}, None),
         ({"stack": 8}, "8 bytes of stack, 0 accesses of local memory"),
         ({"local": 3}, "0 bytes of stack, 3 accesses of local memory"),
+        ({"arch": "sm_120", "numbers": "32>bf16", "kernel": "expand", "local": 2}, None),
+        (
+            {"arch": "sm_90a", "numbers": "32>bf16", "kernel": "expand", "local": 2},
+            "0 bytes of stack, 2 accesses of local memory",
+        ),
         ({"arch": "sm_120", "shared": 101_377}, "needs 101377 bytes of shared memory of 101376"),
         ({"arch": "sm_120", "shared": 101_376}, None),
     ],
