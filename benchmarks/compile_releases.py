@@ -99,9 +99,11 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
         widths = ", ".join(map(str, sorted({width for row in part for width in row.widths})))
         yield f"D or E of {widths}. A cell: how many of the kernels spill; -: not compiled."
         yield ""
-        yield from _table(("x > products", "Triton", *chips), _counts(part, releases, chips))
+        yield from markdown_table(
+            ("x > products", "Triton", *chips), _counts(part, releases, chips)
+        )
         if found := _spilling(part):
-            yield from _table(
+            yield from markdown_table(
                 ("kernel", "C", "x > products", "chips: bytes of stack", "Triton"), found
             )
 
@@ -164,7 +166,8 @@ def _spilling(rows: list[Row]) -> list[list[str]]:
     return [[*key, ", ".join(lines[key])] for key in sorted(lines)]
 
 
-def _table(header: tuple[str, ...], rows: Iterable[list[str]]) -> Iterator[str]:
+def markdown_table(header: tuple[str, ...], rows: Iterable[list[str]]) -> Iterator[str]:
+    """Yield the lines of a table of a page."""
     yield f"| {' | '.join(header)} |"
     yield f"|{'---|' * len(header)}"
     for row in rows:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.compile_cuda import DEVICES, NUMBERS, Kind, Made, row_of, wanted
+from benchmarks.compile_releases import markdown_table
 from benchmarks.compile_table import Row
 from fastht.ops.cuda import nvrtc
 
@@ -67,7 +68,7 @@ def page(cell_of: Callable[[str, int, str], Cell], version: str) -> Iterator[str
     yield "`python -m benchmarks.cuda_spills` writes this page. sm_80 stands for 8.6 and 8.9 too,"
     yield "whose blocks have less shared memory and so other tilings."
     yield ""
-    yield from _table(
+    yield from markdown_table(
         ("C", "x > products", *(f"sm_{arch}" for arch in DEVICES)),
         ([str(c), numbers, *map(str, found)] for (c, numbers), found in cells.items()),
     )
@@ -75,7 +76,7 @@ def page(cell_of: Callable[[str, int, str], Cell], version: str) -> Iterator[str
     if spilling := [row for row in rows if row.stack or row.local]:
         yield "Those that spill:"
         yield ""
-        yield from _table(
+        yield from markdown_table(
             ("kernel (threads x blocks)", "C", "x > products", "chip", "stack", "local accesses"),
             (
                 [
@@ -89,7 +90,7 @@ def page(cell_of: Callable[[str, int, str], Cell], version: str) -> Iterator[str
     yield "thread can have."
     yield ""
     names = list(dict.fromkeys(row.kernel for row in rows))
-    yield from _table(
+    yield from markdown_table(
         ("kernel", *(f"sm_{arch}" for arch in DEVICES)),
         ([f"`{name}`", *(_most(rows, name, f"sm_{arch}") for arch in DEVICES)] for name in names),
     )
@@ -98,14 +99,6 @@ def page(cell_of: Callable[[str, int, str], Cell], version: str) -> Iterator[str
 def _most(rows: Iterable[Row], name: str, arch: str) -> str:
     found = [row.registers for row in rows if (row.kernel, row.arch) == (name, arch)]
     return str(max(found)) if found else "-"
-
-
-def _table(header: tuple[str, ...], rows: Iterable[list[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield f"|{'---|' * len(header)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
-    yield ""
 
 
 def main() -> None:
