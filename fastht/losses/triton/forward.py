@@ -152,17 +152,37 @@ def _softmax_parts(z, positive, inside, at, plane, stored, KEYS: tl.constexpr, A
 
 
 @triton.jit
+def _sum_around_ones(x, e, summed, AXIS: tl.constexpr):
+    """Return the sum of e to the power of x, of which the largest is 1, rounded almost once.
+
+    Where one pair leads, all others would lose the digits of 1 with each addition.
+    """
+    leads = summed & (x == 0.0)
+    others = tl.sum(tl.where(leads, 0.0, e), axis=AXIS)
+    return tl.sum(tl.where(leads, 1.0, 0.0), axis=AXIS) + others
+
+
+@triton.jit
 def _kl_parts(logits, wanted, inside, at, plane, stored, AXIS: tl.constexpr):
-    """Write shift and sum of logits and targets along an axis, and the gap between the two."""
+    """Write shift and sum of logits and targets along an axis, and the mean gap between the two.
+
+    The mean is the targets', of both with their shifts taken off. Where the two are alike it is
+    next to the logarithm of the sums' quotient, which is taken off it when tiles are merged: the
+    second step sums what the first left over, so that no digit of the difference is lost here.
+    """
     summed = _along(inside, 1 - AXIS)
+    logit_shift = tl.max(tl.where(summed, logits, float("-inf")), axis=AXIS)
+    target_shift = tl.max(tl.where(summed, wanted, float("-inf")), axis=AXIS)
+    logits -= _along(logit_shift, AXIS)
+    wanted -= _along(target_shift, AXIS)
+    logit_sum = _sum_around_ones(logits, tl.where(summed, exp(logits), 0.0), summed, AXIS)
+    w = tl.where(summed, exp(wanted), 0.0)
+    target_sum = _sum_around_ones(wanted, w, summed, AXIS)
     gap = wanted - logits
-    logits = tl.where(summed, logits, float("-inf"))
-    wanted = tl.where(summed, wanted, float("-inf"))
-    logit_shift, target_shift = tl.max(logits, axis=AXIS), tl.max(wanted, axis=AXIS)
-    logit_sum = tl.sum(exp(logits - _along(logit_shift, AXIS)), axis=AXIS)
-    w = exp(wanted - _along(target_shift, AXIS))
+    rough = tl.sum(w * gap, axis=AXIS) / target_sum
+    rest = tl.sum(w * (gap - _along(rough, AXIS)), axis=AXIS) / target_sum
     tl.store(at, logit_shift, mask=stored)
     tl.store(at + plane, logit_sum, mask=stored)
     tl.store(at + 2 * plane, target_shift, mask=stored)
-    tl.store(at + 3 * plane, tl.sum(w, axis=AXIS), mask=stored)
-    tl.store(at + 4 * plane, tl.sum(w * tl.where(summed, gap, 0.0), axis=AXIS), mask=stored)
+    tl.store(at + 3 * plane, target_sum, mask=stored)
+    tl.store(at + 4 * plane, rough + rest, mask=stored)
