@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastht.losses.blocked.divergences import Divergences
+from fastht.losses.blocked.divergences import Divergences, Shared, Shifts, sides
 from fastht.losses.blocked.exponentials import Sums, add, one_shift
 from fastht.losses.blocked.pairs import Block, Pairs, blocks, signed
 from fastht.losses.sweeps import COLUMNS, ROWS, Form, Operands, Statistics, sum_dtype
+
+
+class _FirstShifts(NamedTuple):
+    """The one shift of each kind of exponentials, or ``None`` for shifts by row and column."""
+
+    softmax: float | None
+    kl: Shifts | None
 
 
 def forward(form: Form, operands: Operands, pairs: Pairs | None = None) -> Statistics:
@@ -19,19 +27,42 @@ def forward(form: Form, operands: Operands, pairs: Pairs | None = None) -> Stati
     ``pairs`` has the buffers, for those who go on with the last block.
     """
     pairs = pairs or Pairs(form, operands)
-    shift = _first_shift(form, operands)
-    while True:
-        sweep = ForwardSweep(pairs, shift)
+    sweep = ForwardSweep(pairs, _first_shifts(form, operands))
+    for block in blocks(operands):
+        sweep.add(block)
+    if not sweep.whole():
+        sweep = ForwardSweep(pairs, None)
         for block in blocks(operands):
             sweep.add(block)
-        if sweep.whole():
-            return sweep.statistics()
-        shift = None
+    statistics = sweep.statistics()
+    return statistics if sweep.kl.kept() else _with_digits(statistics, pairs)
 
 
-def _first_shift(form: Form, operands: Operands) -> float | None:
-    """Return the one shift with which a softmax is tried first, if any."""
-    return one_shift(abs(operands.scale.item()) * _bound(operands)) if form.softmax else None
+def _with_digits(statistics: Statistics, pairs: Pairs) -> Statistics:
+    """Replace divergences that a sweep left with few digits.
+
+    The sums stay as they are, with one shift for all, which the backward sweep can share.
+    """
+    again = Divergences(pairs)
+    for block in blocks(pairs.operands):
+        positive = pairs.positive(block)
+        again.add(pairs.cosines(block), pairs.targets(block, positive), block)
+    found = again.statistics()
+    for side in (statistics.kl_columns, statistics.kl_rows):
+        if side.numel():
+            side[4] = found.pop()[4]
+    return statistics
+
+
+def _first_shifts(form: Form, operands: Operands) -> _FirstShifts:
+    """Return the shifts with which a sweep is tried first."""
+    bound = _bound(operands) if form.softmax or form.kl else 0.0
+    softmax = one_shift(abs(operands.scale.item()) * bound) if form.softmax else None
+    if not form.kl:
+        return _FirstShifts(softmax, None)
+    logits, targets = one_shift(bound / operands.temperature), one_shift(1.0 / operands.temperature)
+    shared = logits is not None and targets is not None
+    return _FirstShifts(softmax, Shifts(logits, targets) if shared else None)
 
 
 def _bound(operands: Operands) -> float:
@@ -45,21 +76,18 @@ def _bound(operands: Operands) -> float:
 
 
 class ForwardSweep:
-    """The statistics of the blocks that were added.
+    """The statistics of the blocks that were added; without shifts, each row has its own."""
 
-    ``shift`` is the softmax's one shift, or ``None`` for shifts by row and column.
-    """
-
-    def __init__(self, pairs: Pairs, shift: float | None) -> None:
-        self.pairs, self.shift = pairs, shift
+    def __init__(self, pairs: Pairs, shifts: _FirstShifts | None) -> None:
+        self.pairs = pairs
+        self.shift, shared = shifts or (None, None)
         form, operands = pairs.form, pairs.operands
-        like, dtype = operands.rows, pairs.dtype
-        r, c = len(operands.rows), len(operands.columns)
-
-        sides = ((ROWS, 1, r), (COLUMNS, 0, c))
-        self.softmax = [Sums(dim, n, like, dtype, shift) for d, dim, n in sides if form.softmax & d]
-        self.kl = [Divergences(dim, n, like, dtype) for d, dim, n in sides if form.kl & d]
+        like, dtype, r = operands.rows, pairs.dtype, len(operands.rows)
+        self.softmax = [
+            Sums(dim, n, like, dtype, self.shift) for dim, n in sides(pairs, form.softmax)
+        ]
         self.dots = [torch.zeros_like(s.total) for s in self.softmax]
+        self.kl = Shared(pairs, shared) if shared else Divergences(pairs)
         self.sigmoid = torch.zeros(r if form.sigmoid else 0, dtype=dtype, device=like.device)
         self.mse = torch.zeros(r if form.mse else 0, dtype=dtype, device=like.device)
 
@@ -78,24 +106,18 @@ class ForwardSweep:
             # Past 50 softplus(z) is z in float64 too.
             self.sigmoid[block.rows] += torch.ops.aten.softplus.out(z, 1, 50, out=e).sum(1)
         if form.soft:
-            self._add_soft(block, c, pairs.targets(block, positive), e)
-
-    def _add_soft(self, block: Block, c: Tensor, t: Tensor, e: Tensor) -> None:
-        pairs, form, temperature = self.pairs, self.pairs.form, self.pairs.operands.temperature
-        if form.mse:
-            apart = torch.sub(t, c, out=e)
-            self.mse[block.rows] += apart.mul_(apart).sum(1)
-        if form.kl:
-            t /= temperature
-            logits = torch.div(c, temperature, out=pairs.buffer("logits", block))
-            for kl in self.kl:
-                kl.add(logits, t, block, pairs)
+            t = pairs.targets(block, positive)
+            if form.mse:
+                apart = torch.sub(t, c, out=e)
+                self.mse[block.rows] += apart.mul_(apart).sum(1)
+            if form.kl:
+                self.kl.add(c, t, block)
 
     def whole(self) -> bool:
         """Whether no sum with one shift lost terms."""
         o = self.pairs.operands
         n = max(len(o.rows), len(o.columns))
-        return self.shift is None or all(s.whole(n) for s in self.softmax)
+        return (self.shift is None or all(s.whole(n) for s in self.softmax)) and self.kl.whole(n)
 
     def statistics(self) -> Statistics:
         """Return what was summed."""
@@ -110,7 +132,7 @@ class ForwardSweep:
             torch.stack([s.shift, s.total, s.extra, dot])
             for s, dot in zip(self.softmax, self.dots, strict=True)
         ]
-        kl = [x.statistics() for x in self.kl]
+        kl = self.kl.statistics()
         return Statistics(
             of(form.softmax, ROWS, 4, softmax),
             of(form.softmax, COLUMNS, 4, softmax),
