@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastht.losses.blocked.pairs import Block
+from fastht.losses.terms import wide_dtype
 
 _LARGEST = 60.0  # exponents of e with one shift for all: sums of 1e9 such terms stay in float32
 _WIDEST = 140.0  # between the largest and the smallest logit that one shift is tried for
@@ -28,13 +29,26 @@ def one_shift(bound: float) -> float | None:
 
 
 class Sums:
-    """Sums of ``exp(x - shift)`` along rows or columns; ``extra`` is the diagonal's, kept apart."""
+    """Sums of ``exp(x - shift)`` along rows or columns; ``extra`` is the diagonal's, kept apart.
 
-    def __init__(self, dim: int, size: int, like: Tensor, dtype: torch.dtype, shift: float | None):
+    ``total`` is of the dtype that blocks are summed in, for ``wide`` the widest.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        size: int,
+        like: Tensor,
+        dtype: torch.dtype,
+        shift: float | None,
+        *,
+        wide: bool = False,
+    ) -> None:
         self.dim = dim
         start = -torch.inf if shift is None else shift
         self.shift = torch.full((size,), start, dtype=dtype, device=like.device)
-        self.total, self.extra = torch.zeros_like(self.shift), torch.zeros_like(self.shift)
+        self.extra = torch.zeros_like(self.shift)
+        self.total = torch.zeros_like(self.shift, dtype=wide_dtype(like) if wide else dtype)
 
     def exponentials(self, x: Tensor, side: slice, out: Tensor) -> None:
         """Set ``out`` to ``exp(x - shift)``, with shifts moved to the largest values so far."""
@@ -51,7 +65,7 @@ class Sums:
 
         Terms under the smallest normal number are short of digits or lost.
         """
-        least = terms * torch.finfo(self.total.dtype).tiny * 1e9
+        least = terms * torch.finfo(self.shift.dtype).tiny * 1e9
         total = self.total + self.extra
         return bool(((total >= least) & total.isfinite()).all())
 
@@ -79,7 +93,7 @@ def add(
             diagonal = e.diagonal(block.diagonal)
             own = diagonal.clone()
             diagonal.zero_()
-        s.total[block.side(s.dim)] += e.sum(s.dim)
+        s.total[block.side(s.dim)] += e.sum(s.dim, dtype=s.total.dtype)
         if own is not None:
             s.extra[block.own(s.dim)] += own
 
