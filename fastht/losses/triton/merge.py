@@ -108,8 +108,9 @@ def _merge_kl(
 ):  # fmt: skip
     """Write shift and sum of logits and of targets, and the divergence of each row or column.
 
-    That is the mean gap less the logarithm of the sums' quotient, which cancel where it is small.
-    Tiles' sums are weights here, and may have been rounded; what is made of them may not be.
+    Of a tile that is the mean gap and the logarithm of the sums' quotient; the gap of all is the
+    mean of the tiles', and its logarithm that of all sums. The sums are weights in both, so that
+    their own rounding cancels where the divergence is small; what is made of them is in float64.
     """
     logit_shift = _largest(parts, n, N, tiles, ACC, BLOCK, STEP)
     target_shift = _largest(parts + 2 * plane, n, N, tiles, ACC, BLOCK, STEP)
@@ -119,14 +120,15 @@ def _merge_kl(
     for start in range(0, tiles, STEP):
         at, inside = _at(n, N, start, tiles, STEP)
         logit_move = _moved(parts + at, logit_shift, inside)
-        number = tl.load(parts + plane + at, mask=inside, other=0.0).to(tl.float64)
-        logits += number * exp(logit_move.to(ACC)).to(tl.float64)
         target_move = _moved(parts + 2 * plane + at, target_shift, inside)
-        number = tl.load(parts + 3 * plane + at, mask=inside, other=0.0).to(tl.float64)
-        number *= exp(target_move.to(ACC)).to(tl.float64)
-        targets += number
+        logit = tl.load(parts + plane + at, mask=inside, other=1.0).to(tl.float64)
+        target = tl.load(parts + 3 * plane + at, mask=inside, other=1.0).to(tl.float64)
         gap = tl.load(parts + 4 * plane + at, mask=inside, other=0.0).to(tl.float64)
-        gaps += number * (gap + (target_move - logit_move))
+        gap += target_move - logit_move - tl.log(logit / target)
+        target = tl.where(inside, target * exp(target_move.to(ACC)).to(tl.float64), 0.0)
+        logits += tl.where(inside, logit * exp(logit_move.to(ACC)).to(tl.float64), 0.0)
+        targets += target
+        gaps += target * gap
     logit_sum, target_sum = tl.sum(logits, axis=0), tl.sum(targets, axis=0)
     divergence = tl.sum(gaps, axis=0) / target_sum + tl.log(logit_sum / target_sum)
     tl.store(kl + n, logit_shift, mask=stored)
