@@ -163,7 +163,8 @@ def _kl_parts(
     wanted -= _along(target_shift, AXIS)
     e = tl.where(summed, exp(logits), 0.0)
     w = tl.where(summed, exp(wanted), 0.0)
-    logit_sum, target_sum = tl.sum(e, axis=AXIS), tl.sum(w, axis=AXIS)
+    logit_sum = _sum_of(e, logits, summed, PRECISION, AXIS)
+    target_sum = _sum_of(w, wanted, summed, PRECISION, AXIS)
     gap = wanted - logits
     mean = tl.sum(w * tl.where(summed, gap, 0.0), axis=AXIS) / target_sum
     divergence = mean + tl.log(logit_sum / target_sum)
@@ -186,6 +187,21 @@ def _kl_parts(
     tl.store(at + 2 * plane, target_shift, mask=stored)
     tl.store(at + 3 * plane, target_sum, mask=stored)
     tl.store(at + 4 * plane, divergence, mask=stored)
+
+
+@triton.jit
+def _sum_of(e, x, summed, PRECISION: tl.constexpr, AXIS: tl.constexpr):
+    """Return the sum of e to the power of x, of which the largest is 1, rounded almost once.
+
+    Where one pair leads, all others would lose the digits of 1 with each addition.
+    """
+    if PRECISION == "aligned":
+        leads = summed & (x == 0.0)
+        others = tl.sum(tl.where(leads, 0.0, e), axis=AXIS)
+        total = tl.sum(tl.where(leads, 1.0, 0.0), axis=AXIS) + others
+    else:
+        total = tl.sum(e, axis=AXIS)
+    return total
 
 
 @triton.jit
