@@ -61,8 +61,9 @@ def _first_shifts(form: Form, operands: Operands) -> _FirstShifts:
     if not form.kl:
         return _FirstShifts(softmax, None)
     logits, targets = one_shift(bound / operands.temperature), one_shift(1.0 / operands.temperature)
-    shared = logits is not None and targets is not None
-    return _FirstShifts(softmax, Shifts(logits, targets) if shared else None)
+    if logits is None or targets is None:
+        return _FirstShifts(softmax, None)
+    return _FirstShifts(softmax, Shifts(logits, targets))
 
 
 def _bound(operands: Operands) -> float:
@@ -80,7 +81,7 @@ class ForwardSweep:
 
     def __init__(self, pairs: Pairs, shifts: _FirstShifts | None) -> None:
         self.pairs = pairs
-        self.shift, shared = shifts or (None, None)
+        self.shift, shared = shifts or _FirstShifts(None, None)
         form, operands = pairs.form, pairs.operands
         like, dtype, r = operands.rows, pairs.dtype, len(operands.rows)
         self.softmax = [

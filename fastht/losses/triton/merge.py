@@ -102,6 +102,13 @@ def _moved(at, shift, inside):
 
 
 @triton.jit
+def _faded(at, plane, shift, inside, ACC: tl.constexpr):
+    """Return tiles' sums of exponentials, which stand behind their shifts, from the largest."""
+    number = tl.load(at + plane, mask=inside, other=0.0).to(tl.float64)
+    return number * exp(_moved(at, shift, inside).to(ACC)).to(tl.float64)
+
+
+@triton.jit
 def _merge_kl(
     parts, kl, n, N, plane, tiles, stored,
     ACC: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
@@ -116,20 +123,21 @@ def _merge_kl(
     target_shift = _largest(parts + 2 * plane, n, N, tiles, ACC, BLOCK, STEP)
     logits = tl.zeros((STEP, BLOCK), tl.float64)
     targets = tl.zeros((STEP, BLOCK), tl.float64)
-    gaps = tl.zeros((STEP, BLOCK), tl.float64)
     for start in range(0, tiles, STEP):
         at, inside = _at(n, N, start, tiles, STEP)
-        logit_move = _moved(parts + at, logit_shift, inside)
-        target_move = _moved(parts + 2 * plane + at, target_shift, inside)
+        logits += _faded(parts + at, plane, logit_shift, inside, ACC)
+        targets += _faded(parts + 2 * plane + at, plane, target_shift, inside, ACC)
+    logit_sum, target_sum = tl.sum(logits, axis=0), tl.sum(targets, axis=0)
+    gaps = tl.zeros((STEP, BLOCK), tl.float64)
+    for start in range(0, tiles, STEP):  # once more: all in one loop are too many registers
+        at, inside = _at(n, N, start, tiles, STEP)
         logit = tl.load(parts + plane + at, mask=inside, other=1.0).to(tl.float64)
         target = tl.load(parts + 3 * plane + at, mask=inside, other=1.0).to(tl.float64)
-        gap = tl.load(parts + 4 * plane + at, mask=inside, other=0.0).to(tl.float64)
-        gap += target_move - logit_move - tl.log(logit / target)
-        target = tl.where(inside, target * exp(target_move.to(ACC)).to(tl.float64), 0.0)
-        logits += tl.where(inside, logit * exp(logit_move.to(ACC)).to(tl.float64), 0.0)
-        targets += target
-        gaps += target * gap
-    logit_sum, target_sum = tl.sum(logits, axis=0), tl.sum(targets, axis=0)
+        gap = -tl.log(logit / target)
+        gap += tl.load(parts + 4 * plane + at, mask=inside, other=0.0).to(tl.float64)
+        gap += _moved(parts + 2 * plane + at, target_shift, inside)
+        gap -= _moved(parts + at, logit_shift, inside)
+        gaps += gap * _faded(parts + 2 * plane + at, plane, target_shift, inside, ACC)
     divergence = tl.sum(gaps, axis=0) / target_sum + tl.log(logit_sum / target_sum)
     tl.store(kl + n, logit_shift, mask=stored)
     tl.store(kl + N + n, logit_sum.to(ACC), mask=stored)
