@@ -18,6 +18,7 @@ from benchmarks.issue_model.machine import Machine, pipe, product_cycles
 from benchmarks.issue_model.sass import NO_BARRIER, Code, Instruction
 
 Loop = tuple[int, int]
+LINE = 128  # bytes of the L2 cache that a prefetch brings in
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ class _Step:
                 self.cost = 4 * max(1, -(-access.request // 128))
                 lanes = access.request
             self.request = lanes * work.fill
+        elif self.category == "PREFETCH":
+            self.level, self.request = "DRAM", 32 * LINE * work.fill
         self.barrier = instruction.opcode.startswith("BAR.")
         self.commits = instruction.opcode.startswith("LDGDEPBAR")
         self.arrives = "gsb0" in instruction.text
@@ -153,7 +156,7 @@ class _Step:
 
 class _Warp:
     __slots__ = (
-        "at", "barred", "boards", "copies", "pending", "products", "program", "ready",
+        "ahead", "arrival", "at", "barred", "boards", "copies", "pending", "products", "program", "ready",
     )  # fmt: skip
 
     def __init__(self, program: _Program, ready: int) -> None:
@@ -163,6 +166,8 @@ class _Warp:
         self.copies: list[float] = []  # when each committed group of cp.async is there
         self.products: list[float] = []  # when each committed group of products is done
         self.pending = 0.0
+        self.ahead = 0.0  # bytes asked for that no load has read yet
+        self.arrival = 0.0  # when all of them are in the L2 cache
         self.barred = False
 
 
@@ -269,8 +274,11 @@ class _Player:
         elif step.pipe:
             self.free[step.pipe] = now + step.cost
         done = now + 6
-        if step.category in ("LDG", "LDGSTS"):
-            done = self._load(step, now)
+        if step.category == "PREFETCH":
+            warp.ahead += step.request
+            warp.arrival = self._moved(step, now) + 0.6 * machine.latency["DRAM"]
+        elif step.category in ("LDG", "LDGSTS"):
+            done = self._load(step, now, warp)
             if step.category == "LDGSTS":
                 warp.pending = max(warp.pending, done)
         elif step.category in ("STG", "STS"):
@@ -313,7 +321,13 @@ class _Player:
         self.moved += step.request
         return max(self.cache, self.memory)
 
-    def _load(self, step: _Step, now: float) -> float:
+    def _load(self, step: _Step, now: float, warp: _Warp) -> float:
+        if step.level == "DRAM" and warp.ahead > 0:
+            # A program's warps ask for as much as they read, though not each for its own.
+            warp.ahead -= step.request
+            self.cache = max(self.cache, now) + step.request / self.machine.l2_bytes
+            there = max(self.cache, warp.arrival) + self.machine.latency["L2"]
+            return max(now + step.cost + self.machine.latency["L2"], there)
         latency = self.machine.latency[step.level]
         served = self._moved(step, now)
         queued = 0.6 * latency if step.level == "DRAM" else latency

@@ -99,6 +99,8 @@ class Launcher:
         if kernel in CONVOLVING:  # a row of patches has whole pairs of pixels or none
             pixels = chosen.get("PIXELS", 1) if self.width % 2 == 0 else 1
             chosen = {**chosen, "PIXELS": pixels}
+        if kernel == "up":
+            chosen = {"AHEAD": 0, "ACROSS": 0, **chosen}
         return {**chosen, **FUSED_ARITHMETIC}
 
     def even(self, width: int) -> bool:
