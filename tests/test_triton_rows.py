@@ -145,7 +145,8 @@ def test_what_is_asked_for_ahead_is_all_of_the_tokens_and_nothing_else(monkeypat
     asked, given = [], []
 
     def noted(asm, constraints, values, types, pure, pack):
-        assert "prefetch.global.L2 [$1]" in asm and not pure
+        assert "prefetch.global.L2 [$1]" in asm
+        assert not pure
         asked.append(values[0].data.ravel())
         zeros = interpreter.TensorHandle(np.zeros(values[0].data.shape, np.int32), tl.int32)
         return SimpleNamespace(get_result=lambda number: zeros)

@@ -156,7 +156,8 @@ class _Step:
 
 class _Warp:
     __slots__ = (
-        "ahead", "arrival", "at", "barred", "boards", "copies", "pending", "products", "program", "ready",
+        "ahead", "arrival", "at", "barred", "boards", "copies", "pending", "products", "program",
+        "ready",
     )  # fmt: skip
 
     def __init__(self, program: _Program, ready: int) -> None:

@@ -2,8 +2,8 @@
 
 Everything here is a device function. A product's numbers lie in a thread as the tensor cores leave
 them: two neighbouring features, and the next two eight features on. Tokens are read and written
-sixteen bytes at a time, so either the numbers change threads, through shared memory, or the features
-of the product change places: see :func:`add_dealt`.
+sixteen bytes at a time. So either the numbers change threads, through shared memory, or the
+features of the product change places: see :func:`add_dealt`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from fastht.ops.triton.products import multiply
 
 # The interpreter has no machine instructions, and no cache to fill.
 _COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
+# Threads are dealt out to neighbouring features first, and then to the dimensions in their order
+# from the last; up to Triton 3.6 from the first.
 _LAST_FIRST = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7))
 _LINE = tl.constexpr(128)  # bytes of a line of the L2 cache
 
@@ -76,10 +78,8 @@ def add_dealt(
     rest is names: of the same numbers in the same threads. Where the compiler divides a product
     otherwise, the values are right and go through shared memory.
 
-    Args:
-        x, out: the image's.
-        z: ``[BM, BC]``, in the products' format.
-        rows: ``[BM]``, the tile's tokens, some of which the image may not have.
+    ``x`` and ``out`` point to the image's first token. ``z`` is ``[BM, BC]`` in the products'
+    format, ``rows`` are the tile's tokens, some of which the image may not have.
     """
     GROUP: tl.constexpr = 32 * ACROSS
     column = tl.arange(0, BD)

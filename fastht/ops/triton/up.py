@@ -87,8 +87,8 @@ def up_kernel(
 
     if ACROSS:
         add_dealt(
-            x + b.to(tl.int64) * stride_xb, out + b.to(tl.int64) * stride_ob, w_up, up_bias, z, rows, N, D,
-            stride_xn, stride_xd, stride_on, stride_od,
+            x + b.to(tl.int64) * stride_xb, out + b.to(tl.int64) * stride_ob, w_up, up_bias, z,
+            rows, N, D, stride_xn, stride_xd, stride_on, stride_od,
             BC, BM, BD, ACROSS, EVEN_D, REBUILD, PRECISION,
         )  # fmt: skip
         return
