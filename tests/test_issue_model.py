@@ -105,6 +105,25 @@ def test_many_loads_take_the_memory_its_bandwidth():
     assert near.pipe_micros["LSU"] == pytest.approx(modelled.pipe_micros["LSU"] / 4)
 
 
+def test_what_was_asked_for_ahead_is_loaded_from_the_cache_when_it_has_come():
+    ask = line("CCTL.E.PF2 [R2]")
+    others = [line("FADD R1, R1, R1", stall=4) for _ in range(1000)]
+    load = line("LDG.E.128 R4, desc[UR4][R2.64]", write=0), line("FADD R1, R4, R5", waits=1)
+
+    def taken(*lines):
+        return cycles(code(*lines), access=lambda instruction: Access("DRAM"))
+
+    late, early = taken(*others, *load), taken(ask, *others, *load)
+    assert late - early == pytest.approx(H100.latency["DRAM"] - H100.latency["L2"], rel=0.1)
+    # Asked for just before, it has to come all the same.
+    assert taken(*others, ask, *load) > late - 0.5 * H100.latency["DRAM"]
+    # A line of 128 bytes for each lane, which is 8 loads of 16 bytes a lane; the ninth is not there.
+    few, many = ([ask, *others, *(load * n)] for n in (8, 9))
+    assert taken(*many) - taken(*few) > H100.latency["DRAM"]
+    moved = model(work(code(ask, *load), access=lambda instruction: Access("DRAM")), H100)
+    assert moved.memory_bytes == 132 * 4 * 32 * 128
+
+
 @pytest.mark.parametrize(
     ("registers", "shared", "warps", "programs"),
     [
