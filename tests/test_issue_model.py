@@ -117,11 +117,11 @@ def test_what_was_asked_for_ahead_is_loaded_from_the_cache_when_it_has_come():
     assert late - early == pytest.approx(H100.latency["DRAM"] - H100.latency["L2"], rel=0.1)
     # Asked for just before, it has to come all the same.
     assert taken(*others, ask, *load) > late - 0.5 * H100.latency["DRAM"]
-    # 128 bytes for each lane are 8 loads of 16 bytes a lane; the ninth is not there.
-    few, many = ([ask, *others, *(load * n)] for n in (8, 9))
+    # 64 bytes for each lane are 4 loads of 16 bytes a lane; the fifth is not there.
+    few, many = ([ask, *others, *(load * n)] for n in (4, 5))
     assert taken(*many) - taken(*few) > H100.latency["DRAM"]
     moved = model(work(code(ask, *load), access=lambda instruction: Access("DRAM")), H100)
-    assert moved.memory_bytes == 132 * 4 * 32 * 128
+    assert moved.memory_bytes == 132 * 4 * 32 * 64
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_what_is_asked_for_ahead_is_all_of_the_tokens_and_nothing_else(monkeypat
         assert torch.equal(out, results(**shape)[0])
     x = given[0]
     batch, count, dim = x.shape
-    first = np.arange(0, min(width, dim), 64)  # features of the lines of a token
+    first = np.arange(0, min(width, dim), 32)  # a feature of each 64 bytes of a token
     places = (
         np.arange(batch)[:, None, None] * x.stride(0)
         + np.arange(count)[None, :, None] * x.stride(1)

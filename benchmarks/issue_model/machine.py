@@ -123,7 +123,7 @@ def pipe(instruction: Instruction) -> tuple[str, int]:
     if category in ("LDG", "STG", "LDGSTS", "LDS", "STS", "LDL"):
         return "LSU", 4 * words
     if category == "PREFETCH":
-        return "LSU", 4 * 32  # a line for each lane
+        return "LSU", 4 * 16  # 32 lanes ask for 16 lines: see simulate.FETCHED
     if category in ("SHFL", "REDUX"):
         return "LSU", 4
     if category == "UNI":

@@ -18,7 +18,7 @@ from benchmarks.issue_model.machine import Machine, pipe, product_cycles
 from benchmarks.issue_model.sass import NO_BARRIER, Code, Instruction
 
 Loop = tuple[int, int]
-LINE = 128  # bytes of the L2 cache that a prefetch brings in
+FETCHED = 64  # bytes that a prefetch is taken to bring into the L2 cache
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Step:
                 lanes = access.request
             self.request = lanes * work.fill
         elif self.category == "PREFETCH":
-            self.level, self.request = "DRAM", 32 * LINE * work.fill
+            self.level, self.request = "DRAM", 32 * FETCHED * work.fill
         self.barrier = instruction.opcode.startswith("BAR.")
         self.commits = instruction.opcode.startswith("LDGDEPBAR")
         self.arrives = "gsb0" in instruction.text

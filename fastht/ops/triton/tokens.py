@@ -19,7 +19,7 @@ _COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
 # Threads are dealt out to neighbouring features first, and then to the dimensions in their order
 # from the last; up to Triton 3.6 from the first.
 _LAST_FIRST = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7))
-_LINE = tl.constexpr(128)  # bytes of a line of the L2 cache
+_FETCHED = tl.constexpr(64)  # bytes that a prefetch brings: what it is by default, of a line of 128
 
 
 @triton.jit
@@ -33,7 +33,7 @@ def fetch_ahead(x, rows, N, D, stride_n, stride_d, WIDTH: tl.constexpr):
     chip, from which no value depends.
     """
     if _COMPILED:
-        each: tl.constexpr = _LINE // (x.dtype.element_ty.primitive_bitwidth // 8)
+        each: tl.constexpr = _FETCHED // (x.dtype.element_ty.primitive_bitwidth // 8)
         there = tl.maximum(tl.minimum(rows, N - 1), 0)
         pointers = x + there.to(tl.int64)[:, None] * stride_n
         for start in tl.static_range(0, WIDTH, 4 * each):
