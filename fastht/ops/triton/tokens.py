@@ -36,8 +36,8 @@ def fetch_ahead(x, rows, N, D, stride_n, stride_d, WIDTH: tl.constexpr):
         each: tl.constexpr = _FETCHED // (x.dtype.element_ty.primitive_bitwidth // 8)
         there = tl.maximum(tl.minimum(rows, N - 1), 0)
         pointers = x + there.to(tl.int64)[:, None] * stride_n
-        for start in tl.static_range(0, WIDTH, 4 * each):
-            d = tl.minimum(start + tl.arange(0, 4) * each, D - 1)
+        for start in tl.static_range(0, WIDTH, 8 * each):
+            d = tl.minimum(start + tl.arange(0, 8) * each, D - 1)
             tl.inline_asm_elementwise(
                 "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
                 "=r,l",
