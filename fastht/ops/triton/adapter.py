@@ -104,6 +104,7 @@ def forward(
             BC=run.padded,
             EVEN_D=run.even(options["BK"]),
             SAVE=save,
+            PREFETCH=options["num_stages"],
             PRECISION=run.precision,
             **options,
         )

@@ -7,6 +7,9 @@ import triton.language as tl
 
 from fastht.ops.triton.products import add_product
 
+# Of tokens whose mean is more than 4 standard deviations off, 16-bit products lose digits to it.
+APART = tl.constexpr(16.0)
+
 
 @triton.jit
 def token_rows(token, N, stride_b, stride_n, FLAT: tl.constexpr):
@@ -43,6 +46,7 @@ def down_kernel(
     BK: tl.constexpr,
     EVEN_D: tl.constexpr,
     SAVE: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Project ``BM`` tokens of the batch in a single pass over their features.
@@ -63,17 +67,17 @@ def down_kernel(
     # Where |mean| >> sigma, the LayerNorm's part is lost to the mean: in the rounding of a float32
     # x for the product, or in the sums. There something near the mean has to come off x first.
     if x.dtype.element_ty.primitive_bitwidth == 16 and dtype.primitive_bitwidth == 16:
-        # Few rows of few models are so, and 16 bits are no better for having it taken off: the
-        # products read x where it lies, and a tile that has such a row is gone over again.
+        # 16 bits are no better for it, and in most models no row is so. So both products read x
+        # where it lies, and a tile that has such a row is gone over again, the others' bits kept.
         shift = tl.zeros((BM,), tl.float32)
         acc_skip, acc_norm, total, squares = _project(
-            x_rows, row_inside, w_skip, w_norm, shift, D, stride_xd, False, 3, BC, BM, BK, EVEN_D,
-            PRECISION,
+            x_rows, row_inside, w_skip, w_norm, shift, D, stride_xd, False, PREFETCH, BC, BM, BK,
+            EVEN_D, PRECISION,
         )  # fmt: skip
         mean, variance = _moments(total, squares, D)
-        apart = mean * mean > 16 * variance
-        if tl.max(apart.to(tl.int32), axis=0) > 0:
-            shift = tl.where(apart, mean, 0.0).to(x.dtype.element_ty).to(tl.float32)
+        near = mean * mean <= APART * variance  # not so of an infinity
+        if tl.min(near.to(tl.int32), axis=0) == 0:
+            shift = tl.where(near, 0.0, mean).to(x.dtype.element_ty).to(tl.float32)
             acc_skip, acc_norm, mean, variance = _project_apart(
                 x_rows, row_inside, w_skip, w_norm, shift, D, stride_xd, BC, BM, BK, EVEN_D,
                 PRECISION,
@@ -81,8 +85,8 @@ def down_kernel(
     else:
         shift = _first_mean(x_rows, row_inside, D, stride_xd, BK)
         acc_skip, acc_norm, total, squares = _project(
-            x_rows, row_inside, w_skip, w_norm, shift, D, stride_xd, True, 3, BC, BM, BK, EVEN_D,
-            PRECISION,
+            x_rows, row_inside, w_skip, w_norm, shift, D, stride_xd, True, PREFETCH, BC, BM, BK,
+            EVEN_D, PRECISION,
         )  # fmt: skip
         mean, variance = _moments(total, squares, D)
     rstd = 1.0 / tl.sqrt(variance + eps)
@@ -103,7 +107,7 @@ def down_kernel(
     # Nobody reads the sums of images that the tile has nothing of.
     first_image = pid * BM // N
     last_image = (tl.minimum(pid * BM + BM, total_tokens) - 1) // N
-    for slot in range(0, last_image - first_image + 1):
+    for slot in range(last_image - first_image + 1):
         begin = (first_image + slot) * N
         mine = (token >= begin + P) & (token < begin + N) & row_inside
         column = tl.sum(tl.where(mine[:, None], value, 0.0), axis=0)
@@ -113,8 +117,8 @@ def down_kernel(
 @triton.jit
 def _project(
     x_rows, row_inside, w_skip, w_norm, shift, D, stride_xd, SHIFTED: tl.constexpr,
-    STAGES: tl.constexpr,    BC: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, EVEN_D: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PREFETCH: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+    EVEN_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Return both products of a tile of x, and the sums of ``x - shift`` and of its square.
 
@@ -127,7 +131,7 @@ def _project(
     squares = tl.zeros((BM, BK // 8), tl.float32)
     acc_skip = tl.zeros((BM, BC), tl.float32)
     acc_norm = tl.zeros((BM, BC), tl.float32)
-    for start in tl.range(0, D, BK, num_stages=STAGES):
+    for start in tl.range(0, D, BK, num_stages=PREFETCH):
         d = start + tl.arange(0, BK)
         inside = row_inside[:, None]
         if not EVEN_D:
@@ -166,8 +170,9 @@ def _project_apart(
 ):  # fmt: skip
     """Return the LayerNorm's product and the moments anew, of ``x - shift``."""
     acc_skip, acc_norm, total, squares = _project(
-        x_rows, row_inside, w_skip, w_norm, shift, D, stride_xd, True, 1, BC, BM, BK, EVEN_D, PRECISION
-    )
+        x_rows, row_inside, w_skip, w_norm, shift, D, stride_xd, True, 1, BC, BM, BK, EVEN_D,
+        PRECISION,
+    )  # fmt: skip
     mean, variance = _moments(total, squares, D)
     return acc_skip, acc_norm, mean, variance
 

@@ -17,13 +17,13 @@ def write_sums(
     The means are those of the LayerNorm's backward, as sums over C: ``mean(dh_norm) = du .
     row_sum / D`` and ``mean(dh_norm * x_hat) = du . u_norm / D`` (identity 5 of the design).
     """
+    counted = tl.where(row_inside[:, None], du, 0.0)
+    tl.store(du_sum + tl.arange(0, BC), tl.sum(counted, axis=0))
     saved = tl.load(u_norm + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
     first = tl.sum(du * row_sum[None, :], axis=1) * (scale / D)
     second = tl.sum(du * saved, axis=1) * (scale / D)
-    tl.store(row_means + token * 2, first, mask=row_inside)
-    tl.store(row_means + token * 2 + 1, second, mask=row_inside)
-    counted = tl.where(row_inside[:, None], du, 0.0)
-    tl.store(du_sum + tl.arange(0, BC), tl.sum(counted, axis=0))
+    at = row_means + token[:, None] * 2 + tl.arange(0, 2)[None, :]
+    tl.store(at, tl.join(first, second), mask=row_inside[:, None])
 
 
 @triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles"])
