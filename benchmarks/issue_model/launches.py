@@ -147,7 +147,7 @@ ROLES: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {
     },
     "finish": lambda v: {
         "_finish_projections": -(-v["D"] // v["BD"]), "_finish_tap": 49,
-        "_finish_bias_and_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"],
+        "_finish_biases": 1, "_finish_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"],
         "_finish_point_bias": 1, "_finish_gate_row": v["CQ"],
     },
 }  # fmt: skip

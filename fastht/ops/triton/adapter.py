@@ -395,7 +395,7 @@ def _finish(
     partial: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     p, unused = run.params, grads["gamma"]
-    programs = 52 + run.padded + run.hidden + triton.cdiv(run.dim, FINISH_WIDTH)
+    programs = 53 + run.padded + run.hidden + triton.cdiv(run.dim, FINISH_WIDTH)
     run.launch(finish_kernel, programs)(
         taps,
         d_point,
