@@ -186,7 +186,7 @@ class Launcher:
             BD=self.fold_width,
             ROWS=FOLD_ROWS,
             BACKWARD=backward,
-            **SMALL,
+            **(FEW if self.padded >= 128 else SMALL),
         )
         return folded
 
