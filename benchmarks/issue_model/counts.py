@@ -95,6 +95,30 @@ def key(instruction: Instruction) -> Key:
     return kind(instruction), where(instruction.frames)
 
 
+def renamed(code: Code, counts: Counts) -> None:
+    """Give instructions the frames that they have in PTX, where the assembler has dropped some.
+
+    Its table of lines now and then leaves out a call in between: an instruction that no count stands
+    under takes the frames of the only count of its kind and line that has all of its own in order.
+    """
+    for instruction in code.instructions:
+        if key(instruction) in counts.runs:
+            continue
+        name, frames = key(instruction)
+        longer = [
+            other
+            for found, other in counts.runs
+            if found == name and other[:1] == frames[:1] and _within(frames, other)
+        ]
+        if len(longer) == 1:
+            instruction.frames = longer[0]
+
+
+def _within(few: Frames, many: Frames) -> bool:
+    left = iter(many)
+    return all(frame in left for frame in few)
+
+
 def expected(code: Code, counts: Counts) -> list[float]:
     """Return how often a warp runs each instruction of the machine code, on average."""
     have = Counter(key(i) for i in code.instructions)

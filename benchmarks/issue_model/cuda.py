@@ -176,6 +176,7 @@ class _Counting:
 
 
 def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Arrays) -> Work:
+    counts.renamed(code, found)
     order = counts.played(code, counts.expected(code, found))
     wide = arrays.wide()
     have = Counter(counts.key(code.instructions[n]) for n in order)

@@ -134,17 +134,14 @@ struct ExpandParams {
 };
 // Features of a block of expand: fewer where an operand of its products takes more registers.
 FASTHT_BOTH constexpr int expand_width(int bytes) { return bytes == 4 ? 32 : 64; }
-// 128 registers a thread, or 255 where that does not do.
-FASTHT_BOTH constexpr int expand_warps(int padded, int bytes) {
-  return bytes == 4 ? (padded == 32 ? 4 : 8) : padded / 8;
-}
+// Its warps: so many share its features, and of each share so many the channels.
+constexpr int kExpandShares = 2;
+FASTHT_BOTH constexpr int expand_parts(int padded) { return padded == 128 ? 4 : 2; }
+FASTHT_BOTH constexpr int expand_warps(int padded) { return kExpandShares * expand_parts(padded); }
 
-// Bytes of shared memory of expand: two stages of du, z, x, dout and the tokens' statistics; x_hat,
-// and x and dout again where the products have another format; the slice of W1 and its two vectors.
-FASTHT_BOTH constexpr int expand_shared(int tokens, int padded, int bytes, int x_bytes) {
-  const int tiles = bytes == x_bytes ? 1 : 3, width = expand_width(bytes);
-  return 4 * tokens * padded * bytes + 4 * tokens * width * x_bytes + 2 * tokens * 16 +
-         tiles * tokens * width * bytes + width * padded * bytes + 2 * width * 4;
+// Bytes of shared memory of expand: so many stages of du, z, x, dout and the tokens' statistics.
+FASTHT_BOTH constexpr int expand_shared(int tokens, int stages, int padded, int bytes, int x_bytes) {
+  return stages * tokens * (2 * padded * bytes + 2 * expand_width(bytes) * x_bytes + 16);
 }
 
 // A parameter and its gradient's array; null: there is none.

@@ -8,12 +8,14 @@
 #define FASTHT_DEVICE __device__ __forceinline__
 #define FASTHT_UNROLL _Pragma("unroll")
 #define FASTHT_ROLLED _Pragma("unroll 1")
+#define FASTHT_UNROLL_TWO _Pragma("unroll 2")
 #define FASTHT_UNROLL_EIGHT _Pragma("unroll 8")  // of a long sum: so many loads at once
 #else
 #include "cuda/simulate.h"
 #define FASTHT_DEVICE inline
 #define FASTHT_UNROLL
 #define FASTHT_ROLLED
+#define FASTHT_UNROLL_TWO
 #define FASTHT_UNROLL_EIGHT
 #endif
 
@@ -47,6 +49,9 @@ FASTHT_DEVICE void sync_block() { __syncthreads(); }
 FASTHT_DEVICE float as_float(Word bits) { return __uint_as_float(bits); }
 FASTHT_DEVICE Word as_word(float value) { return __float_as_uint(value); }
 FASTHT_DEVICE Word high_product(Word a, Word b) { return __umulhi(a, b); }
+// Of two words of two 16-bit numbers each: both first ones, both second ones.
+FASTHT_DEVICE Word first_of_each(Word a, Word b) { return __byte_perm(a, b, 0x5410); }
+FASTHT_DEVICE Word second_of_each(Word a, Word b) { return __byte_perm(a, b, 0x7632); }
 FASTHT_DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
 FASTHT_DEVICE float error_function(float x) { return erff(x); }
 FASTHT_DEVICE float exponential(float x) { return expf(x); }
@@ -176,6 +181,8 @@ inline Word as_word(float value) {
   return bits;
 }
 inline Word high_product(Word a, Word b) { return static_cast<Word>((Long{a} * b) >> 32); }
+inline Word first_of_each(Word a, Word b) { return (a & 0xffff) | b << 16; }
+inline Word second_of_each(Word a, Word b) { return a >> 16 | (b & 0xffff0000); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline float error_function(float x) { return std::erf(x); }
 inline float exponential(float x) { return std::exp(x); }

@@ -83,6 +83,10 @@ struct HalfProducts {  // of 16-bit numbers
         mma_float16(c, part, b.v.v[2 * i], b.v.v[2 * i + 1]);
     }
   }
+  // The right operand from a row in memory: the lane's eight numbers of column lane / 4.
+  FASTHT_DEVICE static void multiply_by(float (&c)[4], const Left& a, const Eight<F>& column) {
+    multiply(c, a, Right{column.quads[0]});
+  }
   template <int kCount>
   FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
                                          const Quad* matrix, int first, int step, int lane) {
@@ -118,6 +122,11 @@ struct Tf32Products {  // of float32 numbers rounded to TensorFloat-32
       const Word part[4] = {a.v[0][2 * i], a.v[1][2 * i], a.v[0][2 * i + 1], a.v[1][2 * i + 1]};
       mma_tf32(c, part, b.v[2 * i], b.v[2 * i + 1]);
     }
+  }
+  FASTHT_DEVICE static void multiply_by(float (&c)[4], const Left& a, const Eight<Float32>& column) {
+    Right right;
+    FASTHT_UNROLL for (int i = 0; i < 8; ++i) right.v[i] = round_to_tf32(column[i]);
+    multiply(c, a, right);
   }
   template <int kCount>
   FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
@@ -179,6 +188,17 @@ struct Float32Products {
         add_product(c[n], big[i], small[i], whole, rest);
       }
       if (n % 2 == 1) keep_order();
+    }
+  }
+  FASTHT_DEVICE static void multiply_by(float (&c)[4], const Left& a, const Eight<Float32>& column) {
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
+      Word big[4], small[4], whole[2], rest[2];
+      FASTHT_UNROLL for (int r = 0; r < 4; ++r) {
+        const float value = a.v[r % 2][i * 2 + r / 2];
+        split_of(value, round_to_tf32_here(value), big[r], small[r]);
+      }
+      FASTHT_UNROLL for (int j = 0; j < 2; ++j) split(column[i * 2 + j], whole[j], rest[j]);
+      add_product(c, big, small, whole, rest);
     }
   }
   template <int kCount>

@@ -204,7 +204,7 @@ class BackwardPlan {
   MixUpPlan mix_up_;
   SpectralPlan spectral_;
   int each_ = 1;  // tiles of a block of contract
-  int expand_tokens_ = 0, expand_each_ = 1;
+  int expand_tokens_ = 0, expand_stages_ = 0, expand_shared_ = 0, expand_each_ = 1;
 
   struct Arrays;
   void arrange(Arrays& arrays, const BackwardCall& call, Workspace& workspace) const;

@@ -29,8 +29,8 @@ const std::vector<Instance>& instances() {
       INSTANCE(ContractParams, contract<Bfloat16, Bfloat16Products, 64, 8, 64, 256, true>),
       INSTANCE(MixBackParams, mix_back<Bfloat16Products, 64, 2, 64>),
       INSTANCE(MixBackParams, mix_back<Bfloat16Products, 64, 8, 64>),
-      INSTANCE(ExpandParams, expand<Bfloat16, Bfloat16Products, 64, 64, true>),
-      INSTANCE(ExpandParams, expand<Bfloat16, Bfloat16Products, 64, 32, true>),
+      INSTANCE(ExpandParams, expand<Bfloat16, Bfloat16Products, 64, 64, 3, true>),
+      INSTANCE(ExpandParams, expand<Bfloat16, Bfloat16Products, 64, 32, 2, true>),
       INSTANCE(FinishParams, finish<64>),
       INSTANCE(SpectralParams, spectral<Bfloat16Products, 64, 8, 128>),
       INSTANCE(SpectralParams, spectral<Float32Products, 32, 8, 128>),
@@ -44,8 +44,8 @@ const std::vector<Instance>& instances() {
       INSTANCE(ContractParams, contract<Float32, Float32Products, 32, 4, 32, 256, false>),
       INSTANCE(MixBackParams, mix_back<Float32Products, 32, 2, 32>),
       INSTANCE(MixBackParams, mix_back<Float32Products, 32, 4, 32>),
-      INSTANCE(ExpandParams, expand<Float32, Float32Products, 32, 32, false>),
-      INSTANCE(ExpandParams, expand<Float32, Float32Products, 32, 64, false>),
+      INSTANCE(ExpandParams, expand<Float32, Float32Products, 32, 32, 3, false>),
+      INSTANCE(ExpandParams, expand<Float32, Float32Products, 32, 32, 2, false>),
       INSTANCE(FinishParams, finish<32>),
   };
   return all;
