@@ -9,6 +9,7 @@ often each of these runs, also where the assembler has unrolled a loop or double
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -98,25 +99,29 @@ def key(instruction: Instruction) -> Key:
 def renamed(code: Code, counts: Counts) -> None:
     """Give instructions the frames that they have in PTX, where the assembler has dropped some.
 
-    Its table of lines now and then leaves out a call in between: an instruction that no count stands
-    under takes the frames of the only count of its kind and line that has all of its own in order.
+    Its table has no entry of its own for a call on a line of the same number, and leaves out others
+    now and then. An instruction that no count stands under takes the frames of the only count of its
+    kind that has just its lines, but for such repeats; or else all of its lines in their order.
     """
     for instruction in code.instructions:
-        if key(instruction) in counts.runs:
-            continue
         name, frames = key(instruction)
-        longer = [
-            other
-            for found, other in counts.runs
-            if found == name and other[:1] == frames[:1] and _within(frames, other)
-        ]
-        if len(longer) == 1:
-            instruction.frames = longer[0]
+        if (name, frames) in counts.runs:
+            continue
+        same = [more for other, more in counts.runs if other == name]
+        for fits in (_repeats, _within):
+            found = [more for more in same if fits(frames, more)]
+            if len(found) == 1:
+                instruction.frames = found[0]
+                break
+
+
+def _repeats(few: Frames, many: Frames) -> bool:
+    return [line for _, line in few] == [line for line, _ in itertools.groupby(n for _, n in many)]
 
 
 def _within(few: Frames, many: Frames) -> bool:
-    left = iter(many)
-    return all(frame in left for frame in few)
+    left = (line for _, line in many)
+    return all(line in left for _, line in few)
 
 
 def expected(code: Code, counts: Counts) -> list[float]:

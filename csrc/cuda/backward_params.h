@@ -134,9 +134,9 @@ struct ExpandParams {
 };
 // Features of a block of expand: fewer where an operand of its products takes more registers.
 FASTHT_BOTH constexpr int expand_width(int bytes) { return bytes == 4 ? 32 : 64; }
-// Its warps: so many share its features, and of each share so many the channels.
+// Its warps: so many share its features, and of each share so many the channels, 32 each.
 constexpr int kExpandShares = 2;
-FASTHT_BOTH constexpr int expand_parts(int padded) { return padded == 128 ? 4 : 2; }
+FASTHT_BOTH constexpr int expand_parts(int padded) { return padded / 32; }
 FASTHT_BOTH constexpr int expand_warps(int padded) { return kExpandShares * expand_parts(padded); }
 
 // Bytes of shared memory of expand: so many stages of du, z, x, dout and the tokens' statistics.

@@ -69,9 +69,8 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   });
   const int at_once = device.multiprocessors * contract_.blocks;
   each_ = ceil_div(problem.batch * ceil_div(grid.tokens, tile_rows(contract_.warps, grid)), at_once);
-  // 128 registers a thread, or 255 where a warp has more channels.
   const auto expand_blocks_of = [&](int shared) {
-    return blocks_at_once(device, expand_warps(padded), padded == 32 ? 128 : 255, shared);
+    return blocks_at_once(device, expand_warps(padded), 255, shared);
   };
   // As many blocks as have registers, or else fewer, and then as much on its way as there is room for.
   struct Depth {

@@ -88,6 +88,10 @@ FASTHT_DEVICE Word round_to_tf32_here(float value) {
   return bits;
 }
 
+// The value is made here, not where it is used.
+FASTHT_DEVICE void settle(Word value) { asm volatile("" ::"r"(value)); }
+FASTHT_DEVICE void settle(const void* value) { asm volatile("" ::"l"(value)); }
+
 // Loads do not move over it: where the compiler would take up more operands than registers hold.
 FASTHT_DEVICE void keep_order() { __syncwarp(); }
 
@@ -219,6 +223,8 @@ inline Word round_to_tf32(float value) {  // to nearest, ties away from zero
   return (bits + 0x1000) & 0xffffe000;
 }
 inline void keep_order() {}
+inline void settle(Word) {}
+inline void settle(const void*) {}
 inline Word round_to_tf32_here(float value) { return round_to_tf32(value); }
 
 // PTX ISA, "Matrix fragments for mma.m16n8k16" and ".m16n8k8": with g = lane / 4 and t = lane % 4,

@@ -30,9 +30,11 @@ struct Expand {
   static constexpr int kEach = kFeatures / 8;                   // of them, of a lane
   static constexpr int kBlocks = kFeatures / 16;                // of 16 rows of du W1
   static constexpr int kRowTiles = kChannels / kParts / 16;     // of a warp's channels
+  static constexpr int kPairs = ceil_div(kParts, 2);            // of eight tokens, of a step
+  static constexpr int kOwn = kPairs * 2 / kParts;              // eights whose dx is a warp's
   static constexpr int kGroups = kChannels / 32, kWarps = expand_warps(kChannels);
   static constexpr int kThreads = kWarps * kLanes;
-  static constexpr int kStep = 8 * kParts;  // tokens: of dx, eight are a warp's
+  static constexpr int kStep = kPairs * 16;  // tokens
   static constexpr bool kSame = Same<X, F>::value;
   static constexpr int kNarrowChunks = kChannels * F::kBytes / 16;
   static constexpr int kWideChunks = kWidth * X::kBytes / 16;
@@ -47,6 +49,14 @@ struct Expand {
         return as_float(v[i]);
       else
         return i % 2 == 0 ? X::first(v[i / 2]) : X::second(v[i / 2]);
+    }
+    FASTHT_DEVICE void set(const float (&values)[kEach]) {
+      FASTHT_UNROLL for (int i = 0; i < kEach; i += 2) {
+        if constexpr (X::kBytes == 4)
+          v[i] = as_word(values[i]), v[i + 1] = as_word(values[i + 1]);
+        else
+          v[i / 2] = X::pack(values[i], values[i + 1]);
+      }
     }
   };
   struct Sums {
@@ -89,6 +99,7 @@ struct Expand {
       fetch(tile + kStages - 1, end, stage == 0 ? kStages - 1 : stage - 1);
       FASTHT_UNROLL_TWO for (int step = 0; step < kTokens; step += kStep)
         add_step(tile * kTokens, stage, step, places, down, skip, norm, sums);
+      if (sums_du >= 0) add_du(stage, places.sums_du, sums.du);
       stage = stage == kStages - 1 ? 0 : stage + 1;
     }
     if (p.z != nullptr) store(group, sums);
@@ -116,7 +127,7 @@ struct Expand {
     if (tile < end) {
       const int thread = reread_thread_index(), first = tile * kTokens;
       constexpr int kUnits = 16 / X::kBytes;
-      static_assert(kThreads / kNarrowChunks % 8 == 0 && kThreads / kWideChunks % 8 == 0);
+      static_assert(kThreads / kNarrowChunks % 8 == 0 && kThreads / kWideChunks % 2 == 0);
       {
         const int row0 = thread / kNarrowChunks, chunk = thread % kNarrowChunks;
         const Quad* const du = static_cast<const Quad*>(p.du);
@@ -124,31 +135,31 @@ struct Expand {
         Quad* const to = narrow + stage * (2 * kNarrowQuads) +
                          Transposed::template paired_at<kChannels>(row0, chunk);
         FASTHT_UNROLL for (int at = 0; at < kNarrowQuads; at += kThreads) {
-          if (kNarrowQuads % kThreads != 0 && thread + at >= kNarrowQuads) break;
+          static_assert(kNarrowQuads % kThreads == 0);
           const int token = first + row0 + at / kNarrowChunks;
           const long long from = static_cast<long long>(token) * kNarrowChunks + chunk;
           copy_async(to + at, du + from, token < p.total);
           copy_async(to + at + kNarrowQuads, z + from, token < p.total);
         }
       }
-      static_assert(2 * kTokens <= kThreads);
-      if (thread < 2 * kTokens) {
-        const int token = first + thread / 2;
-        const float* const from = thread % 2 == 0 ? p.stats : p.row_means;
-        copy_pair_async(&rows[stage * kTokens + thread / 2].v[thread % 2 * 2], from + 2ll * token,
+      FASTHT_UNROLL for (int next = 0; next < 2 * kTokens; next += kThreads) {
+        const int at = thread + next, token = first + at / 2;
+        if (2 * kTokens < kThreads && at >= 2 * kTokens) break;
+        const float* const from = at % 2 == 0 ? p.stats : p.row_means;
+        copy_pair_async(&rows[stage * kTokens + at / 2].v[at % 2 * 2], from + 2ll * token,
                         token < p.total);
       }
       {
         const int row0 = thread / kWideChunks, chunk = thread % kWideChunks;
         const int begin = slice * kWidth + chunk * kUnits;
-        Quad* const to = wide + stage * (2 * kWideQuads) + row0 * kWideChunks + wide_chunk(row0, chunk);
         FASTHT_UNROLL for (int at = 0; at < kWideQuads; at += kThreads) {
-          if (kWideQuads % kThreads != 0 && thread + at >= kWideQuads) break;
-          const int token = first + row0 + at / kWideChunks;
+          static_assert(kWideQuads % kThreads == 0);
+          const int here = row0 + at / kWideChunks, token = first + here;
+          Quad* const to = wide + stage * (2 * kWideQuads) + here * kWideChunks + wide_chunk(here, chunk);
           const Row row(p.tokens, token);
           const int count = token < p.total ? p.dim - begin : 0;
           FASTHT_UNROLL for (int i = 0; i < 2; ++i)
-            fetch_quad<X, kAligned>(to + at + i * kWideQuads,
+            fetch_quad<X, kAligned>(to + i * kWideQuads,
                                     row.of(i == 0 ? p.x : p.dout) + begin, count);
         }
       }
@@ -220,8 +231,8 @@ struct Expand {
                               const typename P::Left (&down)[kBlocks][kGroups],
                               const float (&skip)[kEach], const float (&norm)[kEach],
                               Sums& sums) const {
-    float values[2][kEach];
-    FASTHT_UNROLL for (int pair = 0; pair < kParts / 2; ++pair) {
+    float values[kOwn][2][kEach];
+    FASTHT_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
       const int token = step + (pair ^ part / 2) * 16;
       const Quad* const du = narrow + (stage * 2 * kTokens + token) * kNarrowChunks;
       const Quad* const x = wide + (stage * 2 * kTokens + token) * kWideChunks;
@@ -240,17 +251,18 @@ struct Expand {
         set(by_x, half, in[0], in[1]);
         set(by_out, half, upstream[0], upstream[1]);
         FASTHT_UNROLL for (int f = 0; f < kEach; ++f) by_hat[f].set(half, hat[0][f], hat[1][f]);
-        if (pair > 0 || half > 0) continue;
+        if (pair > 0 || half >= kOwn) continue;
         float dh[kBlocks][4] = {};
         FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
-          const Eight<F> column = Transposed::paired_row(du, places.rows[k]);
+          const Eight<F> column =
+              Transposed::paired_row(du + half * (8 * kNarrowChunks), places.rows[k]);
           FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b) P::multiply_by(dh[b], down[b][k], column);
         }
         FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int f = 0; f < kEach; ++f) {
           sums.out[f] += upstream[i][f];
           const float grad = dh[f / 2][f % 2 * 2 + i];
           const float inner = fused(grad, norm[f], -row[i].v[2]) - hat[i][f] * row[i].v[3];
-          values[i][f] = fused(row[i].v[1], inner, fused(grad, skip[f], upstream[i][f]));
+          values[half][i][f] = fused(row[i].v[1], inner, fused(grad, skip[f], upstream[i][f]));
         }
       }
       FASTHT_UNROLL for (int m = 0; m < kRowTiles; ++m) {
@@ -264,34 +276,43 @@ struct Expand {
         FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
           Transposed::multiply(sums.by_out[m][f], active, by_out[f]);
       }
-      if (sums_du >= 0)
-        Transposed::add(sums.du, Transposed::template paired<kChannels>(du, places.sums_du, lane));
     }
-    write(first + step + part * 8 + lane % 4 * 2, values);
+    FASTHT_UNROLL for (int own = 0; own < kOwn; ++own)
+      write(first + step + (part + own) * 8 + lane % 4 * 2, values[own]);
   }
   FASTHT_DEVICE Part part_at(const Quad* quad) const {
     constexpr int kPieces = 16 / (kEach * X::kBytes);
     return static_cast<const Part*>(static_cast<const void*>(quad))[lane / 4 % kPieces];
   }
 
+  // The sums over a tile's du of 16 channels: one warp of a group has them.
+  FASTHT_DEVICE void add_du(int stage, int place, float (&sums)[4]) const {
+    const Quad* const du = narrow + stage * (2 * kNarrowQuads);
+    FASTHT_ROLLED for (int token = 0; token < kTokens; token += 16)
+      Transposed::add(
+          sums, Transposed::template paired<kChannels>(du + token * kNarrowChunks, place, lane));
+  }
+
   // Two neighbouring tokens of dx.
   FASTHT_DEVICE void write(int token, const float (&values)[2][kEach]) const {
     const Row row(p.tokens, token);
     auto* const to = row.of(p.dx) + feature;
-    const bool last = row.within + 1 == p.tokens.number;
-    const long long next =
-        last ? p.dx.batch - static_cast<int>(row.within) * p.dx.token : p.dx.token;
+    const long long over = p.dx.batch - static_cast<int>(p.tokens.number - 1) * p.dx.token;
+    typename X::Unit* const rows[2] = {
+        to, to + (row.within + 1 == p.tokens.number ? over : p.dx.token)};
+    Part packed[2];
     FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
-      if (p.dx.data == nullptr || token + i >= p.total) continue;
-      auto* const at = i == 0 ? to : to + next;
-      if constexpr (!kAligned) {
+      packed[i].set(values[i]);
+      settle(rows[i]);  // what is stored under a condition is not made under it: it would be a branch
+      FASTHT_UNROLL for (const Word word : packed[i].v) settle(word);
+    }
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+      const bool real = p.dx.data != nullptr && token + i < p.total;
+      if constexpr (kAligned) {
+        if (real && feature < p.dim) *static_cast<Part*>(static_cast<void*>(rows[i])) = packed[i];
+      } else {
         FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
-          if (feature + f < p.dim) store_one<X>(at + f, values[i][f]);
-      } else if (feature < p.dim) {
-        if constexpr (kEach == 4)
-          store_four<X>(at, {{values[i][0], values[i][1], values[i][2], values[i][3]}});
-        else
-          store_pair<X>(at, values[i][0], values[i][1]);
+          if (real && feature + f < p.dim) store_one<X>(rows[i] + f, packed[i][f]);
       }
     }
   }
