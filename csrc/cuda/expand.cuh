@@ -125,32 +125,34 @@ struct Expand {
   // that one place is known from the first. The group is ended also where nothing is left.
   FASTHT_DEVICE void fetch(int tile, int end, int stage) {
     if (tile < end) {
-      const int thread = reread_thread_index(), first = tile * kTokens;
+      const Word thread = reread_thread_index();
+      const int first = tile * kTokens;
       constexpr int kUnits = 16 / X::kBytes;
       static_assert(kThreads / kNarrowChunks % 8 == 0 && kThreads / kWideChunks % 2 == 0);
       {
-        const int row0 = thread / kNarrowChunks, chunk = thread % kNarrowChunks;
-        const Quad* const du = static_cast<const Quad*>(p.du);
-        const Quad* const z = p.z != nullptr ? static_cast<const Quad*>(p.z) : du;
+        const Word row0 = thread / kNarrowChunks, chunk = thread % kNarrowChunks;
+        const long long from = static_cast<long long>(tile) * kNarrowQuads + thread;
+        const Quad* const du = static_cast<const Quad*>(p.du) + from;
+        const Quad* const z = p.z != nullptr ? static_cast<const Quad*>(p.z) + from : du;
         Quad* const to = narrow + stage * (2 * kNarrowQuads) +
                          Transposed::template paired_at<kChannels>(row0, chunk);
         FASTHT_UNROLL for (int at = 0; at < kNarrowQuads; at += kThreads) {
           static_assert(kNarrowQuads % kThreads == 0);
-          const int token = first + row0 + at / kNarrowChunks;
-          const long long from = static_cast<long long>(token) * kNarrowChunks + chunk;
-          copy_async(to + at, du + from, token < p.total);
-          copy_async(to + at + kNarrowQuads, z + from, token < p.total);
+          const bool real = static_cast<int>(first + row0) + at / kNarrowChunks < p.total;
+          copy_async(to + at, du + at, real);
+          copy_async(to + at + kNarrowQuads, z + at, real);
         }
       }
       FASTHT_UNROLL for (int next = 0; next < 2 * kTokens; next += kThreads) {
-        const int at = thread + next, token = first + at / 2;
+        const Word at = thread + next;
+        const int token = first + at / 2;
         if (2 * kTokens < kThreads && at >= 2 * kTokens) break;
         const float* const from = at % 2 == 0 ? p.stats : p.row_means;
         copy_pair_async(&rows[stage * kTokens + at / 2].v[at % 2 * 2], from + 2ll * token,
                         token < p.total);
       }
       {
-        const int row0 = thread / kWideChunks, chunk = thread % kWideChunks;
+        const Word row0 = thread / kWideChunks, chunk = thread % kWideChunks;
         const int begin = slice * kWidth + chunk * kUnits;
         FASTHT_UNROLL for (int at = 0; at < kWideQuads; at += kThreads) {
           static_assert(kWideQuads % kThreads == 0);
@@ -245,8 +247,11 @@ struct Expand {
           in[i] = part_at(x + places.wide[half] + i * kWideChunks);
           upstream[i] = part_at(x + places.wide[half] + i * kWideChunks + kWideQuads);
           row[i] = rows[stage * kTokens + token + places.stats[half] + i];
+          const float centre = row[i].v[0] * row[i].v[1];
+          // Of 16-bit tokens by one instruction: what it rounds away is far below their last digit.
           FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
-            hat[i][f] = (in[i][f] - row[i].v[0]) * row[i].v[1];
+            hat[i][f] = X::kBytes == 2 ? fused(in[i][f], row[i].v[1], -centre)
+                                       : (in[i][f] - row[i].v[0]) * row[i].v[1];
         }
         set(by_x, half, in[0], in[1]);
         set(by_out, half, upstream[0], upstream[1]);
