@@ -77,7 +77,7 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
     int tokens, stages;
   };
   for (int wanted = expand_blocks_of(0); wanted > 0; --wanted)
-    for (const Depth depth : {Depth{64, 3}, Depth{64, 2}, Depth{32, 3}, Depth{32, 2}}) {
+    for (const Depth depth : {Depth{64, 3}, Depth{32, 3}, Depth{64, 2}, Depth{32, 2}}) {
       const int shared = expand_shared(depth.tokens, depth.stages, padded, bytes, x_bytes);
       if (expand_tokens_ == 0 && shared <= device.shared_per_block &&
           wanted * (shared + kReserved) <= device.shared_per_multiprocessor)

@@ -8,14 +8,15 @@
 #define FASTHT_DEVICE __device__ __forceinline__
 #define FASTHT_UNROLL _Pragma("unroll")
 #define FASTHT_ROLLED _Pragma("unroll 1")
-#define FASTHT_UNROLL_TWO _Pragma("unroll 2")
+#define FASTHT_PRAGMA(...) _Pragma(#__VA_ARGS__)
+#define FASTHT_UNROLL_BY(count) FASTHT_PRAGMA(unroll(count))
 #define FASTHT_UNROLL_EIGHT _Pragma("unroll 8")  // of a long sum: so many loads at once
 #else
 #include "cuda/simulate.h"
 #define FASTHT_DEVICE inline
 #define FASTHT_UNROLL
 #define FASTHT_ROLLED
-#define FASTHT_UNROLL_TWO
+#define FASTHT_UNROLL_BY(count)
 #define FASTHT_UNROLL_EIGHT
 #endif
 

@@ -35,6 +35,8 @@ struct Expand {
   static constexpr int kGroups = kChannels / 32, kWarps = expand_warps(kChannels);
   static constexpr int kThreads = kWarps * kLanes;
   static constexpr int kStep = kPairs * 16;  // tokens
+  // Steps whose instructions may be mixed; the parts of whole floats take the registers for that.
+  static constexpr int kAtOnce = Same<P, Float32Products>::value ? 1 : 2;
   static constexpr bool kSame = Same<X, F>::value;
   static constexpr int kNarrowChunks = kChannels * F::kBytes / 16;
   static constexpr int kWideChunks = kWidth * X::kBytes / 16;
@@ -97,7 +99,7 @@ struct Expand {
       wait_groups<kStages - 2>();
       sync_block();  // the tile has arrived, and all have done with the one before
       fetch(tile + kStages - 1, end, stage == 0 ? kStages - 1 : stage - 1);
-      FASTHT_UNROLL_TWO for (int step = 0; step < kTokens; step += kStep)
+      FASTHT_UNROLL_BY(kAtOnce) for (int step = 0; step < kTokens; step += kStep)
         add_step(tile * kTokens, stage, step, places, down, skip, norm, sums);
       if (sums_du >= 0) add_du(stage, places.sums_du, sums.du);
       stage = stage == kStages - 1 ? 0 : stage + 1;
