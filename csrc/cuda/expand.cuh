@@ -35,8 +35,10 @@ struct Expand {
   static constexpr int kGroups = kChannels / 32, kWarps = expand_warps(kChannels);
   static constexpr int kThreads = kWarps * kLanes;
   static constexpr int kStep = kPairs * 16;  // tokens
-  // Steps whose instructions may be mixed; the parts of whole floats take the registers for that.
-  static constexpr int kAtOnce = Same<P, Float32Products>::value ? 1 : 2;
+  // The parts of whole floats take the registers in which others have the columns of W1, and in which
+  // the instructions of two steps may be mixed.
+  static constexpr bool kHeld = !Same<P, Float32Products>::value;
+  static constexpr int kAtOnce = kHeld ? 2 : 1;
   static constexpr bool kSame = Same<X, F>::value;
   static constexpr int kNarrowChunks = kChannels * F::kBytes / 16;
   static constexpr int kWideChunks = kWidth * X::kBytes / 16;
@@ -171,20 +173,27 @@ struct Expand {
     end_group();
   }
 
-  // The columns of W1, as rows of a left operand, and the two vectors.
+  // Two columns of W1, as rows of a left operand.
+  FASTHT_DEVICE typename P::Left column_pair(int block, int k) const {
+    typename P::Left result;
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+      // As wide_number has them: the block and its column of a feature.
+      const int number = feature + block * 2 + i, from = number / 32 * 4 + number % 8 / 2;
+      const int column_lane = (number % 32 / 8 * 2 + number % 2) * 4 + lane % 4;
+      Eight<F> column;
+      FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
+        column.quads[q] = static_cast<const Quad*>(
+            p.down)[((from * kGroups + k) * Eight<F>::kQuads + q) * kLanes + column_lane];
+      result.set(i, column);
+    }
+    return result;
+  }
+
   FASTHT_DEVICE void load_parameters(typename P::Left (&down)[kBlocks][kGroups],
                                      float (&skip)[kEach], float (&norm)[kEach]) const {
-    FASTHT_UNROLL for (int i = 0; i < kEach; ++i) {
-      // As wide_number has them: the block and its column of a feature.
-      const int number = feature + i, block = number / 32 * 4 + number % 8 / 2;
-      const int from = (number % 32 / 8 * 2 + number % 2) * 4 + lane % 4;
-      FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
-        Eight<F> column;
-        FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
-          column.quads[q] = static_cast<const Quad*>(
-              p.down)[((block * kGroups + k) * Eight<F>::kQuads + q) * kLanes + from];
-        down[i / 2][k].set(i % 2, column);
-      }
+    if constexpr (kHeld) {
+      FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b)
+        FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) down[b][k] = column_pair(b, k);
     }
     int at[kEach];
     FASTHT_UNROLL for (int i = 0; i < kEach; ++i) at[i] = feature + i < p.dim ? feature + i : -1;
@@ -263,7 +272,14 @@ struct Expand {
         FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
           const Eight<F> column =
               Transposed::paired_row(du + half * (8 * kNarrowChunks), places.rows[k]);
-          FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b) P::multiply_by(dh[b], down[b][k], column);
+          FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b) {
+            if constexpr (kHeld) {
+              P::multiply_by(dh[b], down[b][k], column);
+            } else {
+              keep_order();
+              P::multiply_by(dh[b], column_pair(b, k), column);
+            }
+          }
         }
         FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int f = 0; f < kEach; ++f) {
           sums.out[f] += upstream[i][f];
@@ -273,11 +289,13 @@ struct Expand {
         }
       }
       FASTHT_UNROLL for (int m = 0; m < kRowTiles; ++m) {
+        if constexpr (!kHeld) keep_order();
         const auto grad = Transposed::template paired<kChannels>(du, places.left[m], lane);
         FASTHT_UNROLL for (int f = 0; f < kEach; ++f) {
           Transposed::multiply(sums.by_x[m][f], grad, by_x[f]);
           Transposed::multiply(sums.by_hat[m][f], grad, by_hat[f]);
         }
+        if constexpr (!kHeld) keep_order();
         const auto active =
             Transposed::template paired<kChannels>(du + kNarrowQuads, places.left[m], lane);
         FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
