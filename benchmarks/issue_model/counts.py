@@ -99,9 +99,9 @@ def key(instruction: Instruction) -> Key:
 def renamed(code: Code, counts: Counts) -> None:
     """Give instructions the frames that they have in PTX, where the assembler has dropped some.
 
-    Its table has no entry of its own for a call on a line of the same number, and leaves out others
-    now and then. An instruction that no count stands under takes the frames of the only count of its
-    kind that has just its lines, but for such repeats; or else all of its lines in their order.
+    Its table has no entry of its own for a call on a line of the same number, and leaves out
+    others now and then. An instruction that no count stands under takes the frames of the only
+    count of its kind that has just its lines, but for such repeats; or else all of them in order.
     """
     for instruction in code.instructions:
         name, frames = key(instruction)
