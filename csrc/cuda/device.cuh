@@ -71,6 +71,17 @@ FASTHT_DEVICE float float16_to_float(Word half) {  // of the lower 16 bits
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<unsigned short>(half)));
   return value;
 }
+// a + b of two numbers each. (Compute capability 8 adds bfloat16 by multiplying.)
+FASTHT_DEVICE Word add_bfloat16(Word a, Word b) {
+  Word sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  return sum;
+}
+FASTHT_DEVICE Word add_float16(Word a, Word b) {
+  Word sum;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3c003c00u), "r"(b));
+  return sum;
+}
 FASTHT_DEVICE Word round_to_tf32(float value) {
   Word bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
@@ -138,6 +149,12 @@ FASTHT_DEVICE void copy_word_async(void* shared, const void* global, bool real =
                : "memory");
 }
 FASTHT_DEVICE void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Stores 16 bytes at once: the compiler makes four stores of some that it could not prove aligned.
+FASTHT_DEVICE void store_quad(void* global, const Quad& value) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(global), "r"(value.v[0]),
+               "r"(value.v[1]), "r"(value.v[2]), "r"(value.v[3])
+               : "memory");
+}
 template <int kPending>
 FASTHT_DEVICE void wait_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -205,6 +222,14 @@ inline Word pack_bfloat16(float low, float high) {
 }
 inline Word pack_float16(float low, float high) {
   return round_to_float16(low) | round_to_float16(high) << 16;
+}
+inline Word add_bfloat16(Word a, Word b) {  // rounded once: what float cuts off is no tie
+  return pack_bfloat16(as_float(a << 16) + as_float(b << 16),
+                       as_float(a & 0xffff0000u) + as_float(b & 0xffff0000u));
+}
+inline Word add_float16(Word a, Word b) {
+  return pack_float16(float16_to_float(a) + float16_to_float(b),
+                      float16_to_float(a >> 16) + float16_to_float(b >> 16));
 }
 inline Word round_to_tf32(float value) {  // to nearest, ties away from zero
   const Word bits = as_word(value);
@@ -311,6 +336,7 @@ inline void copy_pair_async(void* shared, const void* global, bool real = true) 
 inline void copy_word_async(void* shared, const void* global, bool real = true) {
   simulate::start_copy(shared, global, 4, real);
 }
+inline void store_quad(void* global, const Quad& value) { *static_cast<Quad*>(global) = value; }
 FASTHT_INTERNAL inline void end_group() { ++machine.fiber->groups; }
 template <int kPending>
 inline void wait_groups() {

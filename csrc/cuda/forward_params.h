@@ -66,9 +66,14 @@ struct DownParams {
   float eps;
 };
 constexpr int kMostHidden = 32;  // a lane each
+// Times 16 rows that a warp of down multiplies: a block of the matrices is read once for all of them.
+FASTHT_BOTH constexpr int down_tall(int padded, int bytes) {
+  return bytes == 2 && padded <= 64 ? 2 : 1;
+}
 // Bytes of shared memory of down: `stages` slices of both matrices and of x; then the rest.
 FASTHT_BOTH constexpr int down_stage_bytes(int warps, int padded, int bytes, int x_bytes) {
-  return slice_width(padded, bytes) * (2 * padded * bytes + 16 * warps * x_bytes);
+  return slice_width(padded, bytes) *
+         (2 * padded * bytes + 16 * down_tall(padded, bytes) * warps * x_bytes);
 }
 FASTHT_BOTH constexpr int down_shared(int warps, int padded, int bytes, int x_bytes, int stages) {
   return stages * down_stage_bytes(warps, padded, bytes, x_bytes) +

@@ -193,6 +193,21 @@ struct Float32Products {
   }
 };
 
+// c[m][n] += left[m] times a block, for kTall operands of 16 rows each: a block is loaded once.
+template <class P, int kTall, int kCount>
+FASTHT_DEVICE void multiply_tall(float (&c)[kTall][kCount][4], const typename P::Left (&left)[kTall],
+                                 const Quad* matrix, int first, int step, int lane) {
+  if constexpr (kTall == 1) {
+    P::multiply_all(c[0], left[0], matrix, first, step, lane);
+  } else {
+    FASTHT_UNROLL for (int n = 0; n < kCount; ++n) {
+      typename P::Right right;
+      right.load(matrix, first + n * step, lane);
+      FASTHT_UNROLL for (int m = 0; m < kTall; ++m) P::multiply(c[m][n], left[m], right);
+    }
+  }
+}
+
 // The left operand of 32 k that a product with narrow numbers left in c[0] .. c[3] of this lane.
 template <class P>
 FASTHT_DEVICE typename P::Left left_of(const float (*c)[4]) {

@@ -17,7 +17,6 @@ const std::vector<Instance>& instances() {
   static const std::vector<Instance> all = {
       INSTANCE(FoldParams, fold<Bfloat16Products, 64>),
       INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 4, 3, true>),
-      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 5, 3, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 4, 64, 2, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, 3, true>),
       INSTANCE(SpectralParams, spectral<Bfloat16Products, 64, 8, 128>),

@@ -62,6 +62,10 @@ def _multiply_add(block, instruction, mask):
     to, a, b, c = instruction.operands
     kind = parts[-1]
     a, b = (registers.read(name, kind, mask, text) for name in (a, b))
+    if kind in ("bf16x2", "f16x2"):
+        c = registers.read(c, kind, mask, text)
+        registers.write(to, arithmetic.fma_pairs(kind, a, b, c), mask)
+        return
     sum_kind = (
         {"s32": "s64", "u32": "u64", "s16": "s32", "u16": "u32"}[kind] if "wide" in parts else kind
     )
