@@ -30,14 +30,21 @@ struct Tile {
 template <class F, int kChannels, int kPass, int kThreads>
 FASTHT_DEVICE void fetch_map(typename F::Unit* map, const typename F::Unit* image, const Grid& grid,
                              const Tile& tile, int channel) {
-  constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach;
-  const int width = map_width(grid.width);
+  constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach, kStep = kThreads / kChunks;
+  static_assert(kThreads % kChunks == 0, "a thread keeps its channels");
+  const int width = map_width(grid.width), thread = reread_thread_index();
   const int rows = tile.rows == 0 ? 0 : ceil_div(tile.rows, kTall) * kTall + 2 * kReach;
-  for (int i = reread_thread_index(); i < rows * width * kChunks; i += kThreads) {
-    const int column = i / kChunks % width - kReach, row = i / (kChunks * width) - kReach + tile.top;
-    const bool real = row >= 0 && row < grid.height && column >= 0 && column < grid.width;
-    const int token = real ? grid.prefix + row * grid.width + column : 0;
-    copy_async(map + i * kEach, image + token * kChannels + channel + i % kChunks * kEach, real);
+  // Places go on by kStep: divided once, not for each copy.
+  const int down = kStep / width, right = kStep % width;
+  int row = thread / kChunks / width, column = thread / kChunks % width;
+  const typename F::Unit* const from = image + channel + thread % kChunks * kEach;
+  for (map += thread * kEach; row < rows; map += kThreads * kEach) {
+    const int y = row - kReach + tile.top, x = column - kReach;
+    const bool real = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
+    const int token = real ? grid.prefix + y * grid.width + x : 0;
+    copy_async(map, from + token * kChannels, real);
+    row += down, column += right;
+    if (column >= width) column -= width, ++row;
   }
 }
 

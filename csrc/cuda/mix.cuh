@@ -5,14 +5,21 @@
 
 namespace fastht::cuda {
 
+// Nothing to be fetched while make_v convolves.
+struct NothingMore {
+  FASTHT_DEVICE void operator()() const {}
+};
+
 // v = conv(f) + bias + s for the block's patches, s for its prefix tokens (zeros without
 // `prefix`), zeros past the end; in
-// `v` behind a barrier. `map` and `bank` are scratch.
-template <class P, int kChannels, int kPass, int kThreads>
+// `v` behind a barrier. `map` and `bank` are scratch. `more` starts kMore groups of copies that
+// nobody waits for here, once those of the first pass are on their way.
+template <class P, int kChannels, int kPass, int kThreads, int kMore = 0,
+          class More = NothingMore>
 FASTHT_DEVICE void make_v(Quad* v, typename P::Format::Unit* map, float* bank,
                           const typename P::Format::Unit* u, const typename P::Format::Unit* f,
                           const float* kernels, const Grid& grid, const Tile& tile, int rows,
-                          bool prefix = true) {
+                          bool prefix = true, const More& more = {}) {
   using F = typename P::Format;
   constexpr int kEach = 16 / F::kBytes, kChunks = kChannels / kEach;
   FASTHT_ROLLED for (int channel = 0; channel < kChannels; channel += kPass) {
@@ -21,6 +28,7 @@ FASTHT_DEVICE void make_v(Quad* v, typename P::Format::Unit* map, float* bank,
     fetch_bank<kChannels, kPass, kThreads>(bank, kernels, channel);
     end_group();
     if (channel == 0) {  // while the copies are on their way
+      more();
       for (int i = reread_thread_index(); i < rows * kChunks; i += kThreads) {
         const int token = tile.first + i / kChunks;
         if (token >= grid.prefix && token < grid.tokens) continue;
@@ -30,7 +38,10 @@ FASTHT_DEVICE void make_v(Quad* v, typename P::Format::Unit* map, float* bank,
         v[chunk_at<F, kChannels>(i / kChunks, i % kChunks)] = value;
       }
     }
-    wait_groups<0>();
+    if (channel == 0)
+      wait_groups<kMore>();
+    else
+      wait_groups<0>();
     sync_block();
     convolve<F, kPass, kThreads, false>(
         map, bank, grid, tile, [&](int row, int in_pass, Pair sum, Pair s) {
