@@ -64,6 +64,7 @@ def test_a_listing_is_read_with_its_scheduling():
         ("HGMMA.64x64x16.F32.BF16", "HGMMA"), ("IMAD.WIDE", "IMAD"), ("LOP3.LUT", "ALU"),
         ("LDGSTS.E.BYPASS.128", "LDGSTS"), ("LDGDEPBAR", "CTRL"), ("UIADD3", "UNI"),
         ("WARPGROUP.DEPBAR.LE", "CTRL"), ("PRMT", "ALU"), ("STL", "LDL"), ("MUFU.EX2", "MUFU"),
+        ("CCTL.E.PF2", "PREFETCH"), ("CCTL.IVALL", "CTRL"),
     ],
 )  # fmt: skip
 def test_instructions_find_their_category(opcode, category):
@@ -103,6 +104,15 @@ def test_many_loads_take_the_memory_its_bandwidth():
     assert modelled.micros == pytest.approx(1e6 * moved / H100.bandwidth / H100.burst, rel=0.05)
     near = model(dataclasses.replace(far, access=lambda i: Access("L2", request=128)), H100)
     assert near.pipe_micros["LSU"] == pytest.approx(modelled.pipe_micros["LSU"] / 4)
+
+
+def test_a_prefetch_takes_the_memory_but_nobody_waits_for_it():
+    fetch, use = line("CCTL.E.PF2 [R2]"), line("LDGSTS.E.128 [R1], desc[UR4][R2.64]")
+    alone = work(code(fetch), access=lambda instruction: Access("DRAM", request=2048))
+    assert cycles(code(fetch)) < H100.launch + H100.latency["L2"]
+    assert model(alone, H100).memory_bytes == 132 * 4 * 2048
+    near = work(code(use), access=lambda instruction: Access("DRAM", far=0.25))
+    assert model(near, H100).memory_bytes == 132 * 4 * 512 * 0.25
 
 
 @pytest.mark.parametrize(

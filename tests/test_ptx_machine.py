@@ -277,6 +277,19 @@ def test_a_copy_of_nothing_brings_zeros_and_reads_nothing():
         run(copy("cp.async.wait_all;"), [1], shared=512, size=16)
 
 
+@pytest.mark.parametrize(
+    ("threads", "real", "near"), [(0, 16, 0), (1, 16, 4), (32, 16, 32), (0, 0, 32)]
+)
+def test_copies_that_ask_nothing_of_the_memory_are_counted(threads, real, near):
+    """Of lines of 64 bytes that the first threads' prefetches brought, and of nothing."""
+    prefetch = f"setp.lt.u32 %p1, %r1, {threads}; @%p1 prefetch.global.L2 [%d5];"
+    given = np.arange(128, dtype=np.uint32)
+    body = prefetch + copy("cp.async.wait_all;", real=real)
+    values, counted = run(body, given, shared=512, size=16)
+    assert np.array_equal(values, given if real else np.zeros_like(given))
+    assert sum(counted.near.values()) == near
+
+
 def test_copies_that_nobody_waits_for_are_found():
     with pytest.raises(RuntimeError, match="did not wait for"):
         run(

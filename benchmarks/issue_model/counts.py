@@ -23,6 +23,7 @@ Key = tuple[str, Frames]
 # Kinds of which the assembler makes one instruction of one.
 _PTX = (
     ("HMMA", r"mma\."),
+    ("PREFETCH", r"prefetch\."),
     ("LDGSTS", r"cp\.async\.c[ag]"),
     ("LDS", r"ldmatrix|ld\.(volatile\.)?shared"),
     ("STS", r"st\.(volatile\.)?shared"),
@@ -41,6 +42,9 @@ class Counts:
     runs: dict[Key, float] = field(default_factory=dict)  # of all instructions of a kind and line
     lines: dict[Frames, float] = field(default_factory=dict)  # of one instruction of a line
     lanes: dict[Key, float] = field(default_factory=dict)  # share of a warp that is active
+    near: dict[Key, float] = field(
+        default_factory=dict
+    )  # share of lanes that the memory does not serve
     touched: dict[Key, set[int]] = field(default_factory=dict)  # arrays, by address
     total: float = 0.0
 
@@ -58,6 +62,7 @@ def gathered(result: object, warps: int) -> Counts:
     each: defaultdict[Frames, list[float]] = defaultdict(list)
     runs: Counter[Key] = Counter()
     lanes: Counter[Key] = Counter()
+    near: Counter[Key] = Counter()
     instructions = result.program.instructions  # type: ignore[attr-defined]
     for place, instruction in enumerate(instructions):
         count = int(result.counts[place])  # type: ignore[attr-defined]
@@ -69,10 +74,12 @@ def gathered(result: object, warps: int) -> Counts:
         at = kind, where(instruction.frames)
         runs[at] += count
         lanes[at] += int(result.lanes[place])  # type: ignore[attr-defined]
+        near[at] += int(result.near.get(place, 0))  # type: ignore[attr-defined]
         if place in result.touched:  # type: ignore[attr-defined]
             found.touched.setdefault(at, set()).update(result.touched[place])  # type: ignore[attr-defined]
     found.runs = {key: count / warps for key, count in runs.items()}
     found.lanes = {key: lanes[key] / (32 * count) for key, count in runs.items() if count}
+    found.near = {key: near[key] / lanes[key] for key in near if near[key]}
     found.lines = {frames: statistics.mean(counts) for frames, counts in each.items()}
     return found
 

@@ -29,6 +29,7 @@ ARCHS = {"sm_80": "80", "sm_90": "90a", "sm_100": "100"}  # of machines, as comp
 KINDS = {"16": "bf16", "32>16": "32>bf16", "tf32": "tf32", "32": "32"}
 WHOLE = {"fold", "finish"}  # their blocks do unlike things, and are few
 ROLES = 6  # the heaviest of them are played
+PREFETCHED = 64  # bytes, as the PTX machine has it
 _FIRST, _GAP = 0x5000_0000_0000, 1 << 40
 _WIDE = ("x", "out", "dout", "dx")  # come from and go to the memory
 
@@ -186,6 +187,9 @@ def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Array
         if key in found.lanes:  # all bytes that were counted, no more
             lanes *= found.lanes[key] * found.runs[key] / have[key]
         far = wide & found.touched.get(key, set())
-        return Access("DRAM" if far else "L2", max(1, round(lanes * instruction.width)))
+        width = PREFETCHED if instruction.category == "PREFETCH" else instruction.width
+        return Access(
+            "DRAM" if far else "L2", max(1, round(lanes * width)), 1 - found.near.get(key, 0.0)
+        )
 
     return Work(code, programs, made.warps, made.registers, made.shared, {}, access, order=order)

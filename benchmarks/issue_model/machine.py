@@ -122,6 +122,8 @@ def pipe(instruction: Instruction) -> tuple[str, int]:
         return "MUFU", 8
     if category in ("LDG", "STG", "LDGSTS", "LDS", "STS", "LDL"):
         return "LSU", 4 * words
+    if category == "PREFETCH":
+        return "LSU", 64  # rows of 128 bytes that the lanes name, two lanes each
     if category in ("SHFL", "REDUX"):
         return "LSU", 4
     if category == "UNI":

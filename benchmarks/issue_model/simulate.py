@@ -26,6 +26,7 @@ class Access:
 
     level: str
     request: int | None = None  # distinct bytes, where the lanes ask for the same ones
+    far: float = 1.0  # share of the bytes that the memory is asked for, and not a prefetch before
 
 
 @dataclass
@@ -118,8 +119,8 @@ class _Step:
     """An instruction with everything that playing it needs, worked out once."""
 
     __slots__ = (
-        "arrives", "barrier", "category", "commits", "cost", "kind", "level", "pipe", "product",
-        "read", "request", "stall", "waits", "write",
+        "arrives", "barrier", "category", "commits", "cost", "far", "kind", "level", "pipe",
+        "product", "read", "request", "stall", "waits", "write",
     )  # fmt: skip
 
     def __init__(self, instruction: Instruction, work: Work, machine: Machine) -> None:
@@ -132,10 +133,13 @@ class _Step:
         self.write = instruction.write_barrier
         self.read = instruction.read_barrier
         self.waits = [b for b in range(6) if instruction.waits >> b & 1]
-        self.level, self.request = "", 0.0
-        if self.category in ("LDG", "LDGSTS", "STG"):
+        self.level, self.request, self.far = "", 0.0, 1.0
+        if self.category == "PREFETCH":
             access = work.access(instruction)
-            self.level = access.level
+            self.level, self.request = access.level, float(access.request or 0) * work.fill
+        elif self.category in ("LDG", "LDGSTS", "STG"):
+            access = work.access(instruction)
+            self.level, self.far = access.level, access.far
             lanes = 32 * instruction.width
             if access.request is not None and access.request < lanes:
                 self.cost = 4 * max(1, -(-access.request // 128))
@@ -273,6 +277,8 @@ class _Player:
             done = self._load(step, now)
             if step.category == "LDGSTS":
                 warp.pending = max(warp.pending, done)
+        elif step.category == "PREFETCH":
+            self._moved(step, now)  # which nobody waits for
         elif step.category in ("STG", "STS"):
             done = now + step.cost + 20
             if step.level:
@@ -309,8 +315,8 @@ class _Player:
         self.cache = max(self.cache, now) + step.request / machine.l2_bytes
         if step.level != "DRAM":
             return self.cache
-        self.memory = max(self.memory, now) + step.request / machine.bytes_a_cycle
-        self.moved += step.request
+        self.memory = max(self.memory, now) + step.request * step.far / machine.bytes_a_cycle
+        self.moved += step.request * step.far
         return max(self.cache, self.memory)
 
     def _load(self, step: _Step, now: float) -> float:

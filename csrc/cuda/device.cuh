@@ -149,6 +149,10 @@ FASTHT_DEVICE void copy_word_async(void* shared, const void* global, bool real =
                : "memory");
 }
 FASTHT_DEVICE void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Brings the 64 bytes around an address to the L2 cache, some time.
+FASTHT_DEVICE void prefetch(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
 // Stores 16 bytes at once: the compiler makes four stores of some that it could not prove aligned.
 FASTHT_DEVICE void store_quad(void* global, const Quad& value) {
   asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(global), "r"(value.v[0]),
@@ -336,6 +340,7 @@ inline void copy_pair_async(void* shared, const void* global, bool real = true) 
 inline void copy_word_async(void* shared, const void* global, bool real = true) {
   simulate::start_copy(shared, global, 4, real);
 }
+inline void prefetch(const void*) {}
 inline void store_quad(void* global, const Quad& value) { *static_cast<Quad*>(global) = value; }
 FASTHT_INTERNAL inline void end_group() { ++machine.fiber->groups; }
 template <int kPending>

@@ -93,6 +93,7 @@ struct MixUpParams {
   Grid grid;
   int dim, tiles, rows;  // tiles of an image, of `rows` tokens
   int region;            // bytes of shared memory: mix_up_region
+  int prefetched;        // features behind the early slices of x that are brought to the L2 cache
   Dropout dropout;
 };
 

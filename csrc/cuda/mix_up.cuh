@@ -63,6 +63,11 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
     FASTHT_UNROLL for (int slice = 0; slice < kEarly; ++slice)
       if (slice < count) fetch_x(slice, x, real);
     end_group();
+    constexpr int kEach = 64 / X::kBytes, kFrom = kEarly * kSlice;  // features; a lane has every fourth
+    const int end = smaller(kFrom + p.prefetched, p.dim);
+    FASTHT_ROLLED for (int feature = kFrom + lane % 4 * kEach; feature < end; feature += 4 * kEach)
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        if (real[half]) prefetch(x[half] + feature);
   };
   make_v<P, kChannels, kPass, kThreads, 1>(
       v, units<F>(static_cast<void*>(map)), bank, units<F>(p.u) + image * kChannels,

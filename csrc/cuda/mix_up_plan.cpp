@@ -7,7 +7,8 @@
 namespace fastht::cuda {
 namespace {
 
-constexpr int kMostAhead = 6;  // slices of x
+constexpr int kMostAhead = 6;            // slices of x
+constexpr int kPrefetched = 160 * 1024;  // bytes of x that a multiprocessor's blocks bring to the L2 cache
 
 int larger_of(int a, int b) { return a > b ? a : b; }
 
@@ -45,6 +46,11 @@ MixUpPlan::MixUpPlan(const Problem& problem, const Device& device) {
         std::to_string(problem.grid.width) + " patches needs more shared memory than this GPU's" +
         " blocks have (" + std::to_string(device.shared_per_block) + " bytes)");
   blocks_ = blocks_at_once(device, warps_, forward_registers(problem), shared(problem));
+  // Chips whose multiprocessors have so much shared memory have an L2 cache of more than twice that
+  // for each; of others some have little.
+  if (device.shared_per_multiprocessor > kPrefetched)
+    prefetched_ = kPrefetched / (blocks_ * tile_rows(warps_, problem.grid) *
+                                 bytes_of(problem.x)) / 64 * 64;
 }
 
 Kernel MixUpPlan::kernel(const Problem& problem, bool rebuild) const {
@@ -78,6 +84,7 @@ MixUpParams MixUpPlan::params(const Problem& problem, const FoldParams& fold, in
   p.tiles = ceil_div(problem.grid.tokens, p.rows);
   p.region = mix_up_region(warps_, problem.grid, padded_channels(problem.channels), pass_,
                            bytes_of(problem.products), bytes_of(problem.x), ahead_, early_);
+  p.prefetched = prefetched_;
   p.dropout = dropout_of(problem, seed);
   return p;
 }

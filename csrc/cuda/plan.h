@@ -153,7 +153,7 @@ class MixUpPlan {
   int shared(const Problem& problem) const;
 
  private:
-  int warps_ = 0, pass_ = 0, ahead_ = 0, early_ = 0, blocks_ = 1;
+  int warps_ = 0, pass_ = 0, ahead_ = 0, early_ = 0, prefetched_ = 0, blocks_ = 1;
 };
 
 class ForwardPlan {

@@ -42,7 +42,7 @@ Buffer mix_up_case(const Case& c, double bound) {
   MixUpParams p{{x.data(), batch, stride}, {out.data(), batch, stride}, u.data(), source.data(),
                 kernels.floats(), point_lanes.data(), point_bias.floats(), up_lanes.data(),
                 up_bias.floats(), grid, D, tiles, rows,
-                mix_up_region(kWarps, grid, C, kPass, F::kBytes, X::kBytes, kAhead, kEarly),
+                mix_up_region(kWarps, grid, C, kPass, F::kBytes, X::kBytes, kAhead, kEarly), 64,
                 {c.dropout > 0 ? &seed : nullptr, static_cast<unsigned>(c.dropout * (1 << 24)),
                  1 / (1 - c.dropout), ceil_div(c.channels, 4)}};
   run<MixUpParams>(mix_up<X, P, C, kWarps, kPass, kAhead, kEarly, kAligned>, p, B * tiles, kWarps * 32,
