@@ -38,36 +38,35 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
     return stages + p.region / 16 - (slice % kAhead + 1) * kXQuads +
            (part * 2 + half) * (Eight<X>::kQuads * kThreads) + thread;
   };
-  const auto fetch_x = [&](int slice, const typename X::Unit* const (&x)[2], const bool (&real)[2]) {
+  const typename X::Unit* x;  // of row g; row g + 8 is found from it: registers are short
+  bool real[2];
+  const auto row_of_x = [&](int half) { return x + half * 8 * p.x.token; };
+  const auto fetch_x = [&](int slice) {
     FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
       const int feature = slice * kSlice + part * 32 + thread % 4 * 8;
       FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-        fetch_eight<X, kAligned>(own(slice, part, half), kThreads, x[half] + feature,
+        fetch_eight<X, kAligned>(own(slice, part, half), kThreads, row_of_x(half) + feature,
                                  real[half] ? p.dim - feature : 0);
     }
   };
-  const typename X::Unit* x[2];
-  bool real[2];
   // Where a lane's rows lie: found anew behind the convolution, which needs the registers.
   const auto find_rows = [&](int thread) {
-    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      const int token = tile.first + thread / kLanes * 16 + thread % kLanes / 4 + half * 8;
-      real[half] = token < tile.end;
-      x[half] = units<X>(p.x.data) + tile.image * p.x.batch + token * p.x.token;
-    }
+    const int token = tile.first + thread / kLanes * 16 + thread % kLanes / 4;
+    FASTHT_UNROLL for (int half = 0; half < 2; ++half) real[half] = token + half * 8 < tile.end;
+    x = units<X>(p.x.data) + tile.image * p.x.batch + token * p.x.token;
   };
   const int count = ceil_div(p.dim, kSlice);
   // The memory has nothing else to do while the block convolves.
   const auto fetch_early = [&] {
     find_rows(reread_thread_index());
     FASTHT_UNROLL for (int slice = 0; slice < kEarly; ++slice)
-      if (slice < count) fetch_x(slice, x, real);
+      if (slice < count) fetch_x(slice);
     end_group();
     constexpr int kEach = 64 / X::kBytes, kFrom = kEarly * kSlice;  // features; a lane has every fourth
     const int end = smaller(kFrom + p.prefetched, p.dim);
     FASTHT_ROLLED for (int feature = kFrom + lane % 4 * kEach; feature < end; feature += 4 * kEach)
       FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-        if (real[half]) prefetch(x[half] + feature);
+        if (real[half]) prefetch(row_of_x(half) + feature);
   };
   make_v<P, kChannels, kPass, kThreads, 1>(
       v, units<F>(static_cast<void*>(map)), bank, units<F>(p.u) + image * kChannels,
@@ -92,10 +91,10 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
     }
   };
   fetch_weights(0);
-  if (kEarly == 0) fetch_x(0, x, real);
+  if (kEarly == 0) fetch_x(0);
   end_group();
-  FASTHT_UNROLL for (int slice = kEarly == 0 ? 1 : kEarly; slice < kAhead - 1; ++slice)
-    if (slice < count) fetch_x(slice, x, real);
+  FASTHT_ROLLED for (int slice = kEarly == 0 ? 1 : kEarly; slice < kAhead - 1; ++slice)
+    if (slice < count) fetch_x(slice);
   end_group();
 
   // z = dropout(gelu(v + P1 v + p1)) for the 16 tokens of this warp: the left operand. As whole floats
@@ -137,7 +136,7 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
     fetch_weights(slice + 1);
     end_group();
     if (slice + kAhead - 1 >= kEarly && slice + kAhead - 1 < count)
-      fetch_x(slice + kAhead - 1, x, real);
+      fetch_x(slice + kAhead - 1);
     end_group();
     if (!busy) continue;
     const Quad* const weights = weights_of(slice);
