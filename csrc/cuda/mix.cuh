@@ -11,9 +11,8 @@ struct NothingMore {
 };
 
 // v = conv(f) + bias + s for the block's patches, s for its prefix tokens (zeros without
-// `prefix`), zeros past the end; in
-// `v` behind a barrier. `map` and `bank` are scratch. `more` starts kMore groups of copies that
-// nobody waits for here, once those of the first pass are on their way.
+// `prefix`), zeros past the end; in `v` behind a barrier. `map` and `bank` are scratch. `more` starts
+// kMore groups of copies that nobody waits for here, once those of the first pass are on their way.
 template <class P, int kChannels, int kPass, int kThreads, int kMore = 0,
           class More = NothingMore>
 FASTHT_DEVICE void make_v(Quad* v, typename P::Format::Unit* map, float* bank,

@@ -43,7 +43,7 @@ struct Device {
 struct Kernel {
   std::string file;      // "mix_up.cuh"
   std::string params;    // "MixUpParams"
-  std::string function;  // "mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, true>"
+  std::string function;  // "mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, 5, 3, true>"
   int threads, blocks_per_multiprocessor;
 
   // The text of a source file that holds the kernel under the name fastht_mix_up.
