@@ -41,7 +41,7 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device)
   const int tall = down_tall(padded, bytes);
   for (const int wanted : {2, 1}) {
     const int most = wanted == 1 ? 8 * tall : 8;
-    const int even = largest(ceil_div(tile_rows(most, grid) / 16, tall), 4);
+    const int even = largest(ceil_div(tile_rows(most, grid) / 16, tall), 4 / tall);
     for (const int warps : {even, 4})
       for (const int stages : {3, 2})
         if (down_warps_ == 0 && fits(wanted, down_shared(warps, padded, bytes, x_bytes, stages)))

@@ -21,7 +21,8 @@ namespace {
 const std::vector<Instance>& instances() {
   static const std::vector<Instance> all = {
       INSTANCE(FoldParams, fold<Bfloat16Products, 64>),
-      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 4, 3, true>),
+      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 2, 3, true>),
+      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 3, 3, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 4, 64, 3, 1, true>),
       INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, 5, 3, true>),
       INSTANCE(ContractParams, contract<Bfloat16, Bfloat16Products, 64, 2, 32, 256, true>),
