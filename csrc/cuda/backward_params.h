@@ -49,8 +49,9 @@ struct ContractParams {
   GateParams gate;
 };
 
+FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
 FASTHT_BOTH constexpr int gate_back_floats(int padded, int warps) {
-  return (kBankRows + 4) * padded + 3 * warps;
+  return 4 * padded + largest(padded, warps * 32) + 3 * warps;
 }
 // The tile's correlation is summed in this many parts, each by lanes of its own.
 FASTHT_BOTH constexpr int correlation_splits(int pass, int warps) {
@@ -60,7 +61,6 @@ FASTHT_BOTH constexpr int correlation_splits(int pass, int warps) {
 FASTHT_BOTH constexpr int correlation_cells(int rows, const Grid& grid) {
   return (map_height(rows, grid) - 2 * kReach) * ceil_div(grid.width, kRun) * kRun;
 }
-FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
 
 // Bytes of shared memory of contract: map, bank, ring, then a place for, one after the other, v with dy
 // or with slices of W2, the map of dv, and the correlation's parts. `pass`: channels at a time; `ahead`: bytes

@@ -51,6 +51,17 @@ FASTHT_DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
 FASTHT_DEVICE float error_function(float x) { return erff(x); }
 FASTHT_DEVICE float exponential(float x) { return expf(x); }
 FASTHT_DEVICE float square_root(float x) { return sqrtf(x); }
+// One instruction each, two or three units in the last place off; what is subnormal is zero.
+FASTHT_DEVICE float power_of_two(float x) {
+  float value;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+  return value;
+}
+FASTHT_DEVICE float reciprocal(float x) {
+  float value;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+  return value;
+}
 FASTHT_DEVICE float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
@@ -180,6 +191,8 @@ inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline float error_function(float x) { return std::erf(x); }
 inline float exponential(float x) { return std::exp(x); }
 inline float square_root(float x) { return std::sqrt(x); }
+inline float power_of_two(float x) { return std::exp2(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
 
 inline Word round_to_bfloat16(float value) {
   const Word bits = as_word(value);

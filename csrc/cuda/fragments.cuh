@@ -126,6 +126,18 @@ struct Tf32Products {  // of float32 numbers rounded to TensorFloat-32
   }
 };
 
+// left.set() of numbers that came 16 bytes at a time, zeros where `mask` is not all ones. What a mask
+// has gone over is a register of its own. A word of four that were loaded at once is not: for each
+// product ptxas copies those that it needs to where a product wants them, three moves a product.
+template <class P, class X>
+FASTHT_DEVICE void set_masked(typename P::Left& left, int half, const Eight<X>& values, Word mask) {
+  if constexpr (Same<X, typename P::Format>::value && X::kBytes == 2) {
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i) left.v[half][i] = values.quads[0].v[i] & mask;
+  } else {
+    left.set(half, values);
+  }
+}
+
 // Of float32 numbers as they are: three products of TensorFloat-32 parts. The parts' last one,
 // small times small, is below float32's last digit. An operand is kept whole and split where it is
 // used: its parts are twice as many registers.
