@@ -58,8 +58,8 @@ SHARED_LIMIT = {
     "sm_120": 101_376,
 }
 OPTIONS = (
-    "BM", "BN", "BK", "BD", "BP", "BB", "UNROLL", "PIXELS", "FILTER", "REBUILD", "num_warps",
-    "num_stages", "maxnreg",
+    "BM", "BN", "BK", "BD", "BP", "BB", "UNROLL", "PIXELS", "AHEAD", "ACROSS", "FILTER",
+    "REBUILD", "num_warps", "num_stages", "maxnreg",
 )  # fmt: skip
 DTYPES = {
     "16": (torch.bfloat16, torch.bfloat16, False),

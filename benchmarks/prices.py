@@ -25,12 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fastht
 from fastht.backbones import find_backbone
-from fastht.bench.memory import saved_bytes
 from fastht.bench.methods import LORA_RANK
 from fastht.bench.towers import ModelSpec, features, image_size
 from fastht.budget import MIB, Cost, count_costs
 from fastht.lora import add_lora
 from fastht.recompute import RECOMPUTE, reinstall
+from fastht.saved_bytes import saved_bytes
 
 MODELS = (
     ModelSpec("timm", "vit_base_patch16_224"),

@@ -12,8 +12,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import cases, operators, roofline
 from benchmarks.race import clock, replay
-from fastht.bench.memory import in_fresh_process, peak_growth, peak_is_measurable, saved_bytes
+from fastht.bench.memory import in_fresh_process, peak_growth, peak_is_measurable
 from fastht.bench.meter import Rotation
+from fastht.saved_bytes import saved_bytes
 
 PROCESSES = 3
 

@@ -48,7 +48,7 @@ SPACE: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "up": {
         "BM": (32, 64), "BD": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
-        "maxnreg": (0, 128), "PIXELS": (1, 2),
+        "maxnreg": (0, 128), "PIXELS": (1, 2), "AHEAD": (0, 768),
     },
     "contract": {
         "BM": (32, 64, 128), "BD": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4),
@@ -65,7 +65,7 @@ SPACE: dict[str, dict[str, tuple[int, ...]]] = {
     "analyse": {"BB": (16, 32), "num_warps": (4, 8), "num_stages": (1, 2)},
 }  # fmt: skip
 # What stands for an option that is not there: no limit on registers, a pixel alone.
-UNSET = {"maxnreg": 0, "PIXELS": 1}
+UNSET = {"maxnreg": 0, "PIXELS": 1, "AHEAD": 0}
 # The tiles of these decide how much a later launch reads, which therefore counts as well.
 FOLLOWERS = {
     "down": "gate",

@@ -148,10 +148,10 @@ def named(form: Form, statistics: sweeps.Statistics, gradients: Gradients) -> di
             found[f"softmax {name} dot"] = dot
     for name, s in (("rows", statistics.kl_rows), ("columns", statistics.kl_columns)):
         if s.numel():
-            logit_shift, logit_sum, target_shift, target_sum, gap = s.double()
+            logit_shift, logit_sum, target_shift, target_sum, divergence = s.double()
             found[f"kl {name} logits"] = logit_shift + logit_sum.log()
             found[f"kl {name} targets"] = target_shift + target_sum.log()
-            found[f"kl {name} gap"] = gap / target_sum
+            found[f"kl {name} divergence"] = divergence
     for name, s in (("sigmoid", statistics.sigmoid), ("mse", statistics.mse)):
         if s.numel():
             found[name] = s.double()

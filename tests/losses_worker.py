@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import alike_pairs
 import pytest
 import torch
 import torch.distributed as dist
 from loss_cases import Batch, make_batch, worst_error
+from numerics import Draw, violations
 from open_clip import loss as open_clip_loss
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +26,7 @@ from fastht.losses import (
     siglip_loss,
     soft_label_loss,
 )
+from fastht.losses.functional import Processes
 
 WORLD = 2
 LEAVES = ("images", "texts", "scale", "bias")
@@ -36,7 +39,7 @@ def part(batch: Batch, rows: slice) -> Batch:
     return Batch(**vars(batch) | per_sample)
 
 
-def own(batch: Batch, sizes: list[int]) -> slice:
+def own(sizes: list[int]) -> slice:
     """Return the rows of this process."""
     start = sum(sizes[: dist.get_rank()])
     return slice(start, start + sizes[dist.get_rank()])
@@ -63,7 +66,7 @@ def averaged(results: dict[str, Tensor]) -> dict[str, Tensor]:
 def open_clip() -> None:
     """Values and features' gradients are open_clip's in every rank; the scale's on average."""
     batch = make_batch(2 * 17)
-    mine = part(batch, own(batch, [17, 17]))
+    mine = part(batch, own([17, 17]))
     at = {"rank": dist.get_rank(), "world_size": WORLD}
     flags = [(True, True), (False, True), (False, False)]
     pairs = [
@@ -109,7 +112,7 @@ def one_process() -> None:
     at = {"rank": dist.get_rank(), "world_size": WORLD}
     for sizes in ([13, 13], [5, 20], [1, 8]):
         batch = make_batch(sum(sizes))
-        rows = own(batch, sizes)
+        rows = own(sizes)
         for backend in BACKENDS:
             together = losses(batch, {}, backend, **at)
             for name, alone in losses(batch, {}, "reference").items():
@@ -121,11 +124,30 @@ def one_process() -> None:
                 assert worst_error(averaged(found), expected) < 1e-10, (name, sizes, backend)
 
 
+def small_divergences() -> None:
+    """A small KL term keeps its digits where rows and columns are put together from parts."""
+    together = Processes(dist.get_rank(), WORLD)
+    for case in ("certain", "apart 1e-4", "captions"):
+
+        def draw(i: int, case: str = case) -> Draw:
+            given = alike_pairs.pairs(case, i)
+            rows = own([20, len(given[0]) - 20])
+            mine = tuple(None if x is None else x[rows] for x in given)
+            found = {"loss": alike_pairs.value(case, mine, "blocked", processes=together)["loss"]}
+            dist.all_reduce(found["loss"])
+            found["loss"] /= WORLD
+            plain = alike_pairs.value(case, given, "reference")
+            exact = alike_pairs.value(case, alike_pairs.pairs(case, i, torch.float64), "reference")
+            return Draw(found, plain, {"loss": exact["loss"]}, given[0], given[0])
+
+        assert violations(draw, 3, ceilings=False) == {}
+
+
 def local_scope() -> None:
     """With a local scope soft labels are those of each process's own pairs."""
     at = {"rank": dist.get_rank(), "world_size": WORLD}
     batch = make_batch(24)
-    mine = part(batch, own(batch, [12, 12]))
+    mine = part(batch, own([12, 12]))
     found = losses(mine, {"scope": "local"}, **at)["soft tags"](mine)
     hard = losses(mine, {}, **at)["clip"](mine)
     images, texts = (x.clone().requires_grad_() for x in (mine.images, mine.texts))
@@ -159,7 +181,7 @@ def ddp() -> None:
     """DistributedDataParallel trains both towers as one process does."""
     at = {"rank": dist.get_rank(), "world_size": WORLD}
     batch = make_batch(16)
-    mine = part(batch, own(batch, [8, 8]))
+    mine = part(batch, own([8, 8]))
     for together, alone in (
         (ClipLoss(True, True, **at), ClipLoss()),
         (ClipLoss(False, True, **at), ClipLoss()),
@@ -176,7 +198,7 @@ def upstream() -> None:
     """Each process may weigh its loss: columns count with their owner's weight."""
     at = {"rank": dist.get_rank(), "world_size": WORLD}
     batch = make_batch(2 * 9)
-    mine = part(batch, own(batch, [9, 9]))
+    mine = part(batch, own([9, 9]))
     factor = 1.0 + 2.0 * dist.get_rank()
     for local, grad in [(True, True), (False, True)]:
         ours = ClipLoss(local, grad, **at)
@@ -194,7 +216,7 @@ def graph() -> None:
     at = {"rank": dist.get_rank(), "world_size": WORLD}
     for sizes in ([8, 8], [3, 7]):
         batch = make_batch(sum(sizes))
-        mine = part(batch, own(batch, sizes))
+        mine = part(batch, own(sizes))
         for loss in (ClipLoss(True, True, **at), SigLipLoss(**at)):
             torch.compiler.reset()
             compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
@@ -226,7 +248,12 @@ def errors() -> None:
     assert siglip_loss(batch.images, batch.texts, batch.scale, batch.bias).isfinite()
 
 
-CASES = {f.__name__: f for f in (open_clip, one_process, local_scope, ddp, upstream, graph, errors)}
+CASES = {
+    f.__name__: f
+    for f in (
+        open_clip, one_process, small_divergences, local_scope, ddp, upstream, graph, errors
+    )
+}  # fmt: skip
 
 
 def main(cases: str, folder: str, rank: str) -> None:

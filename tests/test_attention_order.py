@@ -11,8 +11,8 @@ from vits import VITS, loss
 import fastht
 from fastht import attention_order
 from fastht.backbones import find_backbone
-from fastht.bench import memory
 from fastht.lora import add_lora
+from fastht.saved_bytes import saved_bytes
 
 CONFIG = fastht.HTConfig(dropout=0.0, init="paper", bottleneck_dim=8)
 
@@ -66,9 +66,7 @@ def test_values_gradients_and_kept_bytes_stay():
     image = vit.image(batch=3)
 
     def kept():
-        return memory.saved_bytes(
-            lambda: loss(vit.features(model, image)), [*model.parameters(), image]
-        )
+        return saved_bytes(lambda: loss(vit.features(model, image)), [*model.parameters(), image])
 
     ordered, ordered_bytes = gradients(model), kept()
     attention_order.remove(blocks(model))

@@ -10,9 +10,9 @@ from vits import VITS, loss, open_clip_tower
 
 import fastht
 from fastht.backbones import find_backbone
-from fastht.bench.memory import saved_bytes
 from fastht.budget import MIB, BudgetError, Choice, check_budget, choose, count_costs
 from fastht.recompute import reinstall
+from fastht.saved_bytes import saved_bytes
 
 DEPTH = 6
 NUMBERED = DEPTH - 1  # nothing is kept of the first block

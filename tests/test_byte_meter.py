@@ -11,10 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import byte_model
 from fastht import backends
-from fastht.bench import memory
 from fastht.ops import ht_adapter
 from fastht.ops.cuda import native
 from fastht.ops.triton import configs
+from fastht.saved_bytes import saved_bytes
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="counted in Triton's interpreter")
 
@@ -226,7 +226,7 @@ def test_saved_bytes_of_the_cuda_backend(monkeypatch, keep):
         def block(function):
             """Return what a block keeps of it, whose next LayerNorm keeps its output."""
             alive = [x, *params.values()]
-            return memory.saved_bytes(lambda: F.layer_norm(function(x), (768,)), alive)
+            return saved_bytes(lambda: F.layer_norm(function(x), (768,)), alive)
 
         kept = block(
             lambda x: ht_adapter(x, params, backend="cuda", keep=keep, dropout=0.1, **options)
@@ -241,7 +241,7 @@ def kept_bytes(backend):
     params = {name: p.float().requires_grad_() for name, p in params.items()}
     x.requires_grad_()
     function = through(backend)
-    kept = memory.saved_bytes(lambda: function(x, params, dropout=0.1, **options), params.values())
+    kept = saved_bytes(lambda: function(x, params, dropout=0.1, **options), params.values())
     return kept / (4 * 197)
 
 

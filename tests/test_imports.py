@@ -150,6 +150,14 @@ def test_only_the_tasks_know_of_the_tasks() -> None:
             assert module in above or not any(wing(target) for target in targets), module
 
 
+def test_only_the_command_line_knows_of_the_benchmarks_of_a_step() -> None:
+    edges = graph()
+    inside = within(edges, "fastht.bench")
+    for module, targets in edges.items():
+        if module not in inside and module != "fastht.cli":
+            assert not targets & inside.keys(), module
+
+
 def test_monai_is_imported_late() -> None:
     """It takes longer than all else, and those who predict need none of it."""
     for path, tree in parsed().items():

@@ -64,6 +64,7 @@ def test_a_listing_is_read_with_its_scheduling():
         ("HGMMA.64x64x16.F32.BF16", "HGMMA"), ("IMAD.WIDE", "IMAD"), ("LOP3.LUT", "ALU"),
         ("LDGSTS.E.BYPASS.128", "LDGSTS"), ("LDGDEPBAR", "CTRL"), ("UIADD3", "UNI"),
         ("WARPGROUP.DEPBAR.LE", "CTRL"), ("PRMT", "ALU"), ("STL", "LDL"), ("MUFU.EX2", "MUFU"),
+        ("CCTL.E.PF2", "PREFETCH"), ("CCTL.IVALL", "CTRL"),
     ],
 )  # fmt: skip
 def test_instructions_find_their_category(opcode, category):
@@ -103,6 +104,34 @@ def test_many_loads_take_the_memory_its_bandwidth():
     assert modelled.micros == pytest.approx(1e6 * moved / H100.bandwidth / H100.burst, rel=0.05)
     near = model(dataclasses.replace(far, access=lambda i: Access("L2", request=128)), H100)
     assert near.pipe_micros["LSU"] == pytest.approx(modelled.pipe_micros["LSU"] / 4)
+
+
+def test_what_was_asked_for_ahead_is_loaded_from_the_cache_when_it_has_come():
+    ask = line("CCTL.E.PF2 [R2]")
+    others = [line("FADD R1, R1, R1", stall=4) for _ in range(1000)]
+    load = line("LDG.E.128 R4, desc[UR4][R2.64]", write=0), line("FADD R1, R4, R5", waits=1)
+
+    def taken(*lines):
+        return cycles(code(*lines), access=lambda instruction: Access("DRAM"))
+
+    late, early = taken(*others, *load), taken(ask, *others, *load)
+    assert late - early == pytest.approx(H100.latency["DRAM"] - H100.latency["L2"], rel=0.1)
+    # Asked for just before, it has to come all the same.
+    assert taken(*others, ask, *load) > late - 0.5 * H100.latency["DRAM"]
+    # 64 bytes for each lane, which are 4 loads of 16 bytes a lane; the fifth is not there.
+    few, many = ([ask, *others, *(load * n)] for n in (4, 5))
+    assert taken(*many) - taken(*few) > H100.latency["DRAM"]
+    moved = model(work(code(ask, *load), access=lambda instruction: Access("DRAM")), H100)
+    assert moved.memory_bytes == 132 * 4 * 32 * 64
+
+
+def test_a_prefetch_takes_the_memory_but_nobody_waits_for_it():
+    fetch, use = line("CCTL.E.PF2 [R2]"), line("LDGSTS.E.128 [R1], desc[UR4][R2.64]")
+    alone = work(code(fetch), access=lambda instruction: Access("DRAM", request=2048))
+    assert cycles(code(fetch)) < H100.launch + 0.5 * H100.latency["DRAM"]
+    assert model(alone, H100).memory_bytes == 132 * 4 * 2048
+    near = work(code(use), access=lambda instruction: Access("DRAM", far=0.25))
+    assert model(near, H100).memory_bytes == 132 * 4 * 512 * 0.25
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("triton")
 from test_issue_model import ROOT, code, line, work
 
-from benchmarks.issue_model import counts, taps
+from benchmarks.issue_model import counts, launches, source, taps
 from benchmarks.issue_model.launches import Shape
 
 
@@ -54,3 +54,15 @@ def test_a_call_is_known_by_its_line_where_the_tables_name_another_file():
 )
 def test_x_is_rebuilt_as_the_operator_does_it(keep, numbers, rebuilds):
     assert Shape(numbers=numbers, keep=keep).rebuilds == rebuilds
+
+
+def test_what_a_kernel_seldom_does_is_left_out():
+    path = str(ROOT / "fastht/ops/triton/down.py")
+    at = {f.name: (path, f.lineno + 1) for f in source._functions(path)}
+    assert launches.SELDOM["down"] in at
+    second_pass = (at["_project"], at["_project_apart"], at["down_kernel"])
+    listing = code(line("FADD R1, R2, R3"), line("FADD R1, R2, R3"), line("FADD R1, R2, R3"))
+    for number, frames in enumerate(((at["_project"], at["down_kernel"]), second_pass, ())):
+        listing.instructions[number].frames = frames
+    assert launches._seldom(listing, "down") == {1}
+    assert launches._seldom(listing, "up") == set()

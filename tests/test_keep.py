@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 import fastht
 from fastht import HTAdapter, HTConfig, reference
-from fastht.bench import memory
 from fastht.ops import ht_adapter
+from fastht.saved_bytes import saved_bytes
 
 every = pytest.mark.parametrize("backend", WIDE, indirect=True)
 
@@ -47,10 +47,10 @@ def test_beside_what_the_next_layer_keeps_a_float32_token_costs_264_bytes(backen
                 out = ht_adapter(x, params, dropout=0.1, backend=backend, keep=keep, **options)
             return F.layer_norm(out, (96,), torch.ones(96, device=DEVICE))
 
-        return memory.saved_bytes(forward, leaves)
+        return saved_bytes(forward, leaves)
 
     tokens, images = 2 * 31, 2 * 700  # pooled sums, gate and seed, in bytes an image
-    alone = memory.saved_bytes(
+    alone = saved_bytes(
         lambda: F.layer_norm(x + 0.0, (96,), torch.ones(96, device=DEVICE))
     )  # its input, which is the adapter's output, and two numbers a token
     assert 128 * tokens <= kept("output") - alone <= 264 * tokens + images
@@ -160,7 +160,7 @@ def test_16_bit_tokens_keep_their_input_unless_told(backend):
     x, params, _, options = case(dtype=dtype)
     x.requires_grad_()
     by = {
-        keep: memory.saved_bytes(
+        keep: saved_bytes(
             lambda keep=keep: keeping(backend, keep)(x, params, **options), [x, *params.values()]
         )
         for keep in ("auto", "input", "output")

@@ -9,9 +9,9 @@ import fastht
 from benchmarks import prices
 from fastht import backends
 from fastht.backbones import find_backbone
-from fastht.bench.memory import saved_bytes
 from fastht.bench.towers import ModelSpec
 from fastht.recompute import reinstall
+from fastht.saved_bytes import saved_bytes
 
 SMALL = ModelSpec(
     "timm",

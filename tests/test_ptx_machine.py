@@ -98,6 +98,11 @@ NAN, INFINITY = float("nan"), float("inf")
         ("cvt.rn.bf16x2.f32 d, a, b", [("f32", 1.00390625), ("f32", 1.01171875)], "u32",
          0x3F803F82),  # ties go to the even number
         ("cvt.rn.f16x2.f32 d, a, b", [("f32", 1.0), ("f32", 70000.0)], "u32", 0x3C007C00),
+        # 1.5 * 1 - 0.25 and 256 * 1 + 1.0078125, of which 1 is half a step: up, by what is left
+        ("fma.rn.bf16x2 d, a, b, c", [("u32", 0x43803FC0), ("u32", 0x3F803F80),
+                                      ("u32", 0x3F81BE80)], "u32", 0x43813FA0),
+        ("fma.rn.f16x2 d, a, b, c", [("u32", 0x7BFF3E00), ("u32", 0x40003C00),
+                                     ("u32", 0x00003400)], "u32", 0x7C003F00),
         ("cvt.rna.tf32.f32 d, a", [("f32", 1 + 2.0**-11)], "u32", 0x3F802000),
         ("add.f32 d, a, b", [("f32", 1.0), ("f32", 2.0**-24)], "f32", 1.0),
         ("max.f32 d, a, b", [("f32", NAN), ("f32", 2.0)], "f32", 2.0),
@@ -270,6 +275,19 @@ def test_a_copy_of_nothing_brings_zeros_and_reads_nothing():
     assert not values.any()
     with pytest.raises(IndexError, match="out of bounds"):
         run(copy("cp.async.wait_all;"), [1], shared=512, size=16)
+
+
+@pytest.mark.parametrize(
+    ("threads", "real", "near"), [(0, 16, 0), (1, 16, 4), (32, 16, 32), (0, 0, 32)]
+)
+def test_copies_that_ask_nothing_of_the_memory_are_counted(threads, real, near):
+    """Of lines of 64 bytes that the first threads' prefetches brought, and of nothing."""
+    prefetch = f"setp.lt.u32 %p1, %r1, {threads}; @%p1 prefetch.global.L2 [%d5];"
+    given = np.arange(128, dtype=np.uint32)
+    body = prefetch + copy("cp.async.wait_all;", real=real)
+    values, counted = run(body, given, shared=512, size=16)
+    assert np.array_equal(values, given if real else np.zeros_like(given))
+    assert sum(counted.near.values()) == near
 
 
 def test_copies_that_nobody_waits_for_are_found():

@@ -10,8 +10,8 @@ from vits import VITS, loss
 
 import fastht
 from fastht.backbones import find_backbone
-from fastht.bench import memory
 from fastht.lora import add_lora
+from fastht.saved_bytes import saved_bytes
 
 CONFIG = fastht.HTConfig(dropout=0.3, init="paper", bottleneck_dim=8)
 
@@ -30,7 +30,7 @@ def gradients(model, vit, seed=5):
 
 def kept(model, vit):
     image = vit.image()
-    return memory.saved_bytes(
+    return saved_bytes(
         lambda: loss(vit.features(model, image)), [*model.parameters(), *model.buffers(), image]
     )
 

@@ -9,10 +9,10 @@ from vits import VITS, loss, open_clip_tower, timm_vit
 
 import fastht
 from fastht.backbones import find_backbone
-from fastht.bench.memory import saved_bytes
 from fastht.lora import add_lora
 from fastht.patch import patch_record, set_recompute
 from fastht.recompute import install, reinstall, remove
+from fastht.saved_bytes import saved_bytes
 
 pytest.importorskip("peft")
 

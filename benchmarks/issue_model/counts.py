@@ -9,6 +9,7 @@ often each of these runs, also where the assembler has unrolled a loop or double
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -23,6 +24,7 @@ Key = tuple[str, Frames]
 # Kinds of which the assembler makes one instruction of one.
 _PTX = (
     ("HMMA", r"mma\."),
+    ("PREFETCH", r"prefetch\."),
     ("LDGSTS", r"cp\.async\.c[ag]"),
     ("LDS", r"ldmatrix|ld\.(volatile\.)?shared"),
     ("STS", r"st\.(volatile\.)?shared"),
@@ -41,6 +43,9 @@ class Counts:
     runs: dict[Key, float] = field(default_factory=dict)  # of all instructions of a kind and line
     lines: dict[Frames, float] = field(default_factory=dict)  # of one instruction of a line
     lanes: dict[Key, float] = field(default_factory=dict)  # share of a warp that is active
+    near: dict[Key, float] = field(
+        default_factory=dict
+    )  # share of lanes that the memory does not serve
     touched: dict[Key, set[int]] = field(default_factory=dict)  # arrays, by address
     total: float = 0.0
 
@@ -58,6 +63,7 @@ def gathered(result: object, warps: int) -> Counts:
     each: defaultdict[Frames, list[float]] = defaultdict(list)
     runs: Counter[Key] = Counter()
     lanes: Counter[Key] = Counter()
+    near: Counter[Key] = Counter()
     instructions = result.program.instructions  # type: ignore[attr-defined]
     for place, instruction in enumerate(instructions):
         count = int(result.counts[place])  # type: ignore[attr-defined]
@@ -69,10 +75,12 @@ def gathered(result: object, warps: int) -> Counts:
         at = kind, where(instruction.frames)
         runs[at] += count
         lanes[at] += int(result.lanes[place])  # type: ignore[attr-defined]
+        near[at] += int(result.near.get(place, 0))  # type: ignore[attr-defined]
         if place in result.touched:  # type: ignore[attr-defined]
             found.touched.setdefault(at, set()).update(result.touched[place])  # type: ignore[attr-defined]
     found.runs = {key: count / warps for key, count in runs.items()}
     found.lanes = {key: lanes[key] / (32 * count) for key, count in runs.items() if count}
+    found.near = {key: near[key] / lanes[key] for key in near if near[key]}
     found.lines = {frames: statistics.mean(counts) for frames, counts in each.items()}
     return found
 
@@ -93,6 +101,34 @@ def kind(instruction: Instruction) -> str:
 def key(instruction: Instruction) -> Key:
     """Return what the counts of an instruction of machine code stand under."""
     return kind(instruction), where(instruction.frames)
+
+
+def renamed(code: Code, counts: Counts) -> None:
+    """Give instructions the frames that they have in PTX, where the assembler has dropped some.
+
+    Its table has no entry of its own for a call on a line of the same number, and leaves out
+    others now and then. An instruction that no count stands under takes the frames of the only
+    count of its kind that has just its lines, but for such repeats; or else all of them in order.
+    """
+    for instruction in code.instructions:
+        name, frames = key(instruction)
+        if (name, frames) in counts.runs:
+            continue
+        same = [more for other, more in counts.runs if other == name]
+        for fits in (_repeats, _within):
+            found = [more for more in same if fits(frames, more)]
+            if len(found) == 1:
+                instruction.frames = found[0]
+                break
+
+
+def _repeats(few: Frames, many: Frames) -> bool:
+    return [line for _, line in few] == [line for line, _ in itertools.groupby(n for _, n in many)]
+
+
+def _within(few: Frames, many: Frames) -> bool:
+    left = (line for _, line in many)
+    return all(line in left for _, line in few)
 
 
 def expected(code: Code, counts: Counts) -> list[float]:

@@ -20,6 +20,7 @@ from benchmarks.compile_table import resources
 from benchmarks.issue_model import counts, sass
 from benchmarks.issue_model.counts import Counts
 from benchmarks.issue_model.launches import Launch, Shape
+from benchmarks.issue_model.machine import PREFETCHED
 from benchmarks.issue_model.sass import Code, Instruction
 from benchmarks.issue_model.simulate import Access, Work
 from fastht.ops.cuda import adapter, kernels, native, nvrtc, sources
@@ -176,6 +177,7 @@ class _Counting:
 
 
 def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Arrays) -> Work:
+    counts.renamed(code, found)
     order = counts.played(code, counts.expected(code, found))
     wide = arrays.wide()
     have = Counter(counts.key(code.instructions[n]) for n in order)
@@ -186,6 +188,9 @@ def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Array
         if key in found.lanes:  # all bytes that were counted, no more
             lanes *= found.lanes[key] * found.runs[key] / have[key]
         far = wide & found.touched.get(key, set())
-        return Access("DRAM" if far else "L2", max(1, round(lanes * instruction.width)))
+        width = PREFETCHED if instruction.category == "PREFETCH" else instruction.width
+        return Access(
+            "DRAM" if far else "L2", max(1, round(lanes * width)), 1 - found.near.get(key, 0.0)
+        )
 
     return Work(code, programs, made.warps, made.registers, made.shared, {}, access, order=order)

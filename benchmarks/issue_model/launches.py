@@ -142,13 +142,19 @@ BACKENDS: dict[str, Callable[..., list[Launch]]] = {
 
 # Programs of these kernels do one of several things: of each, the function and its programs.
 ROLES: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {
-    "fold": lambda v: {"_pack_convolution": 3, "_norm_scale": v["SLICES"]},
+    "fold": lambda v: {
+        "_pack_convolution": 3, "_sum_rows": v["BC"] // v["ROWS"], "_fold_slice": v["SLICES"],
+    },
     "finish": lambda v: {
         "_finish_projections": -(-v["D"] // v["BD"]), "_finish_tap": 49,
-        "_finish_bias_and_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"],
+        "_finish_biases": 1, "_finish_filter": 1, "_finish_gate": 1, "_finish_point": v["BC"],
         "_finish_point_bias": 1, "_finish_gate_row": v["CQ"],
     },
 }  # fmt: skip
+
+
+# What a kernel does for tokens that no model's stream has but now and then: left out.
+SELDOM = {"down": "_project_apart"}
 
 
 def works(launch: Launch, shape: Shape) -> list[Work]:
@@ -164,10 +170,20 @@ def works(launch: Launch, shape: Shape) -> list[Work]:
     return [
         Work(
             code, programs, launch.warps, launch.registers, launch.shared,
-            turns, _access(launch), _fill(launch, shape), _others(code, role, roles),
+            turns, _access(launch), _fill(launch, shape),
+            _others(code, role, roles) | _seldom(code, launch.kernel),
         )
         for role, programs in roles.items()
     ]  # fmt: skip
+
+
+def _seldom(code: Code, kernel: str) -> frozenset[int]:
+    """Return what a kernel branches around where its tokens are as most models have them."""
+    return frozenset(
+        number
+        for number, instruction in enumerate(code.instructions)
+        if SELDOM.get(kernel, "") in source.names(instruction.frames)
+    )
 
 
 def _others(code: Code, role: str, roles: Iterable[str]) -> frozenset[int]:

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.issue_model.sass import Instruction
 
+# Bytes that a thread's prefetch brings to the L2 cache: the least that is likely, not measured.
+PREFETCHED = 64
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -122,6 +125,8 @@ def pipe(instruction: Instruction) -> tuple[str, int]:
         return "MUFU", 8
     if category in ("LDG", "STG", "LDGSTS", "LDS", "STS", "LDL"):
         return "LSU", 4 * words
+    if category == "PREFETCH":
+        return "LSU", 4 * 32 * PREFETCHED // 128  # a wavefront for each line of 128 bytes
     if category in ("SHFL", "REDUX"):
         return "LSU", 4
     if category == "UNI":

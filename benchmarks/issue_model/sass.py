@@ -23,6 +23,7 @@ CATEGORIES = (
     ("IMAD", r"IMAD"),
     ("MUFU", r"MUFU"),
     ("CVT", r"I2F|F2I|F2F|I2I|FRND"),
+    ("PREFETCH", r"CCTL\S*\.PF"),
     ("LDGSTS", r"LDGSTS"),
     ("LDG", r"LDG\b"),
     ("STG", r"STG"),

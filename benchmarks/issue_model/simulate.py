@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.issue_model.machine import Machine, pipe, product_cycles
+from benchmarks.issue_model.machine import PREFETCHED, Machine, pipe, product_cycles
 from benchmarks.issue_model.sass import NO_BARRIER, Code, Instruction
 
 Loop = tuple[int, int]
@@ -26,6 +26,7 @@ class Access:
 
     level: str
     request: int | None = None  # distinct bytes, where the lanes ask for the same ones
+    far: float = 1.0  # share of the bytes that the memory is asked for, and not a prefetch before
 
 
 @dataclass
@@ -115,11 +116,15 @@ def model(work: Work, machine: Machine) -> Modelled:
 
 
 class _Step:
-    """An instruction with everything that playing it needs, worked out once."""
+    """An instruction with everything that playing it needs, worked out once.
+
+    Where accesses were counted, loads say themselves which share a prefetch has brought near; else
+    a prefetch's bytes are ``ahead`` of the loads of its warp.
+    """
 
     __slots__ = (
-        "arrives", "barrier", "category", "commits", "cost", "kind", "level", "pipe", "product",
-        "read", "request", "stall", "waits", "write",
+        "ahead", "arrives", "barrier", "category", "commits", "cost", "far", "kind", "level",
+        "pipe", "product", "read", "request", "stall", "waits", "write",
     )  # fmt: skip
 
     def __init__(self, instruction: Instruction, work: Work, machine: Machine) -> None:
@@ -132,10 +137,15 @@ class _Step:
         self.write = instruction.write_barrier
         self.read = instruction.read_barrier
         self.waits = [b for b in range(6) if instruction.waits >> b & 1]
-        self.level, self.request = "", 0.0
-        if self.category in ("LDG", "LDGSTS", "STG"):
+        self.level, self.request, self.far = "", 0.0, 1.0
+        self.ahead = 0.0
+        if self.category == "PREFETCH":
+            counted = work.access(instruction).request
+            self.level, self.request = "DRAM", (counted or 32 * PREFETCHED) * work.fill
+            self.ahead = 0.0 if counted else self.request
+        elif self.category in ("LDG", "LDGSTS", "STG"):
             access = work.access(instruction)
-            self.level = access.level
+            self.level, self.far = access.level, access.far
             lanes = 32 * instruction.width
             if access.request is not None and access.request < lanes:
                 self.cost = 4 * max(1, -(-access.request // 128))
@@ -153,7 +163,8 @@ class _Step:
 
 class _Warp:
     __slots__ = (
-        "at", "barred", "boards", "copies", "pending", "products", "program", "ready",
+        "ahead", "arrival", "at", "barred", "boards", "copies", "pending", "products", "program",
+        "ready",
     )  # fmt: skip
 
     def __init__(self, program: _Program, ready: int) -> None:
@@ -163,6 +174,8 @@ class _Warp:
         self.copies: list[float] = []  # when each committed group of cp.async is there
         self.products: list[float] = []  # when each committed group of products is done
         self.pending = 0.0
+        self.ahead = 0.0  # bytes asked for that no load has read yet
+        self.arrival = 0.0  # when all of them are in the L2 cache
         self.barred = False
 
 
@@ -269,8 +282,11 @@ class _Player:
         elif step.pipe:
             self.free[step.pipe] = now + step.cost
         done = now + 6
-        if step.category in ("LDG", "LDGSTS"):
-            done = self._load(step, now)
+        if step.category == "PREFETCH":
+            warp.ahead += step.ahead
+            warp.arrival = self._moved(step, now) + 0.6 * machine.latency["DRAM"]
+        elif step.category in ("LDG", "LDGSTS"):
+            done = self._load(step, now, warp)
             if step.category == "LDGSTS":
                 warp.pending = max(warp.pending, done)
         elif step.category in ("STG", "STS"):
@@ -309,11 +325,17 @@ class _Player:
         self.cache = max(self.cache, now) + step.request / machine.l2_bytes
         if step.level != "DRAM":
             return self.cache
-        self.memory = max(self.memory, now) + step.request / machine.bytes_a_cycle
-        self.moved += step.request
+        self.memory = max(self.memory, now) + step.request * step.far / machine.bytes_a_cycle
+        self.moved += step.request * step.far
         return max(self.cache, self.memory)
 
-    def _load(self, step: _Step, now: float) -> float:
+    def _load(self, step: _Step, now: float, warp: _Warp) -> float:
+        if step.level == "DRAM" and warp.ahead > 0:
+            # A program's warps ask for as much as they read, though not each for its own.
+            warp.ahead -= step.request
+            self.cache = max(self.cache, now) + step.request / self.machine.l2_bytes
+            there = max(self.cache, warp.arrival) + self.machine.latency["L2"]
+            return max(now + step.cost + self.machine.latency["L2"], there)
         latency = self.machine.latency[step.level]
         served = self._moved(step, now)
         queued = 0.6 * latency if step.level == "DRAM" else latency

@@ -9,6 +9,27 @@ namespace fastht::cuda {
 FASTHT_DEVICE float normal_cdf(float y) { return 0.5f * (1.0f + error_function(y * 0.70710678f)); }
 FASTHT_DEVICE float normal_density(float y) { return 0.39894228f * exponential(-0.5f * y * y); }
 
+// Both at once. kNarrow, for numbers that will be rounded to 16 bits: the function comes of the
+// density, less than 3e-7 off with its roundings (Abramowitz and Stegun, Handbook of Mathematical
+// Functions, 26.2.17), in half of the instructions of erf.
+struct Normal {
+  float cdf, density;
+};
+template <bool kNarrow>
+FASTHT_DEVICE Normal normal(float y) {
+  if constexpr (kNarrow) {
+    const float density = 0.39894228f * power_of_two(y * y * -0.72134752f);
+    const float t = reciprocal(fused(0.2316419f, y < 0.0f ? -y : y, 1.0f));
+    float series = fused(t, 1.330274429f, -1.821255978f);
+    series = fused(t, series, 1.781477937f);
+    series = fused(t, series, -0.356563782f);
+    const float tail = fused(t, series, 0.319381530f) * t * density;
+    return {y < 0.0f ? tail : 1.0f - tail, density};
+  } else {
+    return {normal_cdf(y), normal_density(y)};
+  }
+}
+
 // Philox-4x32-10.
 FASTHT_DEVICE void philox(Word (&words)[4], Long counter, Long seed) {
   Word c0 = static_cast<Word>(counter), c1 = static_cast<Word>(counter >> 32), c2 = 0, c3 = 0;

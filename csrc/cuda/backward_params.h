@@ -49,8 +49,9 @@ struct ContractParams {
   GateParams gate;
 };
 
+FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
 FASTHT_BOTH constexpr int gate_back_floats(int padded, int warps) {
-  return (kBankRows + 4) * padded + 3 * warps;
+  return 4 * padded + largest(padded, warps * 32) + 3 * warps;
 }
 // The tile's correlation is summed in this many parts, each by lanes of its own.
 FASTHT_BOTH constexpr int correlation_splits(int pass, int warps) {
@@ -60,7 +61,6 @@ FASTHT_BOTH constexpr int correlation_splits(int pass, int warps) {
 FASTHT_BOTH constexpr int correlation_cells(int rows, const Grid& grid) {
   return (map_height(rows, grid) - 2 * kReach) * ceil_div(grid.width, kRun) * kRun;
 }
-FASTHT_BOTH constexpr int largest(int a, int b) { return a > b ? a : b; }
 
 // Bytes of shared memory of contract: map, bank, ring, then a place for, one after the other, v with dy
 // or with slices of W2, the map of dv, and the correlation's parts. `pass`: channels at a time; `ahead`: bytes
@@ -134,17 +134,14 @@ struct ExpandParams {
 };
 // Features of a block of expand: fewer where an operand of its products takes more registers.
 FASTHT_BOTH constexpr int expand_width(int bytes) { return bytes == 4 ? 32 : 64; }
-// 128 registers a thread, or 255 where that does not do.
-FASTHT_BOTH constexpr int expand_warps(int padded, int bytes) {
-  return bytes == 4 ? (padded == 32 ? 4 : 8) : padded / 8;
-}
+// Its warps: so many share its features, and of each share so many the channels, 32 each.
+constexpr int kExpandShares = 2;
+FASTHT_BOTH constexpr int expand_parts(int padded) { return padded / 32; }
+FASTHT_BOTH constexpr int expand_warps(int padded) { return kExpandShares * expand_parts(padded); }
 
-// Bytes of shared memory of expand: two stages of du, z, x, dout and the tokens' statistics; x_hat,
-// and x and dout again where the products have another format; the slice of W1 and its two vectors.
-FASTHT_BOTH constexpr int expand_shared(int tokens, int padded, int bytes, int x_bytes) {
-  const int tiles = bytes == x_bytes ? 1 : 3, width = expand_width(bytes);
-  return 4 * tokens * padded * bytes + 4 * tokens * width * x_bytes + 2 * tokens * 16 +
-         tiles * tokens * width * bytes + width * padded * bytes + 2 * width * 4;
+// Bytes of shared memory of expand: so many stages of du, z, x, dout and the tokens' statistics.
+FASTHT_BOTH constexpr int expand_shared(int tokens, int stages, int padded, int bytes, int x_bytes) {
+  return stages * tokens * (2 * padded * bytes + 2 * expand_width(bytes) * x_bytes + 16);
 }
 
 // A parameter and its gradient's array; null: there is none.

@@ -69,17 +69,22 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   });
   const int at_once = device.multiprocessors * contract_.blocks;
   each_ = ceil_div(problem.batch * ceil_div(grid.tokens, tile_rows(contract_.warps, grid)), at_once);
-  const auto expand_blocks_of = [&](int shared) {  // 128 registers, or 255: as expand_warps says
-    return blocks_at_once(device, expand_warps(padded, bytes), bytes == 4 ? 255 : 128, shared);
+  const auto expand_blocks_of = [&](int shared) {
+    return blocks_at_once(device, expand_warps(padded), 255, shared);
   };
-  for (const int wanted : {expand_blocks_of(0) > 1 ? 2 : 1, 1})
-    for (const int tokens : {64, 32, 16}) {
-      const int shared = expand_shared(tokens, padded, bytes, x_bytes);
+  // As many blocks as have registers, or else fewer, and then as much on its way as there is room for.
+  struct Depth {
+    int tokens, stages;
+  };
+  for (int wanted = expand_blocks_of(0); wanted > 0; --wanted)
+    for (const Depth depth : {Depth{64, 3}, Depth{32, 3}, Depth{64, 2}, Depth{32, 2}}) {
+      const int shared = expand_shared(depth.tokens, depth.stages, padded, bytes, x_bytes);
       if (expand_tokens_ == 0 && shared <= device.shared_per_block &&
           wanted * (shared + kReserved) <= device.shared_per_multiprocessor)
-        expand_tokens_ = tokens;
+        expand_tokens_ = depth.tokens, expand_stages_ = depth.stages;
     }
-  const int expand_blocks = expand_blocks_of(expand_shared(expand_tokens_, padded, bytes, x_bytes));
+  expand_shared_ = expand_shared(expand_tokens_, expand_stages_, padded, bytes, x_bytes);
+  const int expand_blocks = expand_blocks_of(expand_shared_);
   const int slices = ceil_div(problem.dim, expand_width(bytes));
   const int tiles = ceil_div(problem.batch * grid.tokens, expand_tokens_);
   const int groups = largest(expand_blocks * device.multiprocessors / slices, 1);
@@ -96,8 +101,8 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
                       "mix_back<" + without_x(numbers) + tiled(mix_back_) + ">",
                       mix_back_.warps * 32, mix_back_.blocks});
   kernels_.push_back({"expand.cuh", "ExpandParams",
-                      "expand<" + numbers + number(expand_tokens_) + aligned,
-                      expand_warps(padded, bytes) * 32, expand_blocks});
+                      "expand<" + numbers + number(expand_tokens_) + number(expand_stages_) + aligned,
+                      expand_warps(padded) * 32, expand_blocks});
   kernels_.push_back({"finish.cuh", "FinishParams", "finish<" + std::to_string(padded) + ">",
                       kFinishThreads, 1});
   if (problem.filter == Filter::kFull) {
@@ -302,7 +307,7 @@ void BackwardPlan::run(const BackwardCall& call, const Launch& launch) const {
     launch(6, ceil_div(a.row_means.tokens, row_means_tokens(padded)), 0, &a.row_means);
   }
   launch(3, a.expand.slices * ceil_div(a.expand.tiles, a.expand.each),
-         expand_shared(expand_tokens_, padded, bytes, bytes_of(p.x)), &a.expand);
+         expand_shared_, &a.expand);
   if (need_params_)
     launch(4, finish_blocks(a.finish.padded_dim, padded, p.hidden, a.finish.filter_size),
            finish_shared(padded), &a.finish);

@@ -71,18 +71,19 @@ struct Contract {
   };
 
   FASTHT_DEVICE void run(const Tile& tile, int index, bool first) {
-    const Place me;
     const long long image = static_cast<long long>(tile.image) * p.grid.tokens;
-    FASTHT_UNROLL for (int step = 0; step < kRing; ++step) fetch_tokens(tile, step);
-    fetch_slice(0);
     const Cell *const u = units<F>(p.u) + image * kChannels, *const f = units<F>(p.f) + image * kChannels;
-    make_v<P, kChannels, kPass, kThreads>(
+    make_v<P, kChannels, kPass, kThreads, 1 + kRing>(
         v, map, bank, u, f, p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels),
-        p.grid, tile, p.rows, false);
+        p.grid, tile, p.rows, false, [&] {
+          fetch_slice(0);
+          const Source from(*this, tile);
+          FASTHT_UNROLL for (int step = 0; step < kRing; ++step) from.fetch(p, step);
+        });
     float grad[kBlocks][4] = {};  // of z, y, v in turn
     project(tile, grad);
     sync_block();  // all have done with the slices: dy lies there
-    const bool busy = tile.first + me.warp * 16 < tile.end;
+    const bool busy = tile.first + Place().warp * 16 < tile.end;
     if (busy) activate(tile, image, u, grad);
     sync_block();
     if (busy) finish_dv(tile, image, grad);
@@ -104,28 +105,43 @@ struct Contract {
     end_group();
   }
 
-  FASTHT_DEVICE Quad* own(const Place& me, int step, int half) {
-    return ring + (step % kRing * 2 + half) * (Eight<X>::kQuads * 2 * p.rows) + me.thread;
-  }
-  FASTHT_DEVICE void fetch_tokens(const Tile& tile, int step) {
-    const Place me;
-    const int feature = step * 32 + me.lane % 4 * 8;
-    if (tile.first + me.warp * 16 < tile.end && step * 32 < p.dim) {
+  // Where this lane's numbers of dout come from, and its places for those of kRing steps.
+  struct Source {
+    const typename X::Unit* row[2];
+    bool busy, real[2];
+    int feature, stride;  // the lane's first feature; quads from a place to the next
+    Quad* places;
+    FASTHT_DEVICE Source(const Contract& of, const Tile& tile)
+        : stride(Eight<X>::kQuads * 2 * of.p.rows) {
+      const Place me;
+      places = of.ring + me.thread;
+      feature = me.lane % 4 * 8;
+      busy = tile.first + me.warp * 16 < tile.end;
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const int token = tile.first + me.row0 + half * 8;
-        const typename X::Unit* const row =
-            units<X>(p.dout.data) + tile.image * p.dout.batch + token * p.dout.token;
-        fetch_eight<X, kAligned>(own(me, step, half), 2 * p.rows, row + feature,
-                                 token < tile.end ? p.dim - feature : 0);
+        real[half] = token < tile.end;
+        row[half] = units<X>(of.p.dout.data) + tile.image * of.p.dout.batch +
+                    token * of.p.dout.token + feature;
       }
     }
-    end_group();
-  }
+    FASTHT_DEVICE Quad* place(int step, int half) const {
+      return places + (step % kRing * 2 + half) * stride;
+    }
+    // Starts to copy a step of 32 features. Ends a group.
+    FASTHT_DEVICE void fetch(const ContractParams& p, int step) const {
+      if (busy && step * 32 < p.dim) {
+        FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+          fetch_eight<X, kAligned>(place(step, half), 2 * p.rows, row[half] + step * 32,
+                                   real[half] ? p.dim - feature - step * 32 : 0);
+      }
+      end_group();
+    }
+  };
 
   // grad = dout W2 for this warp's 16 tokens.
   FASTHT_DEVICE void project(const Tile& tile, float (&grad)[kBlocks][4]) {
     const Place me;
-    const bool busy = tile.first + me.warp * 16 < tile.end;
+    const Source from(*this, tile);
     const int slices = ceil_div(p.dim, kSlice);
     FASTHT_ROLLED for (int slice = 0; slice < slices; ++slice) {
       // Groups younger than the slice are its steps' before, than a step those of the ring.
@@ -135,15 +151,16 @@ struct Contract {
       FASTHT_ROLLED for (int part = 0; part < kSteps; ++part) {
         const int step = slice * kSteps + part;
         wait_groups<kRing - 1>();
-        typename P::Left left;
-        if (busy && step * 32 < p.dim) {
+        if (from.busy && step * 32 < p.dim) {
+          typename P::Left left;
           FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-            left.set(half, own_eight<X>(own(me, step, half), 2 * p.rows));
+            set_masked<P>(left, half, own_eight<X>(from.place(step, half), 2 * p.rows),
+                          from.real[half] ? ~0u : 0u);
+          from.fetch(p, step + kRing);
+          P::multiply_all(grad, left, dy + slice % 2 * kSliceQuads, part * kBlocks, 1, me.lane);
+        } else {
+          end_group();
         }
-        fetch_tokens(tile, step + kRing);
-        if (!busy || step * 32 >= p.dim) continue;
-        const Quad* const weights = dy + slice % 2 * kSliceQuads;
-        P::multiply_all(grad, left, weights, part * kBlocks, 1, me.lane);
       }
     }
   }
@@ -151,12 +168,12 @@ struct Contract {
   // Calls each(q, y) with the sums of 16 channels of the product of this lane's rows of a tile with a
   // matrix in memory order. Operands of four bytes have no place to stay in registers.
   template <class Each>
-  FASTHT_DEVICE void multiply_rows(const Quad* tile, const void* matrix, Each each) {
+  FASTHT_DEVICE void multiply_rows(const Quad* rows, const void* matrix, Each each) {
     const Place me;
     const auto row = [&](int k) {
       typename P::Left left;
       FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-        left.set(half, left_row<F, kChannels>(tile, me.row0 + half * 8, k, me.lane));
+        left.set(half, left_row<F, kChannels>(rows, me.row0 + half * 8, k, me.lane));
       return left;
     };
     const auto add = [&](float (&sums)[2][4], int q, int k, const typename P::Left& left) {
@@ -170,6 +187,7 @@ struct Contract {
         float sums[2][4] = {};
         FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) add(sums, q, k, left[k]);
         each(q, sums);
+        keep_order();
       }
     } else {
       FASTHT_UNROLL for (int q = 0; q < kFours; ++q) {
@@ -198,10 +216,11 @@ struct Contract {
         Floats active, upstream;
         FASTHT_UNROLL for (int e = 0; e < 4; ++e) {
           const float number = patch ? s.v[e] + y[e / 2][half * 2 + e % 2] + bias.v[e] : s.v[e];
-          const float cdf = normal_cdf(number);
+          // Of float16 the series takes a register more than there is.
+          const Normal normal_of = normal<Same<F, Bfloat16>::value>(number);
           float& to = grad[2 * q + e / 2][half * 2 + e % 2];
-          to *= (cdf + number * normal_density(number)) * factors[e];
-          active.v[e] = number * cdf * factors[e];
+          to *= (normal_of.cdf + number * normal_of.density) * factors[e];
+          active.v[e] = number * normal_of.cdf * factors[e];
           upstream.v[e] = patch && real ? to : 0.0f;
         }
         if (p.z != nullptr && real)

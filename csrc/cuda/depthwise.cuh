@@ -30,23 +30,34 @@ struct Tile {
 template <class F, int kChannels, int kPass, int kThreads>
 FASTHT_DEVICE void fetch_map(typename F::Unit* map, const typename F::Unit* image, const Grid& grid,
                              const Tile& tile, int channel) {
-  constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach;
-  const int width = map_width(grid.width);
+  constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach, kStep = kThreads / kChunks;
+  static_assert(kThreads % kChunks == 0, "a thread keeps its channels");
+  const int width = map_width(grid.width), thread = reread_thread_index();
   const int rows = tile.rows == 0 ? 0 : ceil_div(tile.rows, kTall) * kTall + 2 * kReach;
-  for (int i = reread_thread_index(); i < rows * width * kChunks; i += kThreads) {
-    const int column = i / kChunks % width - kReach, row = i / (kChunks * width) - kReach + tile.top;
-    const bool real = row >= 0 && row < grid.height && column >= 0 && column < grid.width;
-    const int token = real ? grid.prefix + row * grid.width + column : 0;
-    copy_async(map + i * kEach, image + token * kChannels + channel + i % kChunks * kEach, real);
+  // Places go on by kStep: divided once, not for each copy.
+  const int down = kStep / width, right = kStep % width;
+  int row = thread / kChunks / width, column = thread / kChunks % width;
+  const typename F::Unit* const from = image + channel + thread % kChunks * kEach;
+  for (map += thread * kEach; row < rows; map += kThreads * kEach) {
+    const int y = row - kReach + tile.top, x = column - kReach;
+    const bool real = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
+    const int token = real ? grid.prefix + y * grid.width + x : 0;
+    copy_async(map, from + token * kChannels, real);
+    row += down, column += right;
+    if (column >= width) column -= width, ++row;
   }
 }
 
-// Starts to copy kernels [50, C] of an image to shared memory [50][kPass]. Ends no group.
+// Starts to copy the taps of kernels [50, C] of an image to shared memory [50][kPass], and `start` [C],
+// or zeros where it is null, to their last row. Ends no group.
 template <int kChannels, int kPass, int kThreads>
-FASTHT_DEVICE void fetch_bank(float* bank, const float* image, int channel) {
+FASTHT_DEVICE void fetch_bank(float* bank, const float* image, const float* start, int channel) {
   constexpr int kChunks = kPass / 4;
-  for (int i = reread_thread_index(); i < kBankRows * kChunks; i += kThreads)
-    copy_async(bank + i * 4, image + i / kChunks * kChannels + channel + i % kChunks * 4);
+  for (int i = reread_thread_index(); i < kBankRows * kChunks; i += kThreads) {
+    const bool tap = i < kTaps * kChunks;
+    const float* const from = tap || start == nullptr ? image + i / kChunks * kChannels : start;
+    copy_async(bank + i * 4, from + channel + i % kChunks * 4, tap || start != nullptr);
+  }
 }
 
 // Adds one row of the map to the two rows of outputs, through the taps of either.
@@ -96,7 +107,7 @@ FASTHT_DEVICE void convolve_item(const typename F::Unit* map, int map_row, const
 }
 
 // Convolves the tile's patches for kPass channels from what fetch_map and fetch_bank have brought
-// (waited for, behind a barrier), and hands out each pair of results without its bias:
+// (waited for, behind a barrier), and hands out each pair of results, the bank's last row in it:
 // put(row of the tile, channel within the pass, sum, the map's numbers at that place).
 template <class F, int kPass, int kThreads, bool kFlip, class Put>
 FASTHT_DEVICE void convolve(const typename F::Unit* map, const float* bank, const Grid& grid,
@@ -110,7 +121,10 @@ FASTHT_DEVICE void convolve(const typename F::Unit* map, const float* bank, cons
     const int channel = (item % kParts * kGroup + thread % kGroup) * 2;
     const int run = item / kParts % runs, row = item / kParts / runs * kTall;
     const typename F::Unit* const corner = map + row * map_row + run * kRun * kPass + channel;
-    Pair sums[kTall][kRun] = {};
+    const Pair start = load_pair<Float32>(bank + kTaps * kPass + channel);
+    Pair sums[kTall][kRun];
+    FASTHT_UNROLL for (int t = 0; t < kTall; ++t) FASTHT_UNROLL for (int o = 0; o < kRun; ++o)
+      sums[t][o] = start;
     convolve_item<F, kPass, kFlip>(corner, map_row, bank + channel, sums);
     FASTHT_UNROLL for (int t = 0; t < kTall; ++t) {
       FASTHT_UNROLL for (int o = 0; o < kRun; ++o) {

@@ -8,12 +8,15 @@
 #define FASTHT_DEVICE __device__ __forceinline__
 #define FASTHT_UNROLL _Pragma("unroll")
 #define FASTHT_ROLLED _Pragma("unroll 1")
+#define FASTHT_PRAGMA(...) _Pragma(#__VA_ARGS__)
+#define FASTHT_UNROLL_BY(count) FASTHT_PRAGMA(unroll(count))
 #define FASTHT_UNROLL_EIGHT _Pragma("unroll 8")  // of a long sum: so many loads at once
 #else
 #include "cuda/simulate.h"
 #define FASTHT_DEVICE inline
 #define FASTHT_UNROLL
 #define FASTHT_ROLLED
+#define FASTHT_UNROLL_BY(count)
 #define FASTHT_UNROLL_EIGHT
 #endif
 
@@ -47,10 +50,24 @@ FASTHT_DEVICE void sync_block() { __syncthreads(); }
 FASTHT_DEVICE float as_float(Word bits) { return __uint_as_float(bits); }
 FASTHT_DEVICE Word as_word(float value) { return __float_as_uint(value); }
 FASTHT_DEVICE Word high_product(Word a, Word b) { return __umulhi(a, b); }
+// Of two words of two 16-bit numbers each: both first ones, both second ones.
+FASTHT_DEVICE Word first_of_each(Word a, Word b) { return __byte_perm(a, b, 0x5410); }
+FASTHT_DEVICE Word second_of_each(Word a, Word b) { return __byte_perm(a, b, 0x7632); }
 FASTHT_DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
 FASTHT_DEVICE float error_function(float x) { return erff(x); }
 FASTHT_DEVICE float exponential(float x) { return expf(x); }
 FASTHT_DEVICE float square_root(float x) { return sqrtf(x); }
+// One instruction each, two or three units in the last place off; what is subnormal is zero.
+FASTHT_DEVICE float power_of_two(float x) {
+  float value;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+  return value;
+}
+FASTHT_DEVICE float reciprocal(float x) {
+  float value;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+  return value;
+}
 FASTHT_DEVICE float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
@@ -71,6 +88,17 @@ FASTHT_DEVICE float float16_to_float(Word half) {  // of the lower 16 bits
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<unsigned short>(half)));
   return value;
 }
+// a + b of two numbers each. (Compute capability 8 adds bfloat16 by multiplying.)
+FASTHT_DEVICE Word add_bfloat16(Word a, Word b) {
+  Word sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  return sum;
+}
+FASTHT_DEVICE Word add_float16(Word a, Word b) {
+  Word sum;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3c003c00u), "r"(b));
+  return sum;
+}
 FASTHT_DEVICE Word round_to_tf32(float value) {
   Word bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
@@ -82,6 +110,10 @@ FASTHT_DEVICE Word round_to_tf32_here(float value) {
   asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return bits;
 }
+
+// The value is made here, not where it is used.
+FASTHT_DEVICE void settle(Word value) { asm volatile("" ::"r"(value)); }
+FASTHT_DEVICE void settle(const void* value) { asm volatile("" ::"l"(value)); }
 
 // Loads do not move over it: where the compiler would take up more operands than registers hold.
 FASTHT_DEVICE void keep_order() { __syncwarp(); }
@@ -138,6 +170,16 @@ FASTHT_DEVICE void copy_word_async(void* shared, const void* global, bool real =
                : "memory");
 }
 FASTHT_DEVICE void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Brings the 64 bytes around an address to the L2 cache, some time.
+FASTHT_DEVICE void prefetch(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+// Stores 16 bytes at once: the compiler makes four stores of some that it could not prove aligned.
+FASTHT_DEVICE void store_quad(void* global, const Quad& value) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(global), "r"(value.v[0]),
+               "r"(value.v[1]), "r"(value.v[2]), "r"(value.v[3])
+               : "memory");
+}
 template <int kPending>
 FASTHT_DEVICE void wait_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -176,10 +218,14 @@ inline Word as_word(float value) {
   return bits;
 }
 inline Word high_product(Word a, Word b) { return static_cast<Word>((Long{a} * b) >> 32); }
+inline Word first_of_each(Word a, Word b) { return (a & 0xffff) | b << 16; }
+inline Word second_of_each(Word a, Word b) { return a >> 16 | (b & 0xffff0000); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline float error_function(float x) { return std::erf(x); }
 inline float exponential(float x) { return std::exp(x); }
 inline float square_root(float x) { return std::sqrt(x); }
+inline float power_of_two(float x) { return std::exp2(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
 
 inline Word round_to_bfloat16(float value) {
   const Word bits = as_word(value);
@@ -206,12 +252,22 @@ inline Word pack_bfloat16(float low, float high) {
 inline Word pack_float16(float low, float high) {
   return round_to_float16(low) | round_to_float16(high) << 16;
 }
+inline Word add_bfloat16(Word a, Word b) {  // rounded once: what float cuts off is no tie
+  return pack_bfloat16(as_float(a << 16) + as_float(b << 16),
+                       as_float(a & 0xffff0000u) + as_float(b & 0xffff0000u));
+}
+inline Word add_float16(Word a, Word b) {
+  return pack_float16(float16_to_float(a) + float16_to_float(b),
+                      float16_to_float(a >> 16) + float16_to_float(b >> 16));
+}
 inline Word round_to_tf32(float value) {  // to nearest, ties away from zero
   const Word bits = as_word(value);
   if ((bits & 0x7f800000) == 0x7f800000) return bits;
   return (bits + 0x1000) & 0xffffe000;
 }
 inline void keep_order() {}
+inline void settle(Word) {}
+inline void settle(const void*) {}
 inline Word round_to_tf32_here(float value) { return round_to_tf32(value); }
 
 // PTX ISA, "Matrix fragments for mma.m16n8k16" and ".m16n8k8": with g = lane / 4 and t = lane % 4,
@@ -311,6 +367,8 @@ inline void copy_pair_async(void* shared, const void* global, bool real = true) 
 inline void copy_word_async(void* shared, const void* global, bool real = true) {
   simulate::start_copy(shared, global, 4, real);
 }
+inline void prefetch(const void*) {}
+inline void store_quad(void* global, const Quad& value) { *static_cast<Quad*>(global) = value; }
 FASTHT_INTERNAL inline void end_group() { ++machine.fiber->groups; }
 template <int kPending>
 inline void wait_groups() {

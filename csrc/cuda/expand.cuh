@@ -2,9 +2,13 @@
 // from which all gradients of width D follow.
 //
 // A block has a slice of features and a group of tiles of tokens, in order, of all images one after
-// the other. x and dout come into shared memory once for everything: dx, whose du W1 has the layout
-// of a token's features, and three products that sum over tokens, whose results stay in registers
-// from the first tile to the last. Blocks of a group are neighbours: they share du and z in L2.
+// the other. A warp has some of the slice's features and of the channels, for all tokens, and keeps
+// what belongs to these in registers from the first tile to the last: the columns of W1, and the
+// results of three products that sum over tokens. Features are rows of du W1, so that a lane's
+// numbers of x and dout, read from shared memory once, are at the same time what dx is made of and
+// (x and x_hat, dout) the right operands of those products: a lane (g, t) has features g * kEach ..
+// of tokens 2 t and 2 t + 1 of eight. Warps that share features have channels of their own, and each
+// a part of the tokens' dx. Blocks of a group are neighbours: they share du and z in L2.
 #pragma once
 
 #include "cuda/backward_params.h"
@@ -16,309 +20,374 @@ FASTHT_DEVICE int quotient(int a, const Divisor& b) {
   return static_cast<int>((high_product(b.factor, static_cast<Word>(a)) + static_cast<Word>(a)) >> b.shift);
 }
 
-template <class X, class P, int kChannels, int kTokens, bool kAligned>
+template <class X, class P, int kChannels, int kTokens, int kStages, bool kAligned>
 struct Expand {
   using F = typename P::Format;
   using Transposed = typename TransposedOf<P>::Type;
-  static constexpr int kWidth = expand_width(F::kBytes), kWarps = expand_warps(kChannels, F::kBytes);
-  static constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
-  static constexpr int kRowTiles = kChannels / 16;         // of the sums over tokens
-  static constexpr int kParts = kWarps / kRowTiles;        // warps that share one, by features
-  static constexpr int kBlocks = kWidth / 8 / kParts;      // of 8 features a warp
-  static constexpr int kOwn = ceil_div(kBlocks, kRowTiles);  // of them, whose dout a warp sums up
+  using Right = typename Transposed::Right;
+  static constexpr int kWidth = expand_width(F::kBytes), kParts = expand_parts(kChannels);
+  static constexpr int kFeatures = kWidth / kExpandShares;      // of a warp
+  static constexpr int kEach = kFeatures / 8;                   // of them, of a lane
+  static constexpr int kBlocks = kFeatures / 16;                // of 16 rows of du W1
+  static constexpr int kRowTiles = kChannels / kParts / 16;     // of a warp's channels
+  static constexpr int kPairs = ceil_div(kParts, 2);            // of eight tokens, of a step
+  static constexpr int kOwn = kPairs * 2 / kParts;              // eights whose dx is a warp's
+  static constexpr int kGroups = kChannels / 32, kWarps = expand_warps(kChannels);
+  static constexpr int kThreads = kWarps * kLanes;
+  static constexpr int kStep = kPairs * 16;  // tokens
+  // The parts of whole floats take the registers in which others have the columns of W1, and in which
+  // the instructions of two steps may be mixed.
+  static constexpr bool kHeld = !Same<P, Float32Products>::value;
+  static constexpr int kAtOnce = kHeld ? 2 : 1;
   static constexpr bool kSame = Same<X, F>::value;
-  // Whole floats, split into their parts, of so many blocks: together the operands of three sums
-  // are more than registers hold.
-  static constexpr bool kApart = Same<P, Float32Products>::value && kBlocks > 2;
-  static constexpr int kWideQuads = kTokens * kWidth * X::kBytes / 16;
-  static constexpr int kTileQuads = kTokens * kWidth * F::kBytes / 16;
-  static constexpr int kNarrowQuads = kTokens * kChannels * F::kBytes / 16;
-  static constexpr int kWeightQuads = kWidth * kChannels * F::kBytes / 16;
+  static constexpr int kNarrowChunks = kChannels * F::kBytes / 16;
+  static constexpr int kWideChunks = kWidth * X::kBytes / 16;
+  static constexpr int kNarrowQuads = kTokens * kNarrowChunks, kWideQuads = kTokens * kWideChunks;
+  static_assert(kTokens % kStep == 0);
+
+  // A lane's features of one token.
+  struct alignas(kEach * X::kBytes) Part {
+    Word v[kEach * X::kBytes / 4];
+    FASTHT_DEVICE float operator[](int i) const {
+      if constexpr (X::kBytes == 4)
+        return as_float(v[i]);
+      else
+        return i % 2 == 0 ? X::first(v[i / 2]) : X::second(v[i / 2]);
+    }
+    FASTHT_DEVICE void set(const float (&values)[kEach]) {
+      FASTHT_UNROLL for (int i = 0; i < kEach; i += 2) {
+        if constexpr (X::kBytes == 4)
+          v[i] = as_word(values[i]), v[i + 1] = as_word(values[i + 1]);
+        else
+          v[i / 2] = X::pack(values[i], values[i + 1]);
+      }
+    }
+  };
+  struct Sums {
+    float by_x[kRowTiles][kEach][4], by_hat[kRowTiles][kEach][4], by_out[kRowTiles][kEach][4];
+    float out[kEach], du[4];
+  };
 
   const ExpandParams& p;
-  Quad *narrow, *wide;  // [2 stages][du, z], [2 stages][x, dout]
-  Quad *x_hat, *x, *dout, *weights;
-  Floats* rows;    // [2 stages][kTokens]: the LayerNorm's mean and 1 / deviation, the two row means
-  float* vectors;  // skip, norm
+  Quad *narrow, *wide;  // [stages][du, z], [stages][x, dout]
+  Floats* rows;  // [stages][kTokens]: the LayerNorm's mean and 1 / deviation, the two row means
+  const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
+  const int share = warp % kExpandShares, part = warp / kExpandShares;
+  const int slice = block_index() % p.slices;
+  const int feature = slice * kWidth + share * kFeatures + lane / 4 * kEach;
+  // The first of 16 channels whose sums of du this warp makes, if any.
+  const int sums_du = share < kRowTiles && (part * kRowTiles + share) % p.slices == slice
+                          ? (part * kRowTiles + share) * 16
+                          : -1;
 
   FASTHT_DEVICE explicit Expand(const ExpandParams& params) : p(params) {
     Carver carver;
-    narrow = carver.take<Quad>(4 * kNarrowQuads);
-    wide = carver.take<Quad>(4 * kWideQuads);
-    x_hat = carver.take<Quad>(kTileQuads);
-    if constexpr (!kSame) {
-      x = carver.take<Quad>(kTileQuads);
-      dout = carver.take<Quad>(kTileQuads);
-    }
-    weights = carver.take<Quad>(kWeightQuads);
-    rows = carver.take<Floats>(2 * kTokens);
-    vectors = carver.take<float>(2 * kWidth);
+    narrow = carver.take<Quad>(kStages * 2 * kNarrowQuads);
+    wide = carver.take<Quad>(kStages * 2 * kWideQuads);
+    rows = carver.take<Floats>(kStages * kTokens);
   }
 
   FASTHT_DEVICE void run() {
-    const int thread = thread_index();
-    const int begin = block_index() / p.slices * p.each, end = smaller(begin + p.each, p.tiles);
-    if (p.dx.data != nullptr) {
-      const Quad* const from = static_cast<const Quad*>(p.down) + slice() * kWeightQuads;
-      copy_quads<kWeightQuads, kThreads>(weights, from, thread);
-      for (int i = thread; i < kWidth; i += kThreads) {
-        const int d = slice() * kWidth + i;
-        vectors[i] = d < p.dim ? read(p.gammax, d) : 0.0f;
-        vectors[kWidth + i] = d < p.dim ? read(p.gamma, d) * read(p.norm_weight, d) : 0.0f;
-      }
-    }
-    fetch(begin, begin & 1);
-    float by_x[kBlocks][4] = {}, by_hat[kBlocks][4] = {}, by_out[kBlocks][4] = {};
-    float sum_out[kOwn][4] = {}, sum_du[4] = {};
+    const int group = block_index() / p.slices, begin = group * p.each;
+    const int end = smaller(begin + p.each, p.tiles);
+    FASTHT_UNROLL for (int i = 0; i < kStages - 1; ++i) fetch(begin + i, end, i);
+    typename P::Left down[kBlocks][kGroups] = {};
+    float skip[kEach] = {}, norm[kEach] = {};
+    if (p.dx.data != nullptr) load_parameters(down, skip, norm);
+    const Places places = this->places();
+    Sums sums = {};
+    int stage = 0;
     FASTHT_ROLLED for (int tile = begin; tile < end; ++tile) {
-      const int stage = tile & 1;
-      wait_groups<0>();
-      sync_block();  // the tile has arrived, and all have done with the other stage
-      if (tile + 1 < end) fetch(tile + 1, 1 - stage);
-      spread(tile, stage);
-      if (p.z == nullptr) continue;
-      sync_block();
-      gather(tile, stage, by_x, by_hat, by_out, sum_out, sum_du);
+      wait_groups<kStages - 2>();
+      sync_block();  // the tile has arrived, and all have done with the one before
+      fetch(tile + kStages - 1, end, stage == 0 ? kStages - 1 : stage - 1);
+      FASTHT_UNROLL_BY(kAtOnce) for (int step = 0; step < kTokens; step += kStep)
+        add_step(tile * kTokens, stage, step, places, down, skip, norm, sums);
+      if (sums_du >= 0) add_du(stage, places.sums_du, sums.du);
+      stage = stage == kStages - 1 ? 0 : stage + 1;
     }
-    // The group is found again: no register keeps it.
-    if (p.z != nullptr) store((end - 1) / p.each, by_x, by_hat, by_out, sum_out, sum_du);
+    if (p.z != nullptr) store(group, sums);
   }
 
  private:
-  FASTHT_DEVICE int slice() const { return block_index() % p.slices; }
-
   // A token's row in memory; the tokens of all images are counted through.
   struct Row {
-    int image, within;
+    Word image, within;
     FASTHT_DEVICE Row(const Divisor& tokens, int token)
-        : image(quotient(token, tokens)), within(token - image * static_cast<int>(tokens.number)) {}
+        : image(quotient(token, tokens)), within(token - image * tokens.number) {}
     template <class All>
     FASTHT_DEVICE auto of(const All& all) const {
-      return units<X>(all.data) + image * all.batch + within * all.token;
+      return units<X>(all.data) + (Long{image} * static_cast<Long>(all.batch) +
+                                   Long{within} * static_cast<Long>(all.token));
     }
   };
 
-  // A thread's places in a tile are whole groups of eight rows apart: chunk_at exchanges their chunks
-  // alike, so that one place is known from the first.
-  FASTHT_DEVICE void fetch(int tile, int stage) {
-    const int thread = reread_thread_index(), first = tile * kTokens;
-    constexpr int kNarrowChunks = kChannels * F::kBytes / 16, kEach = 16 / X::kBytes;
-    constexpr int kWideChunks = kWidth / kEach;
-    static_assert(kThreads / kNarrowChunks % 8 == 0 && kThreads / kWideChunks % 8 == 0);
-    {
-      const int row0 = thread / kNarrowChunks, chunk = thread % kNarrowChunks;
-      Quad* const to = narrow + stage * (2 * kNarrowQuads) + chunk_at<F, kChannels>(row0, chunk);
-      FASTHT_UNROLL for (int at = 0; at < kNarrowQuads; at += kThreads) {
-        if (kNarrowQuads % kThreads != 0 && thread + at >= kNarrowQuads) break;
-        const int token = first + row0 + at / kNarrowChunks;
-        const bool real = token < p.total;
-        const long long from = real ? static_cast<long long>(token) * kNarrowChunks + chunk : 0;
-        copy_async(to + at, static_cast<const Quad*>(p.du) + from, real);
-        if (p.z != nullptr)
-          copy_async(to + at + kNarrowQuads, static_cast<const Quad*>(p.z) + from, real);
+  // Where a chunk of a row of x or dout lies: lanes read rows 2 t of 32 bytes at a time.
+  FASTHT_DEVICE static int wide_chunk(int row, int chunk) { return chunk ^ (row >> 1 & 3) << 1; }
+
+  // A thread's places in a tile are whole groups of eight rows apart: chunks are exchanged alike, so
+  // that one place is known from the first. The group is ended also where nothing is left.
+  FASTHT_DEVICE void fetch(int tile, int end, int stage) {
+    if (tile < end) {
+      const Word thread = reread_thread_index();
+      const int first = tile * kTokens;
+      constexpr int kUnits = 16 / X::kBytes;
+      static_assert(kThreads / kNarrowChunks % 8 == 0 && kThreads / kWideChunks % 2 == 0);
+      {
+        const Word row0 = thread / kNarrowChunks, chunk = thread % kNarrowChunks;
+        const long long from = static_cast<long long>(tile) * kNarrowQuads + thread;
+        const Quad* const du = static_cast<const Quad*>(p.du) + from;
+        const Quad* const z = p.z != nullptr ? static_cast<const Quad*>(p.z) + from : du;
+        Quad* const to = narrow + stage * (2 * kNarrowQuads) +
+                         Transposed::template paired_at<kChannels>(row0, chunk);
+        FASTHT_UNROLL for (int at = 0; at < kNarrowQuads; at += kThreads) {
+          static_assert(kNarrowQuads % kThreads == 0);
+          const bool real = static_cast<int>(first + row0) + at / kNarrowChunks < p.total;
+          copy_async(to + at, du + at, real);
+          copy_async(to + at + kNarrowQuads, z + at, real);
+        }
       }
-    }
-    {
-      const int row0 = thread / kWideChunks, chunk = thread % kWideChunks;
-      const int feature = slice() * kWidth + chunk * kEach;
-      Quad* const to = wide + stage * (2 * kWideQuads) + chunk_at<X, kWidth>(row0, chunk);
-      FASTHT_UNROLL for (int at = 0; at < kWideQuads; at += kThreads) {
-        if (kWideQuads % kThreads != 0 && thread + at >= kWideQuads) break;
-        const int token = first + row0 + at / kWideChunks;
-        const bool real = token < p.total && feature < p.dim;
-        const Row row(p.tokens, real ? token : 0);
-        const int column = real ? feature : 0;
-        const int count = !real ? 0 : kAligned ? kEach : p.dim - feature;
-        fetch_quad<X, kAligned>(to + at, row.of(p.x) + column, count);
-        fetch_quad<X, kAligned>(to + at + kWideQuads, row.of(p.dout) + column, count);
+      FASTHT_UNROLL for (int next = 0; next < 2 * kTokens; next += kThreads) {
+        const Word at = thread + next;
+        const int token = first + at / 2;
+        if (2 * kTokens < kThreads && at >= 2 * kTokens) break;
+        const float* const from = at % 2 == 0 ? p.stats : p.row_means;
+        copy_pair_async(&rows[stage * kTokens + at / 2].v[at % 2 * 2], from + 2ll * token,
+                        token < p.total);
       }
-    }
-    static_assert(2 * kTokens <= kThreads);
-    if (thread < 2 * kTokens) {
-      const int token = first + thread / 2;
-      const bool real = token < p.total;
-      const float* const from = thread % 2 == 0 ? p.stats : p.row_means;
-      copy_pair_async(&rows[stage * kTokens + thread / 2].v[thread % 2 * 2],
-                      from + (real ? 2ll * token : 0), real);
+      {
+        const Word row0 = thread / kWideChunks, chunk = thread % kWideChunks;
+        const int begin = slice * kWidth + chunk * kUnits;
+        FASTHT_UNROLL for (int at = 0; at < kWideQuads; at += kThreads) {
+          static_assert(kWideQuads % kThreads == 0);
+          const int here = row0 + at / kWideChunks, token = first + here;
+          Quad* const to = wide + stage * (2 * kWideQuads) + here * kWideChunks + wide_chunk(here, chunk);
+          const Row row(p.tokens, token);
+          const int count = token < p.total ? p.dim - begin : 0;
+          FASTHT_UNROLL for (int i = 0; i < 2; ++i)
+            fetch_quad<X, kAligned>(to + i * kWideQuads,
+                                    row.of(i == 0 ? p.x : p.dout) + begin, count);
+        }
+      }
     }
     end_group();
   }
 
-  template <class Format>
-  FASTHT_DEVICE static Quad* eight_at(Quad* tile, int row, int eight, int q) {
-    return tile + chunk_at<Format, kWidth>(row, eight * Eight<Format>::kQuads + q);
+  // Two columns of W1, as rows of a left operand.
+  FASTHT_DEVICE typename P::Left column_pair(int block, int k) const {
+    typename P::Left result;
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+      // As wide_number has them: the block and its column of a feature.
+      const int number = feature + block * 2 + i, from = number / 32 * 4 + number % 8 / 2;
+      const int column_lane = (number % 32 / 8 * 2 + number % 2) * 4 + lane % 4;
+      Eight<F> column;
+      FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
+        column.quads[q] = static_cast<const Quad*>(
+            p.down)[((from * kGroups + k) * Eight<F>::kQuads + q) * kLanes + column_lane];
+      result.set(i, column);
+    }
+    return result;
   }
 
-  // dx, and x_hat for the products.
-  FASTHT_DEVICE void spread(int tile, int stage) {
-    const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
-    const Quad* const du = narrow + stage * (2 * kNarrowQuads);
-    Quad* const raw = wide + stage * (2 * kWideQuads);
-    constexpr int kUnits = kTokens / 16 * (kWidth / 32);
-    FASTHT_ROLLED for (int unit = warp; unit < kUnits; unit += kWarps) {
-      const int row0 = unit / (kWidth / 32) * 16 + lane / 4, part = unit % (kWidth / 32);
-      const int eight = part * 4 + lane % 4, feature = slice() * kWidth + eight * 8;
-      float dh[4][4] = {};
-      if (p.dx.data != nullptr) {
-        const auto add = [&](int k) {
-          typename P::Left left;
-          FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-            left.set(half, left_row<F, kChannels>(du, row0 + half * 8, k, lane));
-          P::multiply_all(dh, left, weights, part * 4 * kGroups + k, kGroups, lane);
-        };
-        FASTHT_ROLLED for (int k = 0; k < kGroups; ++k) add(k);  // registers are short
-      }
+  FASTHT_DEVICE void load_parameters(typename P::Left (&down)[kBlocks][kGroups],
+                                     float (&skip)[kEach], float (&norm)[kEach]) const {
+    if constexpr (kHeld) {
+      FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b)
+        FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) down[b][k] = column_pair(b, k);
+    }
+    int at[kEach];
+    FASTHT_UNROLL for (int i = 0; i < kEach; ++i) at[i] = feature + i < p.dim ? feature + i : -1;
+    float gamma[kEach];
+    read_all(skip, p.gammax, at);
+    read_all(gamma, p.gamma, at);
+    read_all(norm, p.norm_weight, at);
+    FASTHT_UNROLL for (int i = 0; i < kEach; ++i) norm[i] *= gamma[i];
+  }
+
+  // Where a lane finds what it reads of a step: quads, or Floats, from the step's first. Two times
+  // eight tokens are the depth of a product, whose order is free: the first are those whose dx is
+  // this warp's.
+  struct Places {
+    int wide[2], stats[2], rows[kGroups], left[kRowTiles], sums_du;
+  };
+  FASTHT_DEVICE Places places() const {
+    Places result;
+    const int chunk = (share * kFeatures + lane / 4 * kEach) * X::kBytes / 16, first = part % 2 * 8;
+    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+      const int row = (first ^ half * 8) + lane % 4 * 2;
+      result.wide[half] = row * kWideChunks + wide_chunk(row, chunk);
+      result.stats[half] = row;
+    }
+    FASTHT_UNROLL for (int k = 0; k < kGroups; ++k)
+      result.rows[k] = Transposed::template paired_row_at<kChannels>(first, k, lane);
+    FASTHT_UNROLL for (int m = 0; m < kRowTiles; ++m)
+      result.left[m] = Transposed::template paired_left_at<kChannels>(
+          first, (part * kRowTiles + m) * 16, lane);
+    result.sums_du = Transposed::template paired_left_at<kChannels>(first, larger(sums_du, 0), lane);
+    return result;
+  }
+
+  // Numbers of two tokens as one of a right operand's two halves.
+  FASTHT_DEVICE static void set(Right (&right)[kEach], int half, const Part& even, const Part& odd) {
+    FASTHT_UNROLL for (int i = 0; i < kEach; ++i) {
+      if constexpr (kSame && X::kBytes == 2)
+        right[i].v[half] = i % 2 == 0 ? first_of_each(even.v[i / 2], odd.v[i / 2])
+                                      : second_of_each(even.v[i / 2], odd.v[i / 2]);
+      else
+        right[i].set(half, even[i], odd[i]);
+    }
+  }
+
+  // Some tokens: dx of this warp's eight, and all of them in the sums. Without a branch but at the
+  // end: what is not needed is not stored.
+  FASTHT_DEVICE void add_step(int first, int stage, int step, const Places& places,
+                              const typename P::Left (&down)[kBlocks][kGroups],
+                              const float (&skip)[kEach], const float (&norm)[kEach],
+                              Sums& sums) const {
+    float values[kOwn][2][kEach];
+    FASTHT_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
+      const int token = step + (pair ^ part / 2) * 16;
+      const Quad* const du = narrow + (stage * 2 * kTokens + token) * kNarrowChunks;
+      const Quad* const x = wide + (stage * 2 * kTokens + token) * kWideChunks;
+      Right by_x[kEach], by_hat[kEach], by_out[kEach];
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-        keep_order();
-        const int row = row0 + half * 8, token = tile * kTokens + row;
-        Eight<X> in, upstream;
-        FASTHT_UNROLL for (int q = 0; q < Eight<X>::kQuads; ++q) {
-          in.quads[q] = *eight_at<X>(raw, row, eight, q);
-          upstream.quads[q] = *eight_at<X>(raw + kWideQuads, row, eight, q);
+        Part in[2], upstream[2];
+        float hat[2][kEach];
+        Floats row[2];
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+          in[i] = part_at(x + places.wide[half] + i * kWideChunks);
+          upstream[i] = part_at(x + places.wide[half] + i * kWideChunks + kWideQuads);
+          row[i] = rows[stage * kTokens + token + places.stats[half] + i];
+          const float centre = row[i].v[0] * row[i].v[1];
+          // Of 16-bit tokens by one instruction: what it rounds away is far below their last digit.
+          FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
+            hat[i][f] = X::kBytes == 2 ? fused(in[i][f], row[i].v[1], -centre)
+                                       : (in[i][f] - row[i].v[0]) * row[i].v[1];
         }
-        const bool real = token < p.total;
-        const Floats stats = rows[stage * kTokens + row];
-        float normed[8];
-        FASTHT_UNROLL for (int i = 0; i < 8; ++i) normed[i] = (in[i] - stats.v[0]) * stats.v[1];
-        if (p.z != nullptr) {
-          put(x_hat, row, eight, normed);
-          if constexpr (!kSame) {
-            float values[8];
-            FASTHT_UNROLL for (int i = 0; i < 8; ++i) values[i] = in[i];
-            put(x, row, eight, values);
-            FASTHT_UNROLL for (int i = 0; i < 8; ++i) values[i] = upstream[i];
-            put(dout, row, eight, values);
+        set(by_x, half, in[0], in[1]);
+        set(by_out, half, upstream[0], upstream[1]);
+        FASTHT_UNROLL for (int f = 0; f < kEach; ++f) by_hat[f].set(half, hat[0][f], hat[1][f]);
+        if (pair > 0 || half >= kOwn) continue;
+        float dh[kBlocks][4] = {};
+        FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
+          const Eight<F> column =
+              Transposed::paired_row(du + half * (8 * kNarrowChunks), places.rows[k]);
+          FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b) {
+            if constexpr (kHeld) {
+              P::multiply_by(dh[b], down[b][k], column);
+            } else {
+              keep_order();
+              P::multiply_by(dh[b], column_pair(b, k), column);
+            }
           }
         }
-        if (p.dx.data == nullptr || !real) continue;
-        float values[8];
-        FASTHT_UNROLL for (int i = 0; i < 8; i += 4) {
-          const Floats skip = load_four<Float32>(vectors + eight * 8 + i);
-          const Floats norm = load_four<Float32>(vectors + kWidth + eight * 8 + i);
-          FASTHT_UNROLL for (int j = 0; j < 4; ++j) {
-            const float grad = dh[(i + j) / 2][half * 2 + j % 2];
-            const float inner = fused(grad, norm.v[j], -stats.v[2]) - normed[i + j] * stats.v[3];
-            values[i + j] = fused(stats.v[1], inner, fused(grad, skip.v[j], upstream[i + j]));
-          }
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int f = 0; f < kEach; ++f) {
+          sums.out[f] += upstream[i][f];
+          const float grad = dh[f / 2][f % 2 * 2 + i];
+          const float inner = fused(grad, norm[f], -row[i].v[2]) - hat[i][f] * row[i].v[3];
+          values[half][i][f] = fused(row[i].v[1], inner, fused(grad, skip[f], upstream[i][f]));
         }
-        Eight<X> result;
-        result.set(values);
-        store_eight<X, kAligned>(Row(p.tokens, token).of(p.dx) + feature, result, p.dim - feature);
+      }
+      FASTHT_UNROLL for (int m = 0; m < kRowTiles; ++m) {
+        if constexpr (!kHeld) keep_order();
+        const auto grad = Transposed::template paired<kChannels>(du, places.left[m], lane);
+        FASTHT_UNROLL for (int f = 0; f < kEach; ++f) {
+          Transposed::multiply(sums.by_x[m][f], grad, by_x[f]);
+          Transposed::multiply(sums.by_hat[m][f], grad, by_hat[f]);
+        }
+        if constexpr (!kHeld) keep_order();
+        const auto active =
+            Transposed::template paired<kChannels>(du + kNarrowQuads, places.left[m], lane);
+        FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
+          Transposed::multiply(sums.by_out[m][f], active, by_out[f]);
       }
     }
+    FASTHT_UNROLL for (int own = 0; own < kOwn; ++own)
+      write(first + step + (part + own) * 8 + lane % 4 * 2, values[own]);
+  }
+  FASTHT_DEVICE Part part_at(const Quad* quad) const {
+    constexpr int kPieces = 16 / (kEach * X::kBytes);
+    return static_cast<const Part*>(static_cast<const void*>(quad))[lane / 4 % kPieces];
   }
 
-  FASTHT_DEVICE static void put(Quad* tile, int row, int eight, const float (&values)[8]) {
-    Eight<F> packed;
-    packed.set(values);
-    FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
-      *eight_at<F>(tile, row, eight, q) = packed.quads[q];
-  }
-
-  // The sums over the tile's tokens: 16 channels a warp, and all features, or a part of them.
-  FASTHT_DEVICE void gather(int tile, int stage, float (&by_x)[kBlocks][4],
-                            float (&by_hat)[kBlocks][4], float (&by_out)[kBlocks][4],
-                            float (&sum_out)[kOwn][4], float (&sum_du)[4]) {
-    const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
-    const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
+  // The sums over a tile's du of 16 channels: one warp of a group has them.
+  FASTHT_DEVICE void add_du(int stage, int place, float (&sums)[4]) const {
     const Quad* const du = narrow + stage * (2 * kNarrowQuads);
-    const Quad* const raw = wide + stage * (2 * kWideQuads);
-    const Quad* const upstream = kSame ? raw + kWideQuads : dout;
-    if constexpr (kApart) {
-      // A loop whose turns the compiler could count would be none where a tile has 16 tokens.
-      const int end = smaller(p.total - tile * kTokens, kTokens);
-      sum_over(by_x, du, kSame ? raw : x, end, row_tile, first, lane);
-      sum_over(by_hat, du, x_hat, end, row_tile, first, lane);
-      sum_over(by_out, du + kNarrowQuads, upstream, end, row_tile, first, lane);
-      FASTHT_ROLLED for (int step = 0; step < end; step += 16) {
-        Transposed::add(sum_du, Transposed::template left<kChannels>(du, step, row_tile * 16, lane));
-        add_own(sum_out, upstream, step, row_tile, first, lane);
-      }
-      return;
-    }
-    FASTHT_ROLLED for (int step = 0; step < kTokens; step += 16) {
-      {
-        const auto grad = Transposed::template left<kChannels>(du, step, row_tile * 16, lane);
-        FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
-          typename Transposed::Right right[2];
-          Transposed::template right<kWidth>(right, kSame ? raw : x, step, first + n * 8, lane);
-          FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_x[n + i], grad, right[i]);
-          Transposed::template right<kWidth>(right, x_hat, step, first + n * 8, lane);
-          FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_hat[n + i], grad, right[i]);
-        }
-        Transposed::add(sum_du, grad);
-      }
-      const auto active =
-          Transposed::template left<kChannels>(du + kNarrowQuads, step, row_tile * 16, lane);
-      FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
-        typename Transposed::Right right[2];
-        Transposed::template right<kWidth>(right, upstream, step, first + n * 8, lane);
-        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(by_out[n + i], active, right[i]);
-      }
-      add_own(sum_out, upstream, step, row_tile, first, lane);
-    }
+    FASTHT_ROLLED for (int token = 0; token < kTokens; token += 16)
+      Transposed::add(
+          sums, Transposed::template paired<kChannels>(du + token * kNarrowChunks, place, lane));
   }
 
-  // One of the three, in a loop of its own.
-  FASTHT_DEVICE static void sum_over(float (&c)[kBlocks][4], const Quad* left, const Quad* right,
-                                     int end, int row_tile, int first, int lane) {
-    FASTHT_ROLLED for (int step = 0; step < end; step += 16) {
-      const auto rows = Transposed::template left<kChannels>(left, step, row_tile * 16, lane);
-      FASTHT_UNROLL for (int n = 0; n < kBlocks; n += 2) {
-        typename Transposed::Right columns[2];
-        Transposed::template right<kWidth>(columns, right, step, first + n * 8, lane);
-        FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::multiply(c[n + i], rows, columns[i]);
+  // Two neighbouring tokens of dx.
+  FASTHT_DEVICE void write(int token, const float (&values)[2][kEach]) const {
+    const Row row(p.tokens, token);
+    auto* const to = row.of(p.dx) + feature;
+    const long long over = p.dx.batch - static_cast<int>(p.tokens.number - 1) * p.dx.token;
+    typename X::Unit* const rows[2] = {
+        to, to + (row.within + 1 == p.tokens.number ? over : p.dx.token)};
+    Part packed[2];
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+      packed[i].set(values[i]);
+      settle(rows[i]);  // what is stored under a condition is not made under it: it would be a branch
+      FASTHT_UNROLL for (const Word word : packed[i].v) settle(word);
+    }
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+      const bool real = p.dx.data != nullptr && token + i < p.total;
+      if constexpr (kAligned) {
+        if (real && feature < p.dim) *static_cast<Part*>(static_cast<void*>(rows[i])) = packed[i];
+      } else {
+        FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
+          if (real && feature + f < p.dim) store_one<X>(rows[i] + f, packed[i][f]);
       }
     }
   }
 
-  // The sums of those features of 16 tokens' dout that are this warp's.
-  FASTHT_DEVICE static void add_own(float (&sums)[kOwn][4], const Quad* upstream, int step,
-                                    int row_tile, int first, int lane) {
-    if (row_tile * kOwn >= kBlocks) return;
-    typename Transposed::Right right[2];
-    Transposed::template right<kWidth>(right, upstream, step, first + row_tile * kOwn / 2 * 16, lane);
-    if constexpr (kOwn == 2) {
-      FASTHT_UNROLL for (int i = 0; i < 2; ++i) Transposed::add(sums[i], right[i]);
-    } else {
-      // By member: a choice between structs would be one between addresses, in local memory.
-      typename Transposed::Right own;
-      FASTHT_UNROLL for (int i = 0; i < Transposed::kWords; ++i)
-        own.v[i] = row_tile % 2 == 0 ? right[0].v[i] : right[1].v[i];
-      Transposed::add(sums[0], own);
-    }
-  }
-
-  FASTHT_DEVICE void store(int group, const float (&by_x)[kBlocks][4],
-                           const float (&by_hat)[kBlocks][4], const float (&by_out)[kBlocks][4], const float (&sum_out)[kOwn][4],
-                           const float (&sum_du)[4]) {
-    const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
-    const int row_tile = warp % kRowTiles, first = warp / kRowTiles * (kBlocks * 8);
+  FASTHT_DEVICE void store(int group, Sums& sums) {
     const long long padded = p.slices * kWidth;
-    const int column = slice() * kWidth + first + lane % 4 * 2;
-    const int row = row_tile * 16 + lane / 4;
-    float* const sums = p.d_weights + group * (3 * kChannels * padded) + row * padded + column;
-    FASTHT_UNROLL for (int n = 0; n < kBlocks; ++n) FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      float* const to = sums + half * 8 * padded + n * 8;
-      store_pair<Float32>(to, by_x[n][2 * half], by_x[n][2 * half + 1]);
-      store_pair<Float32>(to + kChannels * padded, by_hat[n][2 * half], by_hat[n][2 * half + 1]);
-      store_pair<Float32>(to + 2 * kChannels * padded, by_out[n][2 * half], by_out[n][2 * half + 1]);
+    const int column = slice * kWidth + share * kFeatures;
+    const int row = part * kRowTiles * 16 + lane / 4;
+    float* const to = p.d_weights + group * (3 * kChannels * padded) + row * padded + column +
+                      lane % 4 * (2 * kEach);
+    FASTHT_UNROLL for (int m = 0; m < kRowTiles; ++m)
+      FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
+        float* const at = to + (m * 16 + i / 2 * 8) * padded + i % 2 * kEach;
+        store_each(at, sums.by_x[m], i);
+        store_each(at + kChannels * padded, sums.by_hat[m], i);
+        store_each(at + 2 * kChannels * padded, sums.by_out[m], i);
+      }
+    if (sums_du >= 0 && lane % 4 == 0) {
+      float* const bias = p.d_down_bias + group * kChannels + sums_du + lane / 4;
+      bias[0] = sums.du[0];
+      bias[8] = sums.du[2];
     }
-    if (lane < 4 && row_tile * kOwn < kBlocks) {
-      FASTHT_UNROLL for (int n = 0; n < kOwn; ++n)
-        store_pair<Float32>(p.d_up_bias + group * padded + column + (row_tile * kOwn + n) * 8,
-                            sum_out[n][0], sum_out[n][1]);
+    // The sums of dout, of each part's tokens.
+    static_assert(kParts * kWidth <= kStages * kTokens * 4);
+    float* const parts = rows->v;
+    sync_block();
+    FASTHT_UNROLL for (int f = 0; f < kEach; ++f) {
+      FASTHT_UNROLL for (int mask = 1; mask < 4; mask *= 2)
+        sums.out[f] += shuffle_xor(sums.out[f], mask);
+      if (lane % 4 == 0)
+        parts[part * kWidth + share * kFeatures + lane / 4 * kEach + f] = sums.out[f];
     }
-    if (slice() == 0 && first == 0 && lane % 4 == 0) {
-      p.d_down_bias[group * kChannels + row] = sum_du[0];
-      p.d_down_bias[group * kChannels + row + 8] = sum_du[2];
-    }
+    sync_block();
+    const int thread = reread_thread_index();
+    if (thread >= kWidth) return;
+    float sum = parts[thread];
+    FASTHT_UNROLL for (int i = 1; i < kParts; ++i) sum += parts[i * kWidth + thread];
+    p.d_up_bias[group * padded + slice * kWidth + thread] = sum;
+  }
+  FASTHT_DEVICE static void store_each(float* to, const float (&sums)[kEach][4], int i) {
+    if constexpr (kEach == 4)
+      store_four<Float32>(to, {{sums[0][i], sums[1][i], sums[2][i], sums[3][i]}});
+    else
+      store_pair<Float32>(to, sums[0][i], sums[1][i]);
   }
 };
 
-template <class X, class P, int kChannels, int kTokens, bool kAligned>
+template <class X, class P, int kChannels, int kTokens, int kStages, bool kAligned>
 FASTHT_DEVICE void expand(const ExpandParams& p) {
-  Expand<X, P, kChannels, kTokens, kAligned>(p).run();
+  Expand<X, P, kChannels, kTokens, kStages, kAligned>(p).run();
 }
 
 }  // namespace fastht::cuda

@@ -115,10 +115,16 @@ FASTHT_DEVICE void fold_kernels(const FoldParams& p, int block) {
     if (row < kTaps && p.filter == Filter::kChannel) factor = read(p.spectral_filter, c);
   }
   const int first = block / kParts * kFoldImages, end = smaller(first + kFoldImages, p.batch);
-  for (int image = first; image < end; ++image) {
-    const Floats gate = load_four<Float32>(p.gate + image * 4ll);
-    const float value = gate.v[0] * values[0] + gate.v[1] * values[1] + gate.v[2] * values[2];
-    p.kernels[static_cast<long long>(image) * kSize + i] = value * factor;
+  for (int image = first; image < end; image += kFoldEach) {
+    Floats gates[kFoldEach];  // all on their way at once
+    FASTHT_UNROLL for (int n = 0; n < kFoldEach; ++n)
+      if (image + n < end) gates[n] = load_four<Float32>(p.gate + (image + n) * 4ll);
+    FASTHT_UNROLL for (int n = 0; n < kFoldEach; ++n) {
+      if (image + n >= end) continue;
+      const float* const gate = gates[n].v;
+      const float value = gate[0] * values[0] + gate[1] * values[1] + gate[2] * values[2];
+      p.kernels[static_cast<long long>(image + n) * kSize + i] = value * factor;
+    }
   }
 }
 

@@ -66,9 +66,14 @@ struct DownParams {
   float eps;
 };
 constexpr int kMostHidden = 32;  // a lane each
+// Times 16 rows that a warp of down multiplies: a block of the matrices is read once for all of them.
+FASTHT_BOTH constexpr int down_tall(int padded, int bytes) {
+  return bytes == 2 && padded <= 64 ? 2 : 1;
+}
 // Bytes of shared memory of down: `stages` slices of both matrices and of x; then the rest.
 FASTHT_BOTH constexpr int down_stage_bytes(int warps, int padded, int bytes, int x_bytes) {
-  return slice_width(padded, bytes) * (2 * padded * bytes + 16 * warps * x_bytes);
+  return slice_width(padded, bytes) *
+         (2 * padded * bytes + 16 * down_tall(padded, bytes) * warps * x_bytes);
 }
 FASTHT_BOTH constexpr int down_shared(int warps, int padded, int bytes, int x_bytes, int stages) {
   return stages * down_stage_bytes(warps, padded, bytes, x_bytes) +
@@ -87,19 +92,45 @@ struct MixUpParams {
   const float* up_bias;     // [D] padded to slices
   Grid grid;
   int dim, tiles, rows;  // tiles of an image, of `rows` tokens
+  int region;            // bytes of shared memory: mix_up_region
+  int prefetched;        // features behind the early slices of x that are brought to the L2 cache
   Dropout dropout;
 };
 
-// Bytes of shared memory of mix_up: first map and bank, then in their place `stages` slices of the
-// up-projection with its bias and of x; and v. `pass`: channels that are convolved at a time.
-FASTHT_BOTH constexpr int mix_up_stage_bytes(int warps, int padded, int bytes, int x_bytes) {
-  return slice_width(padded, bytes) * (padded * bytes + 4 + 16 * warps * x_bytes);
+// Bytes of the largest of the maps that mix_up's tiles have: tiles that begin where a row of patches
+// does touch fewer rows than map_bytes allows for.
+FASTHT_BOTH constexpr int mix_up_map_bytes(int rows, const Grid& grid, int channels, int bytes) {
+  int most = 0;
+  for (int first = 0; first < grid.tokens; first += rows) {
+    const int from = first > grid.prefix ? first - grid.prefix : 0;
+    const int end = (first + rows < grid.tokens ? first + rows : grid.tokens) - grid.prefix;
+    const int touched = end > from ? (end - 1) / grid.width - from / grid.width + 1 : 0;
+    most = touched > most ? touched : most;
+  }
+  return (ceil_div(most, kTall) * kTall + 2 * kReach) * map_width(grid.width) * channels * bytes;
+}
+
+// Bytes of shared memory of mix_up beside v. First the bank and the map, then in their place two
+// slices of the up-projection with its bias; from the end on downwards `ahead` slices of x, of which
+// the first `early` ones lie behind the map. `pass`: channels that are convolved at a time.
+FASTHT_BOTH constexpr int mix_up_weight_bytes(int padded, int bytes) {
+  return slice_width(padded, bytes) * (padded * bytes + 4);
+}
+FASTHT_BOTH constexpr int mix_up_x_bytes(int warps, int padded, int bytes, int x_bytes) {
+  return slice_width(padded, bytes) * 16 * warps * x_bytes;
+}
+FASTHT_BOTH constexpr int mix_up_region(int warps, const Grid& grid, int padded, int pass, int bytes,
+                                        int x_bytes, int ahead, int early) {
+  const int x = mix_up_x_bytes(warps, padded, bytes, x_bytes);
+  const int first = mix_up_map_bytes(tile_rows(warps, grid), grid, pass, bytes) +
+                    kBankRows * pass * 4 + early * x;
+  const int then = 2 * mix_up_weight_bytes(padded, bytes) + ahead * x;
+  return first > then ? first : then;
 }
 FASTHT_BOTH constexpr int mix_up_shared(int warps, const Grid& grid, int padded, int pass, int bytes,
-                                        int x_bytes, int stages) {
-  const int first = map_bytes(tile_rows(warps, grid), grid, pass, bytes) + kBankRows * pass * 4;
-  const int then = stages * mix_up_stage_bytes(warps, padded, bytes, x_bytes);
-  return (first > then ? first : then) + tile_rows(warps, grid) * padded * bytes;
+                                        int x_bytes, int ahead, int early) {
+  return mix_up_region(warps, grid, padded, pass, bytes, x_bytes, ahead, early) +
+         tile_rows(warps, grid) * padded * bytes;
 }
 
 }  // namespace fastht::cuda

@@ -37,12 +37,16 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device)
            blocks * (shared + kReserved) <= device.shared_per_multiprocessor;
   };
   // down: no warp without tokens; bytes on their way before blocks that share a multiprocessor.
-  const int even = largest(tile_rows(8, grid) / 16, 4);
-  for (const int wanted : {2, 1})
+  // Warps with many registers are few: as a block of its own, eight of them.
+  const int tall = down_tall(padded, bytes);
+  for (const int wanted : {2, 1}) {
+    const int most = wanted == 1 ? 8 * tall : 8;
+    const int even = largest(ceil_div(tile_rows(most, grid) / 16, tall), 4 / tall);
     for (const int warps : {even, 4})
       for (const int stages : {3, 2})
         if (down_warps_ == 0 && fits(wanted, down_shared(warps, padded, bytes, x_bytes, stages)))
           down_warps_ = warps, down_stages_ = stages;
+  }
   if (down_warps_ == 0)
     throw std::invalid_argument(
         "a grid of " + std::to_string(grid.height) + "x" + std::to_string(grid.width) +
@@ -52,7 +56,7 @@ ForwardPlan::ForwardPlan(const Problem& problem, const Device& device)
   const std::string numbers = numbers_of(problem);
   const auto number = [](int count) { return ", " + std::to_string(count); };
   const int down_blocks =
-      blocks_at_once(device, down_warps_, forward_registers(problem),
+      blocks_at_once(device, down_warps_, tall == 2 ? 255 : forward_registers(problem),
                      down_shared(down_warps_, padded, bytes, x_bytes, down_stages_));
   kernels_.push_back(fold_kernel(problem));
   kernels_.push_back({"down.cuh", "DownParams",
@@ -93,7 +97,7 @@ void ForwardPlan::arrange(Arrays& a, const ForwardCall& call, Workspace& workspa
   down.sums = a.fold.sums;
   down.scale = a.fold.scale;
   down.bank = a.fold.bank;
-  down.rows = tile_rows(down_warps_, p.grid);
+  down.rows = tile_rows(down_warps_ * down_tall(padded, bytes), p.grid);
   down.tiles = ceil_div(p.grid.tokens, down.rows);
   // Taken also where the caller keeps them: the size of the workspace does not depend on that.
   void* const u = workspace.take(map);

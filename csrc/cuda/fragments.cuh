@@ -83,6 +83,10 @@ struct HalfProducts {  // of 16-bit numbers
         mma_float16(c, part, b.v.v[2 * i], b.v.v[2 * i + 1]);
     }
   }
+  // The right operand from a row in memory: the lane's eight numbers of column lane / 4.
+  FASTHT_DEVICE static void multiply_by(float (&c)[4], const Left& a, const Eight<F>& column) {
+    multiply(c, a, Right{column.quads[0]});
+  }
   template <int kCount>
   FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
                                          const Quad* matrix, int first, int step, int lane) {
@@ -119,12 +123,29 @@ struct Tf32Products {  // of float32 numbers rounded to TensorFloat-32
       mma_tf32(c, part, b.v[2 * i], b.v[2 * i + 1]);
     }
   }
+  FASTHT_DEVICE static void multiply_by(float (&c)[4], const Left& a, const Eight<Float32>& column) {
+    Right right;
+    FASTHT_UNROLL for (int i = 0; i < 8; ++i) right.v[i] = round_to_tf32(column[i]);
+    multiply(c, a, right);
+  }
   template <int kCount>
   FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
                                          const Quad* matrix, int first, int step, int lane) {
     multiply_each<Tf32Products>(c, left, matrix, first, step, lane);
   }
 };
+
+// left.set() of numbers that came 16 bytes at a time, zeros where `mask` is not all ones. What a mask
+// has gone over is a register of its own. A word of four that were loaded at once is not: for each
+// product ptxas copies those that it needs to where a product wants them, three moves a product.
+template <class P, class X>
+FASTHT_DEVICE void set_masked(typename P::Left& left, int half, const Eight<X>& values, Word mask) {
+  if constexpr (Same<X, typename P::Format>::value && X::kBytes == 2) {
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i) left.v[half][i] = values.quads[0].v[i] & mask;
+  } else {
+    left.set(half, values);
+  }
+}
 
 // Of float32 numbers as they are: three products of TensorFloat-32 parts. The parts' last one,
 // small times small, is below float32's last digit. An operand is kept whole and split where it is
@@ -181,6 +202,17 @@ struct Float32Products {
       if (n % 2 == 1) keep_order();
     }
   }
+  FASTHT_DEVICE static void multiply_by(float (&c)[4], const Left& a, const Eight<Float32>& column) {
+    FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
+      Word big[4], small[4], whole[2], rest[2];
+      FASTHT_UNROLL for (int r = 0; r < 4; ++r) {
+        const float value = a.v[r % 2][i * 2 + r / 2];
+        split_of(value, round_to_tf32_here(value), big[r], small[r]);
+      }
+      FASTHT_UNROLL for (int j = 0; j < 2; ++j) split(column[i * 2 + j], whole[j], rest[j]);
+      add_product(c, big, small, whole, rest);
+    }
+  }
   template <int kCount>
   FASTHT_DEVICE static void multiply_all(float (&c)[kCount][4], const Left& left,
                                          const Quad* matrix, int first, int step, int lane) {
@@ -192,6 +224,21 @@ struct Float32Products {
     }
   }
 };
+
+// c[m][n] += left[m] times a block, for kTall operands of 16 rows each: a block is loaded once.
+template <class P, int kTall, int kCount>
+FASTHT_DEVICE void multiply_tall(float (&c)[kTall][kCount][4], const typename P::Left (&left)[kTall],
+                                 const Quad* matrix, int first, int step, int lane) {
+  if constexpr (kTall == 1) {
+    P::multiply_all(c[0], left[0], matrix, first, step, lane);
+  } else {
+    FASTHT_UNROLL for (int n = 0; n < kCount; ++n) {
+      typename P::Right right;
+      right.load(matrix, first + n * step, lane);
+      FASTHT_UNROLL for (int m = 0; m < kTall; ++m) P::multiply(c[m][n], left[m], right);
+    }
+  }
+}
 
 // The left operand of 32 k that a product with narrow numbers left in c[0] .. c[3] of this lane.
 template <class P>

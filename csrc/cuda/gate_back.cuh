@@ -12,22 +12,21 @@ template <int kChannels, int kThreads>
 FASTHT_DEVICE void gate_back(const GateParams& p, int image, int tiles, int pixels,
                              float* correlation, float* scratch) {
   constexpr int kSize = kBankRows * kChannels, kWarps = kThreads / kLanes;
+  constexpr int kRows = kThreads > kChannels ? kThreads / kChannels : 1;  // that are summed at a time
+  // Rows of a thread whose numbers are on their way at once.
+  constexpr int kEach = ceil_div(kBankRows, kRows) < 13 ? ceil_div(kBankRows, kRows) : 13;
+  constexpr int kRounds = ceil_div(kBankRows, kRows * kEach);
   const int thread = reread_thread_index(), lane = thread % kLanes, warp = thread / kLanes;
-  float* const sums = scratch;              // [50, C]
-  float* const mean = sums + kSize;         // [C] of the filtered map
+  float* const mean = scratch;              // [C] of the filtered map
   float* const hidden = mean + kChannels;   // [hidden], C at most
   float* const d_hidden = hidden + kChannels;
   float* const factors = d_hidden + kChannels;  // [C] of a channel filter
-  float* const parts = factors + kChannels;     // [3][kWarps]
-  FASTHT_UNROLL_EIGHT for (int i = thread; i < kSize; i += kThreads) sums[i] = correlation[i];
-  for (int tile = 1; tile < tiles; ++tile)
-    FASTHT_UNROLL_EIGHT for (int i = thread; i < kSize; i += kThreads) sums[i] += correlation[tile * kSize + i];
-  for (int i = thread; i < kSize; i += kThreads) correlation[i] = sums[i];
+  float* const by_filter = factors + kChannels;  // [kRows, C]
+  float* const parts = by_filter + kRows * kChannels;  // [3][kWarps]
   const bool gated = p.hidden > 0, scaled = p.filter == Filter::kChannel;
-  if (!gated && !scaled) return;
-  float* const record = p.records + static_cast<long long>(image) * record_size(kChannels, p.hidden);
-  const float* const pooled = p.pooled + static_cast<long long>(image) * kChannels;
+  const bool needed = gated || scaled;
   const float g3 = p.gate[image * 4], g5 = p.gate[image * 4 + 1], g7 = p.gate[image * 4 + 2];
+  const float* const pooled = p.pooled + static_cast<long long>(image) * kChannels;
   const float per_pixel = 1.0f / static_cast<float>(pixels);
   for (int c = thread; c < kChannels; c += kThreads) {
     float factor = 1.0f;
@@ -40,15 +39,34 @@ FASTHT_DEVICE void gate_back(const GateParams& p, int image, int tiles, int pixe
   // The softmax's gradient subtracts the gated mean of the three convolutions. Taken from the
   // kernels, not from the sums, it keeps the digits that would cancel.
   float by_gate[3] = {};
-  FASTHT_UNROLL_EIGHT for (int i = thread; i < kSize; i += kThreads) {
-    const float k3 = p.bank[i], k5 = p.bank[kSize + i], k7 = p.bank[2 * kSize + i];
-    const float middle = g3 * k3 + g5 * k5 + g7 * k7;
-    const float factor = i < kTaps * kChannels ? factors[i % kChannels] : 1.0f;  // not of biases
-    const float g = sums[i] * factor;
-    by_gate[0] += (k3 - middle) * g;
-    by_gate[1] += (k5 - middle) * g;
-    by_gate[2] += (k7 - middle) * g;
+  FASTHT_ROLLED for (int column = 0; column < kChannels; column += kThreads) {
+    const int c = column + thread % kChannels;
+    const float factor = factors[c];
+    float along = 0.0f;  // the sums and the kernels
+    FASTHT_ROLLED for (int round = 0; round < kRounds; ++round) {
+      const int first = round * (kEach * kRows) + thread / kChannels;
+      float sums[kEach] = {}, kernels[kEach][3] = {};
+      FASTHT_UNROLL for (int i = 0; i < kEach; ++i) FASTHT_UNROLL for (int k = 0; k < 3; ++k)
+        if (needed && first + i * kRows < kBankRows)
+          kernels[i][k] = p.bank[k * kSize + (first + i * kRows) * kChannels + c];
+      FASTHT_ROLLED for (int tile = 0; tile < tiles; ++tile)
+        FASTHT_UNROLL for (int i = 0; i < kEach; ++i)
+          if (first + i * kRows < kBankRows)
+            sums[i] += correlation[tile * kSize + (first + i * kRows) * kChannels + c];
+      FASTHT_UNROLL for (int i = 0; i < kEach; ++i) {
+        const int row = first + i * kRows;
+        if (row >= kBankRows) continue;
+        correlation[row * kChannels + c] = sums[i];
+        const float middle = g3 * kernels[i][0] + g5 * kernels[i][1] + g7 * kernels[i][2];
+        const float g = row < kTaps ? sums[i] * factor : sums[i];  // not of biases
+        FASTHT_UNROLL for (int k = 0; k < 3; ++k) by_gate[k] += (kernels[i][k] - middle) * g;
+        if (row < kTaps) along += middle * sums[i];
+      }
+    }
+    by_filter[thread / kChannels * kChannels + c] = along;
   }
+  if (!needed) return;
+  float* const record = p.records + static_cast<long long>(image) * record_size(kChannels, p.hidden);
   FASTHT_UNROLL for (int k = 0; k < 3; ++k) {
     FASTHT_UNROLL for (int mask = 16; mask > 0; mask /= 2) by_gate[k] += shuffle_xor(by_gate[k], mask);
     if (lane == 0) parts[k * kWarps + warp] = by_gate[k];
@@ -88,12 +106,9 @@ FASTHT_DEVICE void gate_back(const GateParams& p, int image, int tiles, int pixe
     record[record_mean(kChannels) + c] = mean[c];
     record[record_constant() + c] = d_mean * factors[c] * per_pixel;
     if (!scaled) continue;
-    float by_filter = d_mean * (pooled[c] * per_pixel);
-    FASTHT_UNROLL_EIGHT for (int row = 0; row < kTaps; ++row) {
-      const int i = row * kChannels + c;
-      by_filter += (g3 * p.bank[i] + g5 * p.bank[kSize + i] + g7 * p.bank[2 * kSize + i]) * sums[i];
-    }
-    record[record_filter(kChannels) + c] = by_filter;
+    float total = d_mean * (pooled[c] * per_pixel);
+    FASTHT_UNROLL for (int i = 0; i < kRows; ++i) total += by_filter[i * kChannels + c];
+    record[record_filter(kChannels) + c] = total;
   }
 }
 

@@ -5,22 +5,29 @@
 
 namespace fastht::cuda {
 
+// Nothing to be fetched while make_v convolves.
+struct NothingMore {
+  FASTHT_DEVICE void operator()() const {}
+};
+
 // v = conv(f) + bias + s for the block's patches, s for its prefix tokens (zeros without
-// `prefix`), zeros past the end; in
-// `v` behind a barrier. `map` and `bank` are scratch.
-template <class P, int kChannels, int kPass, int kThreads>
+// `prefix`), zeros past the end; in `v` behind a barrier. `map` and `bank` are scratch. `more` starts
+// kMore groups of copies that nobody waits for here, once those of the first pass are on their way.
+template <class P, int kChannels, int kPass, int kThreads, int kMore = 0,
+          class More = NothingMore>
 FASTHT_DEVICE void make_v(Quad* v, typename P::Format::Unit* map, float* bank,
                           const typename P::Format::Unit* u, const typename P::Format::Unit* f,
                           const float* kernels, const Grid& grid, const Tile& tile, int rows,
-                          bool prefix = true) {
+                          bool prefix = true, const More& more = {}) {
   using F = typename P::Format;
   constexpr int kEach = 16 / F::kBytes, kChunks = kChannels / kEach;
   FASTHT_ROLLED for (int channel = 0; channel < kChannels; channel += kPass) {
     if (channel > 0) sync_block();  // all have done with the channels before
     fetch_map<F, kChannels, kPass, kThreads>(map, f, grid, tile, channel);
-    fetch_bank<kChannels, kPass, kThreads>(bank, kernels, channel);
+    fetch_bank<kChannels, kPass, kThreads>(bank, kernels, kernels + kTaps * kChannels, channel);
     end_group();
     if (channel == 0) {  // while the copies are on their way
+      more();
       for (int i = reread_thread_index(); i < rows * kChunks; i += kThreads) {
         const int token = tile.first + i / kChunks;
         if (token >= grid.prefix && token < grid.tokens) continue;
@@ -30,15 +37,16 @@ FASTHT_DEVICE void make_v(Quad* v, typename P::Format::Unit* map, float* bank,
         v[chunk_at<F, kChannels>(i / kChunks, i % kChunks)] = value;
       }
     }
-    wait_groups<0>();
+    if (channel == 0)
+      wait_groups<kMore>();
+    else
+      wait_groups<0>();
     sync_block();
     convolve<F, kPass, kThreads, false>(
         map, bank, grid, tile, [&](int row, int in_pass, Pair sum, Pair s) {
           const int at = channel + in_pass;
           if (f != u) s = load_pair<F>(u + (tile.first + row) * kChannels + at);
-          const Pair bias = load_pair<Float32>(bank + kTaps * kPass + in_pass);
-          store_pair<F>(row_at<F, kChannels>(v, row, at), sum.x + bias.x + s.x,
-                        sum.y + bias.y + s.y);
+          store_pair<F>(row_at<F, kChannels>(v, row, at), sum.x + s.x, sum.y + s.y);
         });
   }
   sync_block();

@@ -33,15 +33,13 @@ FASTHT_DEVICE void mix_back(const MixBackParams& p) {
   FASTHT_ROLLED for (int channel = 0; channel < kChannels; channel += kPass) {
     if (channel > 0) sync_block();  // all have done with the channels before
     fetch_map<F, kChannels, kPass, kThreads>(map, dv, grid, tile, channel);
-    fetch_bank<kChannels, kPass, kThreads>(bank, kernels, channel);
+    fetch_bank<kChannels, kPass, kThreads>(bank, kernels, constant, channel);
     end_group();
     wait_groups<0>();
     sync_block();
     convolve<F, kPass, kThreads, true>(map, bank, grid, tile,
                                        [&](int row, int in_pass, Pair sum, Pair own) {
       const int at = channel + in_pass;
-      const Pair shift = constant == nullptr ? Pair{0.0f, 0.0f} : load_pair<Float32>(constant + at);
-      sum.x += shift.x, sum.y += shift.y;
       if (p.skip) sum.x += own.x, sum.y += own.y;
       store_pair<F>(row_at<F, kChannels>(du, row, at), sum.x, sum.y);
     });

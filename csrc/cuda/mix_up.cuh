@@ -4,7 +4,7 @@
 // A block has 16 tokens a warp, in the order of the sequence. v goes through shared memory from the
 // layout of the convolution (lanes are channels) to that of the products; from there on a lane
 // keeps its numbers: the results of the 1x1 product are the left operand of the up-projection, and
-// eight features of a token are one access of x and of out, each touched once. x comes kStages - 1
+// eight features of a token are one access of x and of out, each touched once. x comes kAhead - 1
 // slices ahead, into shared memory that each lane has for itself: as registers they were too many.
 #pragma once
 
@@ -16,62 +16,86 @@ namespace fastht::cuda {
 
 // kRebuild: x is what this kernel once wrote, and out becomes what it was made of, in the backward
 // pass: the update, which is the same to the bit, is taken away again.
-template <class X, class P, int kChannels, int kWarps, int kPass, int kStages, bool kAligned,
-          bool kRebuild = false>
+template <class X, class P, int kChannels, int kWarps, int kPass, int kAhead, int kEarly,
+          bool kAligned, bool kRebuild = false>
 FASTHT_DEVICE void mix_up(const MixUpParams& p) {
   using F = typename P::Format;
   constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
   constexpr int kSlice = slice_width(kChannels, F::kBytes), kParts = kSlice / 32;
   constexpr int kSliceQuads = kSlice * kChannels * F::kBytes / 16, kBiasQuads = kSlice / 4;
-  constexpr int kStageQuads = mix_up_stage_bytes(kWarps, kChannels, F::kBytes, X::kBytes) / 16;
+  constexpr int kWeightQuads = mix_up_weight_bytes(kChannels, F::kBytes) / 16;
+  constexpr int kXQuads = mix_up_x_bytes(kWarps, kChannels, F::kBytes, X::kBytes) / 16;
   const int thread = thread_index(), lane = thread % kLanes, warp = thread / kLanes;
   const Grid grid = p.grid;
   const Tile tile(grid, p.tiles, p.rows, block_index());
   const long long image = static_cast<long long>(tile.image) * grid.tokens;
   Carver carver;
   Quad* const v = carver.take<Quad>(p.rows * (kChannels * F::kBytes / 16));
-  Quad* const stages = carver.take<Quad>(0);
-  float* const bank = carver.take<float>(kBankRows * kPass);
-  Quad* const map =
-      carver.take<Quad>(map_height(p.rows, grid) * map_width(grid.width) * kPass * F::kBytes / 16);
-  make_v<P, kChannels, kPass, kThreads>(
+  Quad* const stages = carver.take<Quad>(p.region / 16);
+  float* const bank = reinterpret_cast<float*>(stages);
+  Quad* const map = stages + kBankRows * kPass / 4;
+  const auto own = [&](int slice, int part, int half) {
+    return stages + p.region / 16 - (slice % kAhead + 1) * kXQuads +
+           (part * 2 + half) * (Eight<X>::kQuads * kThreads) + thread;
+  };
+  const typename X::Unit* x;  // of row g; row g + 8 is found from it: registers are short
+  bool real[2];
+  const auto row_of_x = [&](int half) { return x + half * 8 * p.x.token; };
+  const auto fetch_x = [&](int slice) {
+    FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
+      const int feature = slice * kSlice + part * 32 + thread % 4 * 8;
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        fetch_eight<X, kAligned>(own(slice, part, half), kThreads, row_of_x(half) + feature,
+                                 real[half] ? p.dim - feature : 0);
+    }
+  };
+  // Where a lane's rows lie: found anew behind the convolution, which needs the registers.
+  const auto find_rows = [&](int thread) {
+    const int token = tile.first + thread / kLanes * 16 + thread % kLanes / 4;
+    FASTHT_UNROLL for (int half = 0; half < 2; ++half) real[half] = token + half * 8 < tile.end;
+    x = units<X>(p.x.data) + tile.image * p.x.batch + token * p.x.token;
+  };
+  const int count = ceil_div(p.dim, kSlice);
+  // The memory has nothing else to do while the block convolves.
+  const auto fetch_early = [&] {
+    find_rows(reread_thread_index());
+    FASTHT_UNROLL for (int slice = 0; slice < kEarly; ++slice)
+      if (slice < count) fetch_x(slice);
+    end_group();
+    constexpr int kEach = 64 / X::kBytes, kFrom = kEarly * kSlice;  // features; a lane has every fourth
+    const int end = smaller(kFrom + p.prefetched, p.dim);
+    FASTHT_ROLLED for (int feature = kFrom + lane % 4 * kEach; feature < end; feature += 4 * kEach)
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+        if (real[half]) prefetch(row_of_x(half) + feature);
+  };
+  make_v<P, kChannels, kPass, kThreads, 1>(
       v, units<F>(static_cast<void*>(map)), bank, units<F>(p.u) + image * kChannels,
       units<F>(p.f) + image * kChannels,
-      p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels), grid, tile, p.rows);
+      p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels), grid, tile,
+      p.rows, true, fetch_early);
 
-  // Over the map and the bank, which nobody needs any more.
   const int t = lane % 4, row0 = warp * 16 + lane / 4;
   const bool busy = tile.first + warp * 16 < tile.end;
-  const typename X::Unit* x[2];
-  bool real[2];
-  FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-    const int token = tile.first + row0 + half * 8;
-    real[half] = token < tile.end;
-    x[half] = units<X>(p.x.data) + tile.image * p.x.batch + token * p.x.token;
-  }
-  const int count = ceil_div(p.dim, kSlice);
-  const auto stage_of = [&](int slice) { return stages + slice % kStages * kStageQuads; };
-  const auto own = [&](Quad* stage, int part, int half) {
-    constexpr int kAfter = kSliceQuads + kBiasQuads;
-    return stage + kAfter + (part * 2 + half) * (Eight<X>::kQuads * kThreads) + thread;
-  };
-  const auto fetch = [&](int slice) {
+  find_rows(thread);
+  // Over the map and the bank, which nobody needs any more. The weights are in the L2 cache and come
+  // one slice ahead; x comes kAhead - 1 slices ahead, in groups of its own that are waited for later.
+  const auto weights_of = [&](int slice) { return stages + slice % 2 * kWeightQuads; };
+  const auto fetch_weights = [&](int slice) {
     if (slice < count) {
-      Quad* const stage = stage_of(slice);
-      copy_quads<kSliceQuads, kThreads>(stage, static_cast<const Quad*>(p.up) + slice * kSliceQuads,
-                                        thread);
+      Quad* const weights = weights_of(slice);
+      copy_quads<kSliceQuads, kThreads>(
+          weights, static_cast<const Quad*>(p.up) + slice * kSliceQuads, thread);
       copy_quads<kBiasQuads, kThreads>(
-          stage + kSliceQuads, reinterpret_cast<const Quad*>(p.up_bias) + slice * kBiasQuads, thread);
-      FASTHT_UNROLL for (int part = 0; part < kParts; ++part) {
-        const int feature = slice * kSlice + part * 32 + t * 8;
-        FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-          fetch_eight<X, kAligned>(own(stage, part, half), kThreads, x[half] + feature,
-                                   real[half] ? p.dim - feature : 0);
-      }
+          weights + kSliceQuads, reinterpret_cast<const Quad*>(p.up_bias) + slice * kBiasQuads,
+          thread);
     }
-    end_group();
   };
-  FASTHT_UNROLL for (int slice = 0; slice < kStages - 1; ++slice) fetch(slice);
+  fetch_weights(0);
+  if (kEarly == 0) fetch_x(0);
+  end_group();
+  FASTHT_ROLLED for (int slice = kEarly == 0 ? 1 : kEarly; slice < kAhead - 1; ++slice)
+    if (slice < count) fetch_x(slice);
+  end_group();
 
   // z = dropout(gelu(v + P1 v + p1)) for the 16 tokens of this warp: the left operand. As whole floats
   // it lies where v was, each lane's own numbers, since the compiler would keep their parts instead.
@@ -107,11 +131,15 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
   typename X::Unit* const out =
       units<X>(p.out.data) + tile.image * p.out.batch + (tile.first + row0) * p.out.token;
   FASTHT_ROLLED for (int slice = 0; slice < count; ++slice) {
-    wait_groups<kStages - 2>();
+    wait_groups<kAhead == 2 ? 0 : 1>();  // all but the last slice of x
     sync_block();  // the slice has arrived, and all have done with the one before
-    fetch(slice + kStages - 1);
+    fetch_weights(slice + 1);
+    end_group();
+    if (slice + kAhead - 1 >= kEarly && slice + kAhead - 1 < count)
+      fetch_x(slice + kAhead - 1);
+    end_group();
     if (!busy) continue;
-    Quad* const stage = stage_of(slice);
+    const Quad* const weights = weights_of(slice);
     const auto add = [&](int part) {
       const int feature = slice * kSlice + part * 32 + t * 8, left = p.dim - feature;
       float sums[4][4] = {};
@@ -122,15 +150,15 @@ FASTHT_DEVICE void mix_up(const MixUpParams& p) {
             const Floats own = load_four<F>(row_at<F, kChannels>(v, row0 + half * 8, q * 16 + t * 4));
             FASTHT_UNROLL for (int i = 0; i < 4; ++i) four[half][i] = own.v[i];
           }
-          P::multiply_half(sums, four, stage, part * 4 * kGroups + q / 2, kGroups, q % 2, lane);
+          P::multiply_half(sums, four, weights, part * 4 * kGroups + q / 2, kGroups, q % 2, lane);
         }
       } else {
         FASTHT_UNROLL for (int k = 0; k < kGroups; ++k)
-          P::multiply_all(sums, z[k], stage, part * 4 * kGroups + k, kGroups, lane);
+          P::multiply_all(sums, z[k], weights, part * 4 * kGroups + k, kGroups, lane);
       }
-      const Eight<Float32> bias = own_eight<Float32>(stage + kSliceQuads + part * 8 + t * 2, 1);
+      const Eight<Float32> bias = own_eight<Float32>(weights + kSliceQuads + part * 8 + t * 2, 1);
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-        const Eight<X> residual = own_eight<X>(own(stage, part, half), kThreads);
+        const Eight<X> residual = own_eight<X>(own(slice, part, half), kThreads);
         float values[8];
         FASTHT_UNROLL for (int i = 0; i < 8; ++i) {
           const float change = sums[i / 2][half * 2 + i % 2] + bias[i];

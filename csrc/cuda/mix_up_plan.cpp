@@ -7,27 +7,38 @@
 namespace fastht::cuda {
 namespace {
 
-int shared_of(const Problem& problem, int warps, int pass, int stages) {
+constexpr int kMostAhead = 6;            // slices of x
+constexpr int kPrefetched = 160 * 1024;  // bytes of x that a multiprocessor's blocks bring to the L2 cache
+
+int larger_of(int a, int b) { return a > b ? a : b; }
+
+int shared_of(const Problem& problem, int warps, int pass, int ahead, int early) {
   return mix_up_shared(warps, problem.grid, padded_channels(problem.channels), pass,
-                       bytes_of(problem.products), bytes_of(problem.x), stages);
+                       bytes_of(problem.products), bytes_of(problem.x), ahead, early);
 }
 
 }  // namespace
 
-// The most warps, the least work twice: the first choice of which two fit, or one.
+// The most warps, the least work twice: the first choice of which two fit, or one; then as much of x
+// as still fits, first behind the map.
 MixUpPlan::MixUpPlan(const Problem& problem, const Device& device) {
   const int padded = padded_channels(problem.channels), bytes = bytes_of(problem.products);
   const int widest = bytes == 4 ? 32 : padded < 64 ? padded : 64;
   for (const int wanted : {2, 1})
     for (const int warps : {8, 4}) {
       if (warps == 8 && problem.grid.tokens <= 64) continue;
-      for (int pass = widest; pass >= 32; pass /= 2)
-        for (const int stages : {3, 2}) {
-          const int bytes_each = shared_of(problem, warps, pass, stages);
-          if (warps_ == 0 && bytes_each <= device.shared_per_block &&
-              wanted * (bytes_each + kReserved) <= device.shared_per_multiprocessor)
-            warps_ = warps, pass_ = pass, stages_ = stages;
-        }
+      for (int pass = widest; pass >= 32 && warps_ == 0; pass /= 2) {
+        const auto fits = [&](int ahead, int early) {
+          const int bytes_each = shared_of(problem, warps, pass, ahead, early);
+          return bytes_each <= device.shared_per_block &&
+                 wanted * (bytes_each + kReserved) <= device.shared_per_multiprocessor;
+        };
+        if (!fits(2, 0)) continue;
+        warps_ = warps, pass_ = pass, ahead_ = 2, early_ = 0;
+        for (int more = 1; more <= kMostAhead && fits(larger_of(more, 2), more); ++more)
+          ahead_ = larger_of(more, 2), early_ = more;
+        while (ahead_ < kMostAhead && fits(ahead_ + 1, early_)) ++ahead_;
+      }
     }
   if (warps_ == 0)
     throw std::invalid_argument(
@@ -35,13 +46,18 @@ MixUpPlan::MixUpPlan(const Problem& problem, const Device& device) {
         std::to_string(problem.grid.width) + " patches needs more shared memory than this GPU's" +
         " blocks have (" + std::to_string(device.shared_per_block) + " bytes)");
   blocks_ = blocks_at_once(device, warps_, forward_registers(problem), shared(problem));
+  // Chips whose multiprocessors have so much shared memory have an L2 cache of more than twice that
+  // for each; of others some have little.
+  if (device.shared_per_multiprocessor > kPrefetched)
+    prefetched_ = kPrefetched / (blocks_ * tile_rows(warps_, problem.grid) *
+                                 bytes_of(problem.x)) / 64 * 64;
 }
 
 Kernel MixUpPlan::kernel(const Problem& problem, bool rebuild) const {
   const auto number = [](int count) { return ", " + std::to_string(count); };
   return {"mix_up.cuh", "MixUpParams",
-          "mix_up<" + numbers_of(problem) + number(warps_) + number(pass_) + number(stages_) +
-              ", " + text(problem.aligned) + (rebuild ? ", true>" : ">"),
+          "mix_up<" + numbers_of(problem) + number(warps_) + number(pass_) + number(ahead_) +
+              number(early_) + ", " + text(problem.aligned) + (rebuild ? ", true>" : ">"),
           warps_ * 32, blocks_};
 }
 
@@ -66,12 +82,15 @@ MixUpParams MixUpPlan::params(const Problem& problem, const FoldParams& fold, in
   p.dim = problem.dim;
   p.rows = tile_rows(warps_, problem.grid);
   p.tiles = ceil_div(problem.grid.tokens, p.rows);
+  p.region = mix_up_region(warps_, problem.grid, padded_channels(problem.channels), pass_,
+                           bytes_of(problem.products), bytes_of(problem.x), ahead_, early_);
+  p.prefetched = prefetched_;
   p.dropout = dropout_of(problem, seed);
   return p;
 }
 
 int MixUpPlan::shared(const Problem& problem) const {
-  return shared_of(problem, warps_, pass_, stages_);
+  return shared_of(problem, warps_, pass_, ahead_, early_);
 }
 
 }  // namespace fastht::cuda

@@ -15,6 +15,7 @@ struct Bfloat16 {
   FASTHT_DEVICE static Word pack(float low, float high) { return pack_bfloat16(low, high); }
   FASTHT_DEVICE static float first(Word pair) { return as_float(pair << 16); }
   FASTHT_DEVICE static float second(Word pair) { return as_float(pair & 0xffff0000u); }
+  FASTHT_DEVICE static Word add(Word a, Word b) { return add_bfloat16(a, b); }
 };
 struct Float16 {
   using Unit = unsigned short;
@@ -22,6 +23,7 @@ struct Float16 {
   FASTHT_DEVICE static Word pack(float low, float high) { return pack_float16(low, high); }
   FASTHT_DEVICE static float first(Word pair) { return float16_to_float(pair); }
   FASTHT_DEVICE static float second(Word pair) { return float16_to_float(pair >> 16); }
+  FASTHT_DEVICE static Word add(Word a, Word b) { return add_float16(a, b); }
 };
 struct Float32 {
   using Unit = float;
@@ -177,7 +179,7 @@ FASTHT_DEVICE void store_eight(typename F::Unit* to, const Eight<F>& value, int 
   if constexpr (kAligned) {
     if (count > 0) {
       FASTHT_UNROLL for (int q = 0; q < Eight<F>::kQuads; ++q)
-        reinterpret_cast<Quad*>(to)[q] = value.quads[q];
+        store_quad(reinterpret_cast<Quad*>(to) + q, value.quads[q]);
     }
   } else {
     FASTHT_UNROLL for (int i = 0; i < 8; ++i) {

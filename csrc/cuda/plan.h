@@ -43,7 +43,7 @@ struct Device {
 struct Kernel {
   std::string file;      // "mix_up.cuh"
   std::string params;    // "MixUpParams"
-  std::string function;  // "mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, true>"
+  std::string function;  // "mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, 5, 3, true>"
   int threads, blocks_per_multiprocessor;
 
   // The text of a source file that holds the kernel under the name fastht_mix_up.
@@ -153,7 +153,7 @@ class MixUpPlan {
   int shared(const Problem& problem) const;
 
  private:
-  int warps_ = 0, pass_ = 0, stages_ = 0, blocks_ = 1;
+  int warps_ = 0, pass_ = 0, ahead_ = 0, early_ = 0, prefetched_ = 0, blocks_ = 1;
 };
 
 class ForwardPlan {
@@ -204,7 +204,7 @@ class BackwardPlan {
   MixUpPlan mix_up_;
   SpectralPlan spectral_;
   int each_ = 1;  // tiles of a block of contract
-  int expand_tokens_ = 0, expand_each_ = 1;
+  int expand_tokens_ = 0, expand_stages_ = 0, expand_shared_ = 0, expand_each_ = 1;
 
   struct Arrays;
   void arrange(Arrays& arrays, const BackwardCall& call, Workspace& workspace) const;

@@ -15,6 +15,8 @@ struct HalfTransposed {
   static constexpr int kWords = 2;
   struct Right {
     Word v[kWords];
+    // Of tokens in pairs (`paired`): a lane's two of one half of the step.
+    FASTHT_DEVICE void set(int half, float even, float odd) { v[half] = F::pack(even, odd); }
   };
   template <int kWidth>
   FASTHT_DEVICE static Left left(const Quad* tile, int row, int column, int lane) {
@@ -32,6 +34,29 @@ struct HalfTransposed {
                                                             column / 8 + lane / 16));
     FASTHT_UNROLL for (int i = 0; i < 4; ++i) result[i / 2].v[i % 2] = tiles[i];
   }
+  // Tokens in pairs: the step is eight rows at 0 and eight at 8 of a tile [tokens][kWidth], or these
+  // exchanged (`first`: 8), and a lane has of its depth rows 2 t and 2 t + 1 of either. `paired_at`:
+  // where a chunk of a row lies then. `paired_row`: a lane's right operand of a product over 32
+  // channels, of row first + g. Places are known once for all tiles.
+  template <int kWidth>
+  FASTHT_DEVICE static int paired_at(int row, int chunk) {
+    return chunk_at<F, kWidth>(row, chunk);
+  }
+  template <int kWidth>
+  FASTHT_DEVICE static int paired_left_at(int first, int column, int lane) {
+    return paired_at<kWidth>((first ^ lane / 16 * 8) + lane % 8, column / 8 + lane / 8 % 2);
+  }
+  template <int kWidth>
+  FASTHT_DEVICE static Left paired(const Quad* tile, int place, int) {
+    Left result;
+    load_tiles_transposed(result.v, tile + place);
+    return result;
+  }
+  template <int kWidth>
+  FASTHT_DEVICE static int paired_row_at(int first, int group, int lane) {
+    return paired_at<kWidth>(first + lane / 4, group * 4 + lane % 4);
+  }
+  FASTHT_DEVICE static Eight<F> paired_row(const Quad* tile, int place) { return {{tile[place]}}; }
   FASTHT_DEVICE static void mma(float (&c)[4], const Word (&a)[4], Word b0, Word b1) {
     if constexpr (Same<F, Bfloat16>::value)
       mma_bfloat16(c, a, b0, b1);
@@ -63,6 +88,9 @@ struct FloatTransposed {
   static constexpr int kWords = 4;
   struct Right {
     float v[kWords];
+    FASTHT_DEVICE void set(int half, float even, float odd) {
+      v[half * 2] = even, v[half * 2 + 1] = odd;
+    }
   };
   template <int kWidth>
   FASTHT_DEVICE static float at(const Quad* tile, int row, int column) {
@@ -75,6 +103,32 @@ struct FloatTransposed {
       result.v[i][r] = at<kWidth>(tile, row + i * 8 + r / 2 * 4 + lane % 4,
                                   column + r % 2 * 8 + lane / 4);
     return result;
+  }
+  // As above. A row's chunks are exchanged by its last three bits, so that a neighbour in row or
+  // chunk is one bit of the place.
+  template <int kWidth>
+  FASTHT_DEVICE static int paired_at(int row, int chunk) {
+    return row * (kWidth / 4) + (chunk ^ (row & 7));
+  }
+  template <int kWidth>
+  FASTHT_DEVICE static int paired_left_at(int first, int column, int lane) {
+    return paired_at<kWidth>(first + lane % 4 * 2, column / 4 + lane / 16);
+  }
+  template <int kWidth>
+  FASTHT_DEVICE static Left paired(const Quad* tile, int place, int lane) {
+    constexpr int kChunks = kWidth / 4;
+    Left result;
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int r = 0; r < 4; ++r)
+      result.v[i][r] = as_float(
+          tile[(place ^ (i * 8 * kChunks | r % 2 * 2 | r / 2)) + r / 2 * kChunks].v[lane / 4 % 4]);
+    return result;
+  }
+  template <int kWidth>
+  FASTHT_DEVICE static int paired_row_at(int first, int group, int lane) {
+    return paired_at<kWidth>(first + lane / 4, group * 8 + lane % 4 * 2);
+  }
+  FASTHT_DEVICE static Eight<Float32> paired_row(const Quad* tile, int place) {
+    return {{tile[place], tile[place ^ 1]}};
   }
   template <int kWidth>
   FASTHT_DEVICE static void right(Right (&result)[2], const Quad* tile, int row, int column,

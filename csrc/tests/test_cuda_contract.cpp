@@ -253,6 +253,10 @@ void test_contract(bool thorough) {
   plain.gated = plain.channel_filter = false, plain.dropout = 0;
   full.full = true, full.channel_filter = false, full.weights = false;
   odd.dim = 101, odd.slack = 2;
+  Case images = vit, three = wide;  // two tiles of an image together, and of two images
+  images.each = 2, three.each = 3;
+  Case images32 = images;
+  images32.channels = 32, images32.hidden = 8;
   lone.channels = 16, lone.hidden = 4, lone.gated = false;
   using B16 = Bfloat16Products;
   using H16 = Float16Products;
@@ -262,16 +266,19 @@ void test_contract(bool thorough) {
   check<Bfloat16, B16, 64, 8, 64, true>(vit, half, half, orders);
   check<Bfloat16, B16, 64, 4, 32, true>(wide, half, half, orders);
   check<Bfloat16, B16, 64, 8, 64, false>(odd, half, half, orders);
+  check<Bfloat16, B16, 64, 8, 64, true>(images, half, half, orders);
   check<Float32, F32, 64, 4, 32, true>(small_wide, strict, strict, orders);
   check<Bfloat16, B16, 32, 4, 16, true>(lone, half, half, orders);
   if (!thorough) return;
   check<Bfloat16, B16, 64, 8, 64, true>(tiny, half, half, orders);
   check<Bfloat16, B16, 64, 8, 64, true>(plain, half, half, orders);
   check<Bfloat16, B16, 64, 8, 64, true>(full, half, half, orders);
+  check<Bfloat16, B16, 64, 8, 64, true>(three, half, half, orders);
+  check<Bfloat16, B16, 32, 8, 32, true>(images32, half, half, orders);
   check<Bfloat16, B16, 32, 8, 32, true>(small, half, half, orders);
   check<Bfloat16, B16, 128, 8, 128, true>({2, 1, 7, 7, 64, 128, 32, 1}, half, half, orders);
   check<Bfloat16, B16, 128, 4, 64, true>({2, 1, 7, 9, 64, 100, 25, 2}, half, half, orders);
-  check<Float16, H16, 64, 8, 64, true>(vit, fine, fine, orders);
+  check<Float16, H16, 64, 8, 64, true>(images, fine, fine, orders);
   check<Float32, B16, 64, 8, 64, true>(wide, half, half, orders);
   check<Float32, H16, 64, 8, 64, false>(odd, fine, fine, orders);
   check<Float32, Tf, 64, 4, 32, true>(vit, fine, fine, orders);

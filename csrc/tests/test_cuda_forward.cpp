@@ -16,15 +16,15 @@ namespace {
 const std::vector<Instance>& instances() {
   static const std::vector<Instance> all = {
       INSTANCE(FoldParams, fold<Bfloat16Products, 64>),
-      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 4, 3, true>),
-      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 5, 3, true>),
-      INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 4, 64, 2, true>),
-      INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, 3, true>),
+      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 2, 3, true>),
+      INSTANCE(DownParams, down<Bfloat16, Bfloat16Products, 64, 3, 3, true>),
+      INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 4, 64, 3, 1, true>),
+      INSTANCE(MixUpParams, mix_up<Bfloat16, Bfloat16Products, 64, 8, 64, 5, 3, true>),
       INSTANCE(SpectralParams, spectral<Bfloat16Products, 64, 8, 128>),
       INSTANCE(SpectralParams, spectral<Float32Products, 32, 8, 128>),
       INSTANCE(FoldParams, fold<Float32Products, 32>),
       INSTANCE(DownParams, down<Float32, Float32Products, 32, 4, 3, false>),
-      INSTANCE(MixUpParams, mix_up<Float32, Float32Products, 32, 4, 32, 3, false>),
+      INSTANCE(MixUpParams, mix_up<Float32, Float32Products, 32, 4, 32, 5, 5, false>),
   };
   return all;
 }

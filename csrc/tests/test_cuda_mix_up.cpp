@@ -17,7 +17,7 @@ struct Case {
 
 constexpr int padded(int channels) { return channels <= 32 ? 32 : channels <= 64 ? 64 : 128; }
 
-template <class X, class P, int C, int kWarps, int kPass, int kStages, bool kAligned>
+template <class X, class P, int C, int kWarps, int kPass, int kAhead, int kEarly, bool kAligned>
 Buffer mix_up_case(const Case& c, double bound) {
   using F = typename P::Format;
   const Format narrow = format_of<F>(), wide = format_of<X>();
@@ -42,10 +42,12 @@ Buffer mix_up_case(const Case& c, double bound) {
   MixUpParams p{{x.data(), batch, stride}, {out.data(), batch, stride}, u.data(), source.data(),
                 kernels.floats(), point_lanes.data(), point_bias.floats(), up_lanes.data(),
                 up_bias.floats(), grid, D, tiles, rows,
+                mix_up_region(kWarps, grid, C, kPass, F::kBytes, X::kBytes, kAhead, kEarly), 64,
                 {c.dropout > 0 ? &seed : nullptr, static_cast<unsigned>(c.dropout * (1 << 24)),
                  1 / (1 - c.dropout), ceil_div(c.channels, 4)}};
-  run<MixUpParams>(mix_up<X, P, C, kWarps, kPass, kStages, kAligned>, p, B * tiles, kWarps * 32,
-                   mix_up_shared(kWarps, grid, C, kPass, F::kBytes, X::kBytes, kStages), c.order, c.truncate);
+  run<MixUpParams>(mix_up<X, P, C, kWarps, kPass, kAhead, kEarly, kAligned>, p, B * tiles, kWarps * 32,
+                   mix_up_shared(kWarps, grid, C, kPass, F::kBytes, X::kBytes, kAhead, kEarly),
+                   c.order, c.truncate);
   Error error;
   for (int row = 0; row < B * N; ++row) {
     const int b = row / N, n = row % N;
@@ -86,31 +88,31 @@ Buffer mix_up_case(const Case& c, double bound) {
   return out;
 }
 
-template <class X, class P, int C, int kWarps, int kPass, int kStages, bool kAligned>
+template <class X, class P, int C, int kWarps, int kPass, int kAhead, int kEarly, bool kAligned>
 void mix_up_grids(double bound) {
   const int sizes[][4] = {{1, 1, 1, 64}, {5, 3, 5, 72}, {1, 5, 6, 72}, {0, 9, 13, 64}};
   for (const auto& s : sizes) {
     const int dim = kAligned ? s[3] : s[3] + 3;
     Case c{2, s[0], s[1], s[2], dim, C, 0.1f};
-    const Buffer plain = mix_up_case<X, P, C, kWarps, kPass, kStages, kAligned>(c, bound);
+    const Buffer plain = mix_up_case<X, P, C, kWarps, kPass, kAhead, kEarly, kAligned>(c, bound);
     c.order = 7;
-    const Buffer shuffled = mix_up_case<X, P, C, kWarps, kPass, kStages, kAligned>(c, bound);
+    const Buffer shuffled = mix_up_case<X, P, C, kWarps, kPass, kAhead, kEarly, kAligned>(c, bound);
     expect(plain.same_bits(shuffled), "mix_up: other bits in another order of threads");
     if (s[0] != 1) continue;
-    mix_up_case<X, P, C, kWarps, kPass, kStages, kAligned>({1, 1, 4, 8, dim, C, 0.0f, true}, bound);
+    mix_up_case<X, P, C, kWarps, kPass, kAhead, kEarly, kAligned>({1, 1, 4, 8, dim, C, 0.0f, true}, bound);
   }
 }
 
 }  // namespace
 
 void test_mix_up(bool thorough) {
-  mix_up_grids<Bfloat16, Bfloat16Products, 64, 4, 64, 3, true>(6e-3);
-  mix_up_grids<Float32, Float32Products, 64, 4, 32, 2, true>(1e-6);
-  mix_up_grids<Float32, Bfloat16Products, 32, 2, 32, 3, false>(6e-3);
+  mix_up_grids<Bfloat16, Bfloat16Products, 64, 4, 64, 3, 1, true>(6e-3);
+  mix_up_grids<Float32, Float32Products, 64, 4, 32, 2, 0, true>(1e-6);
+  mix_up_grids<Float32, Bfloat16Products, 32, 2, 32, 3, 0, false>(6e-3);
   if (!thorough) return;
-  mix_up_grids<Float16, Float16Products, 128, 2, 64, 3, true>(1e-3);
-  mix_up_grids<Float32, Tf32Products, 128, 4, 32, 2, false>(2e-3);
-  mix_up_grids<Bfloat16, Bfloat16Products, 64, 8, 64, 3, false>(6e-3);
+  mix_up_grids<Float16, Float16Products, 128, 2, 64, 5, 3, true>(1e-3);
+  mix_up_grids<Float32, Tf32Products, 128, 4, 32, 2, 2, false>(2e-3);
+  mix_up_grids<Bfloat16, Bfloat16Products, 64, 8, 64, 3, 3, false>(6e-3);
 }
 
 }  // namespace fastht::cuda::test

@@ -1,9 +1,8 @@
-"""Memory of a training step: what autograd keeps, and the peak.
+"""The peak memory of a training step.
 
-Kept bytes are counted with saved-tensor hooks, exactly and alike on every device. The peak is the
-allocator's own on CUDA. On a CPU it is the growth of the process's resident memory, of which Linux
-keeps a high-water mark (VmHWM) that can be reset (proc(5), ``clear_refs``); memory that an
-allocator kept from before would hide a part of it, so that is measured in a fresh process
+It is the allocator's own on CUDA. On a CPU it is the growth of the process's resident memory, of
+which Linux keeps a high-water mark (VmHWM) that can be reset (proc(5), ``clear_refs``); memory that
+an allocator kept from before would hide a part of it, so that is measured in a fresh process
 (:func:`in_fresh_process`).
 """
 
@@ -15,48 +14,15 @@ import gc
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 T = TypeVar("T")
 _RESET_HIGH_WATER_MARK = "5"
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-
-
-def saved_bytes(forward: Callable[[], Any], alive: Iterable[Tensor] = ()) -> int:
-    """Return the bytes that autograd keeps from ``forward`` for its backward pass.
-
-    Every storage counts once and whole, since a view keeps all of it.
-
-    Args:
-        forward: runs with gradients; on fake tensors too (``FakeTensorMode``), which have sizes
-            and no memory.
-        alive: tensors that exist anyway, as parameters do; they do not count.
-    """
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[_identity(storage)] = storage.nbytes()
-        # Not the tensor itself: where an operation keeps its own output, as exp and softmax do, the
-        # graph would hold itself, out of the garbage collector's sight and thus for ever.
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()  # alive until all is counted: no address is used twice
-    for tensor in alive:
-        kept.pop(_identity(tensor.untyped_storage()), None)
-    del result
-    return sum(kept.values())
-
-
-def _identity(storage: torch.UntypedStorage) -> int:
-    """Return what tells storages apart that are alive together; without memory they are objects."""
-    return storage._cdata if storage.device.type == "meta" else storage.data_ptr()
 
 
 def peak_is_measurable(device: str) -> bool:

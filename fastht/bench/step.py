@@ -24,6 +24,7 @@ from fastht.bench.methods import PAPER, Method, UnusableError
 from fastht.bench.towers import features
 from fastht.config import HTConfig
 from fastht.patch import adapters
+from fastht.saved_bytes import saved_bytes
 from fastht.spectral import resample_spectral_filter
 
 # "fp32": no autocast. "bf16": autocast to bfloat16, all parameters in float32. "bf16-base": the
@@ -131,7 +132,7 @@ class Step:
         """Return the bytes of activations that autograd keeps from the forward pass."""
         images = self.images.next()
         alive = [*self._held(), *self.images.sets, self._texts, self._labels]
-        return memory.saved_bytes(lambda: self._loss(images), alive)
+        return saved_bytes(lambda: self._loss(images), alive)
 
     def kept_bytes(self, batch: int) -> int:
         """Return the bytes of activations that autograd keeps of ``batch`` images, and theirs.
@@ -141,7 +142,7 @@ class Step:
         images = self.images.sets[0][:batch]
         alive = [*self._held(), *self.images.sets, self._texts, self._labels]
         eager = functools.partial(features, self.model)
-        return images.nbytes + memory.saved_bytes(lambda: self._loss(images, eager), alive)
+        return images.nbytes + saved_bytes(lambda: self._loss(images, eager), alive)
 
     def predicted_held_bytes(self) -> int:
         """Return :meth:`held_bytes` as it is after the first step, and those of the gradients."""

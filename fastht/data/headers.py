@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from PIL import Image
@@ -14,8 +14,9 @@ from PIL import Image
 from fastht.data.embedded import is_embedded, read_embedded
 from fastht.data.notes import Note, examples, plural
 from fastht.data.pixels import FORMATS
+from fastht.data.records import RecordSet
 
-SEVERAL_PICTURES = "files_of_several_pictures"  # kind of the note
+_SEVERAL_PICTURES = "files_of_several_pictures"  # kind of the note
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # of EXIF
 _READERS = 8  # threads
 
@@ -61,7 +62,18 @@ def note_several_pictures(headers: Mapping[str, Header]) -> tuple[Note, ...]:
     names = examples(f"{path} ({count})" for path, count in several.items())
     text = f"{plural(len(several), 'file')} of several pictures, of which the middle one is read"
     remedy = "name one by a column frame of a table, or split the files"
-    return (Note(SEVERAL_PICTURES, len(several), f"{text}: {names}; {remedy}"),)
+    return (Note(_SEVERAL_PICTURES, len(several), f"{text}: {names}; {remedy}"),)
+
+
+def with_frames_noted(records: RecordSet) -> RecordSet:
+    """Note files of several pictures without a frame, unless the records' layout has told of them.
+
+    Reads the header of each file.
+    """
+    if any(note.kind == _SEVERAL_PICTURES for note in records.notes):
+        return records
+    several = note_several_pictures(read_headers(r.image for r in records if r.frame is None))
+    return replace(records, notes=(*records.notes, *several))
 
 
 def is_turned(path: str) -> bool:

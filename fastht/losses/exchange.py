@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from fastht.losses.sweeps import Statistics
-from fastht.losses.terms import Share
+from fastht.losses.terms import Share, wide_dtype
 
 
 def check_processes(rank: int, world_size: int) -> None:
@@ -123,24 +123,37 @@ gather_rows.register_autograd(_scatter, setup_context=_keep_sizes)
 
 
 def reduce_columns(statistics: Statistics) -> Statistics:
-    """Return statistics whose columns have been reduced over all processes."""
+    """Return statistics whose columns have been reduced over all processes.
+
+    Sums and gaps are added up in float64 (where the device has it): divergences are differences of
+    what they give.
+    """
     softmax, kl = statistics.softmax_columns, statistics.kl_columns
     if softmax.numel() == 0 and kl.numel() == 0:
         return statistics
     shifts = torch.cat([softmax[0], kl[0], kl[2]])
     largest = shifts.clone()
     dist.all_reduce(largest, dist.ReduceOp.MAX)
-    fade = (shifts - largest).exp()
-    n = softmax.shape[1]
-    first, logit, target = fade.tensor_split((n, n + kl.shape[1]))
+    wide = wide_dtype(shifts)
+    moves = shifts.to(wide) - largest.to(wide)
+    sizes = [softmax.shape[1], kl.shape[1], kl.shape[1]]
+    _, by_logits, by_targets = moves.split(sizes)
+    first, logit, target = moves.exp().split(sizes)
+    _, own_logits, _, own_targets, divergence = kl.to(wide)
+    gap = divergence - (own_logits / own_targets).log() + (by_targets - by_logits)
+    weight = own_targets * target
     sums = torch.cat(
-        [softmax[1] * first, softmax[2] * first, softmax[3], kl[1] * logit, kl[3] * target,
-         kl[4] * target]
+        [softmax[1] * first, softmax[2] * first, softmax[3].to(wide), own_logits * logit, weight,
+         weight * gap]
     )  # fmt: skip
     dist.all_reduce(sums)
-    first, logit, target = largest.tensor_split((n, n + kl.shape[1]))
-    others, own, dot, logit_sum, target_sum, gap = sums.split([n] * 3 + [kl.shape[1]] * 3)
+    others, own, dot, logit_sum, target_sum, gap = sums.split(sizes[:1] * 3 + sizes[1:2] * 3)
+    divergence = gap / target_sum + (logit_sum / target_sum).log()
+    first, logit, target = largest.split(sizes)
+    dtype = shifts.dtype
     return statistics._replace(
-        softmax_columns=torch.stack([first, others, own, dot]),
-        kl_columns=torch.stack([logit, logit_sum, target, target_sum, gap]),
+        softmax_columns=torch.stack([first, others.to(dtype), own.to(dtype), dot.to(dtype)]),
+        kl_columns=torch.stack(
+            [logit, logit_sum.to(dtype), target, target_sum.to(dtype), divergence.to(dtype)]
+        ),
     )

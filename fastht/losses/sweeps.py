@@ -118,7 +118,7 @@ class Statistics(NamedTuple):
             all); own, e on the diagonal (with keys: 0); dot, the sum of c over positives.
         softmax_columns: ``[4, C]``, the same down the columns of this rectangle.
         kl_rows: ``[5, R]``: shift and sum of ``exp(c / temperature - shift)``; shift and sum of w;
-            the gap, sum of ``w * (T - c) / temperature``.
+            the divergence of the row. From rounded sums it could not be told where it is small.
         kl_columns: ``[5, C]``.
         sigmoid: ``[R]``: sum of ``softplus(-y z)`` along the row.
         mse: ``[R]``: sum of ``(c - T)^2`` along the row.
@@ -255,8 +255,9 @@ def _kl_statistics(c: Tensor, t: Tensor, temperature: float, dim: int) -> Tensor
     logit_shift, target_shift = logits.amax(dim), wanted.amax(dim)
     w = (wanted - target_shift.unsqueeze(dim)).exp()
     logit_sum = (logits - logit_shift.unsqueeze(dim)).exp().sum(dim)
-    gap = (w * (wanted - logits)).sum(dim)
-    return torch.stack([logit_shift, logit_sum, target_shift, w.sum(dim), gap])
+    log_p, log_q = wanted.log_softmax(dim), logits.log_softmax(dim)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(dim)
+    return torch.stack([logit_shift, logit_sum, target_shift, w.sum(dim), divergence])
 
 
 def backward(

@@ -102,12 +102,6 @@ def _softmax_losses(s: Tensor, scale: Tensor, count: Tensor | None) -> Tensor:
     return torch.where(leads, ratio.log1p(), trailing)
 
 
-def _kl_losses(s: Tensor) -> Tensor:
-    logit_shift, logit_sum, target_shift, target_sum, gap = _wide(s)
-    log_ratio = (logit_shift - target_shift) + (logit_sum / target_sum).log()
-    return gap / target_sum + log_ratio
-
-
 class Parts(NamedTuple):
     """Sums of a term's losses over own rows and own columns, ``[]`` each, before weights.
 
@@ -141,8 +135,8 @@ def own_parts(
     )
     kl = directed(
         form.kl,
-        [_kl_losses(statistics.kl_rows)] if form.kl & ROWS else [],
-        [_kl_losses(statistics.kl_columns[:, own])] if form.kl & COLUMNS else [],
+        [_wide(statistics.kl_rows[4])] if form.kl & ROWS else [],
+        [_wide(statistics.kl_columns[4, own])] if form.kl & COLUMNS else [],
     )
     sigmoid = _wide(statistics.sigmoid).sum() if form.sigmoid else zero
     mse = _wide(statistics.mse).sum() / share.total if form.mse else zero

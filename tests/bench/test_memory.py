@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastht.bench import memory
+from fastht.saved_bytes import saved_bytes
 
 MIB = 2**20
 needs_linux = pytest.mark.skipif(
@@ -21,30 +22,30 @@ def numbers(count):
 
 def test_a_product_keeps_both_of_its_factors():
     a, b = numbers(100), numbers(100)
-    assert memory.saved_bytes(lambda: a * b) == 2 * 400
+    assert saved_bytes(lambda: a * b) == 2 * 400
 
 
 def test_what_is_alive_anyway_does_not_count():
     a, b = numbers(100), numbers(100)
-    assert memory.saved_bytes(lambda: a * b, [a]) == 400
-    assert memory.saved_bytes(lambda: a * b, [a[3:], b]) == 0  # a view stands for its storage
-    assert memory.saved_bytes(lambda: a.exp() * b, [a, b]) == 400
+    assert saved_bytes(lambda: a * b, [a]) == 400
+    assert saved_bytes(lambda: a * b, [a[3:], b]) == 0  # a view stands for its storage
+    assert saved_bytes(lambda: a.exp() * b, [a, b]) == 400
 
 
 def test_a_view_counts_whole_and_once():
     base, a, b = torch.randn(1000), numbers(10), numbers(10)
-    assert memory.saved_bytes(lambda: a * base[:10], [a]) == 4000
-    assert memory.saved_bytes(lambda: (a * base[:10], b * base[10:20]), [a, b]) == 4000
+    assert saved_bytes(lambda: a * base[:10], [a]) == 4000
+    assert saved_bytes(lambda: (a * base[:10], b * base[10:20]), [a, b]) == 4000
 
 
 def test_nothing_is_kept_without_gradients():
     a = torch.randn(100)
-    assert memory.saved_bytes(lambda: a * a) == 0
+    assert saved_bytes(lambda: a * a) == 0
 
 
 def test_freed_intermediates_do_not_count():
     a = numbers(100)
-    assert memory.saved_bytes(lambda: (a + 1) + 2, [a]) == 0
+    assert saved_bytes(lambda: (a + 1) + 2, [a]) == 0
 
 
 class Witness:
@@ -60,7 +61,7 @@ def test_nothing_stays_of_a_graph_that_was_counted():
         witnesses.append(weakref.ref(witness))
         return double.exp()  # keeps its own output
 
-    assert memory.saved_bytes(forward) == 400
+    assert saved_bytes(forward) == 400
     gc.collect()
     assert witnesses[0]() is None
 

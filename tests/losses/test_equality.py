@@ -129,10 +129,10 @@ def softmax_of(statistics):
         results |= {f"{name} lse": shift + log, f"{name} dot": dot}
         results |= {f"{name} own": own / log.exp(), f"{name} others": others / log.exp()}
     for name in ("kl_rows", "kl_columns"):
-        logit_shift, logit_sum, target_shift, target_sum, gap = getattr(statistics, name)
+        logit_shift, logit_sum, target_shift, target_sum, divergence = getattr(statistics, name)
         results |= {
             f"{name} logits": logit_shift + logit_sum.log(),
-            f"{name} gap": gap / target_sum,
+            f"{name} divergence": divergence,
         }
         results[f"{name} targets"] = target_shift + target_sum.log()
     return {name: x for name, x in results.items() if x.numel()}

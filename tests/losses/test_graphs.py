@@ -14,10 +14,11 @@ from loss_cases import (
 )
 from torch import Tensor
 
-from fastht.bench.memory import peak_growth, peak_is_measurable, saved_bytes
+from fastht.bench.memory import peak_growth, peak_is_measurable
 from fastht.losses import clip_loss, custom_op, siglip_loss
 from fastht.losses.blocked import pairs
 from fastht.losses.sweeps import Form
+from fastht.saved_bytes import saved_bytes
 
 __all__ = ["small_blocks"]
 

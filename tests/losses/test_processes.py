@@ -3,7 +3,7 @@
 import forked
 import pytest
 
-CASES = "open_clip,one_process,local_scope,ddp,upstream,errors,graph"
+CASES = "open_clip,one_process,small_divergences,local_scope,ddp,upstream,errors,graph"
 
 
 @pytest.mark.slow

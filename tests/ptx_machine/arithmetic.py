@@ -51,6 +51,28 @@ def float16(value):
     return np.where(np.isnan(value), np.uint16(0x7FFF), bits)
 
 
+def fma_pairs(kind, a, b, c):
+    """Return a * b + c of the two bfloat16 or float16 numbers of each word, rounded once."""
+    result = np.uint32(0)
+    for shift in (np.uint32(0), np.uint32(16)):
+        numbers = []
+        for word in np.broadcast_arrays(a, b, c):
+            half = (word >> shift & np.uint32(0xFFFF)).astype(np.uint32)
+            if kind == "bf16x2":
+                numbers.append((half << np.uint32(16)).view(np.float32).astype(np.float64))
+            else:
+                numbers.append(half.astype(np.uint16).view(np.float16).astype(np.float64))
+        total = numbers[0] * numbers[1] + numbers[2]
+        single = total.astype(np.float32)
+        # Odd where it is not exact: then no second rounding meets a tie that is none.
+        even = (single != total) & (single.view(np.uint32) & 1 == 0) & np.isfinite(single)
+        towards = np.where(total > single, np.float32(np.inf), np.float32(-np.inf))
+        single = np.where(even, np.nextafter(single, towards), single)
+        narrow = bfloat16(single) if kind == "bf16x2" else float16(single)
+        result = result | narrow.astype(np.uint32) << shift
+    return result
+
+
 def tf32(value):
     """Return float32 numbers rounded to TensorFloat-32, ties away from zero."""
     bits = value.view(np.uint32)

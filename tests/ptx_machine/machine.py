@@ -26,6 +26,8 @@ class Result:
         counts: warp instructions issued, by place in the program.
         lanes: threads that were active in them.
         touched: addresses of the arrays in global memory that an instruction went to.
+        near: threads whose copies an instruction began that ask nothing of the memory: of no bytes,
+            or from where a prefetch had been.
         undefined: registers that were read where nothing had been written, as texts of the
             instructions that did.
     """
@@ -34,6 +36,7 @@ class Result:
     counts: np.ndarray
     lanes: np.ndarray
     touched: dict = field(default_factory=dict)
+    near: dict = field(default_factory=dict)
     undefined: set = field(default_factory=set)
 
     def by_opcode(self):
@@ -152,6 +155,10 @@ class _Block:
                     if self.memory.seen:
                         self.result.touched.setdefault(place, set()).update(self.memory.seen)
                         self.memory.seen = set()
+                    if self.memory.near:
+                        near = self.result.near
+                        near[place] = near.get(place, 0) + self.memory.near
+                        self.memory.near = 0
                 place += 1
 
     def join(self, place, mask):

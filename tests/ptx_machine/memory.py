@@ -3,6 +3,7 @@
 import numpy as np
 
 SHARED = 0x0100_0000_0000  # where generic addresses of shared memory begin
+PREFETCHED = 64  # bytes that a prefetch brings to the L2 cache
 _FIRST = 0x5000_0000_0000
 _GAP = 1 << 20
 
@@ -16,6 +17,9 @@ class Memory:
         self._table = None  # the first three as an array
         self._next = _FIRST
         self.seen = set()  # addresses of arrays with an access since a reader emptied it
+        # Asynchronous copies of nothing, or from where a prefetch went, since a reader emptied it.
+        self.near = 0
+        self._prefetched = np.zeros(0, np.int64)  # lines of PREFETCHED bytes
         self.moved = None  # of each byte, whether it was read or written since `meter`
 
     def place(self, array, address=None):
@@ -41,6 +45,18 @@ class Memory:
             total += size
         self.data = np.zeros(total, np.uint8)
         self._table = None
+
+    def prefetch(self, addresses):
+        """Note that the lines around addresses, all of them in bounds, are brought near."""
+        self.offsets(addresses, 1)
+        lines = addresses.astype(np.int64) // PREFETCHED
+        self._prefetched = np.union1d(self._prefetched, lines)
+
+    def count_near(self, addresses):
+        """Count the accesses to lines that have been brought near."""
+        if self._prefetched.size:
+            lines = addresses.astype(np.int64) // PREFETCHED
+            self.near += int(np.isin(lines, self._prefetched).sum())
 
     def meter(self):
         """Begin to mark the bytes that are read and written."""

@@ -7,7 +7,7 @@ from . import memory as spaces
 from .arithmetic import DTYPES
 from .operands import PARAM_START, members
 
-_IGNORED = {"membar", "fence", "griddepcontrol", "prefetch", "discard", "nanosleep"}
+_IGNORED = {"membar", "fence", "griddepcontrol", "discard", "nanosleep"}
 
 
 def build(block, instruction):
@@ -62,6 +62,10 @@ def _multiply_add(block, instruction, mask):
     to, a, b, c = instruction.operands
     kind = parts[-1]
     a, b = (registers.read(name, kind, mask, text) for name in (a, b))
+    if kind in ("bf16x2", "f16x2"):
+        c = registers.read(c, kind, mask, text)
+        registers.write(to, arithmetic.fma_pairs(kind, a, b, c), mask)
+        return
     sum_kind = (
         {"s32": "s64", "u32": "u64", "s16": "s32", "u16": "u32"}[kind] if "wide" in parts else kind
     )
@@ -269,12 +273,19 @@ def _copy(block, instruction, mask):
         raise NotImplementedError(text)
     rows = np.zeros((block.threads, size), np.uint8)
     reads = mask & (amounts == size)
+    block.memory.near += int((mask & ~reads).sum())
     if reads.any():
         address = np.broadcast_to(registers.address(source, mask, text), block.threads)
         offsets = block.memory.offsets(address[reads], size)
+        block.memory.count_near(address[reads])
         rows[reads] = spaces.gather(block.memory.data, offsets, size)
     target = np.broadcast_to(registers.address(to, mask, text), block.threads)[mask]
     block.start_copy(mask, target, rows[mask])
+
+
+def _prefetch(block, instruction, mask):
+    address = block.registers.address(instruction.operands[0], mask, instruction.text)
+    block.memory.prefetch(np.broadcast_to(address, block.threads)[mask])
 
 
 def _by_warp(block, names, mask, text):
@@ -343,5 +354,5 @@ _SPECIAL = {
     "setp": _set_predicate, "selp": _select, "mov": _move, "cvt": _convert,
     "cvta": _convert_address, "bfe": _bit_field, "ld": _load, "ldu": _load, "st": _store,
     "atom": _atomic, "red": _atomic, "cp": _copy, "mma": _mma, "ldmatrix": _load_matrix,
-    "shfl": _shuffle, "vote": _vote,
+    "prefetch": _prefetch, "shfl": _shuffle, "vote": _vote,
 }  # fmt: skip

@@ -152,7 +152,6 @@ def _add_soft_derivative(
         out += product.mul_(k.plain.mse[block.rows, None])
     if form.kl:
         e = pairs.buffer("exponentials", block)
-        temperature = pairs.operands.temperature
-        logits = torch.div(cosines, temperature, out=pairs.buffer("logits", block))
+        logits, wanted = pairs.over_temperature(cosines, t, block)
         out += set_exponentials(logits, k.logits, block, e, product)
-        out -= set_exponentials(t.div_(temperature), k.targets, block, e, product)
+        out -= set_exponentials(wanted, k.targets, block, e, product)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastht.losses.blocked.pairs import Block
+from fastht.losses.terms import wide_dtype
 
 _LARGEST = 60.0  # exponents of e with one shift for all: sums of 1e9 such terms stay in float32
 _WIDEST = 140.0  # between the largest and the smallest logit that one shift is tried for
@@ -28,13 +29,26 @@ def one_shift(bound: float) -> float | None:
 
 
 class Sums:
-    """Sums of ``exp(x - shift)`` along rows or columns, and of something that goes with them."""
+    """Sums of ``exp(x - shift)`` along rows or columns; ``extra`` is the diagonal's, kept apart.
 
-    def __init__(self, dim: int, size: int, like: Tensor, dtype: torch.dtype, shift: float | None):
+    ``total`` is of the dtype that blocks are summed in, for ``wide`` the widest.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        size: int,
+        like: Tensor,
+        dtype: torch.dtype,
+        shift: float | None,
+        *,
+        wide: bool = False,
+    ) -> None:
         self.dim = dim
         start = -torch.inf if shift is None else shift
         self.shift = torch.full((size,), start, dtype=dtype, device=like.device)
-        self.total, self.extra = torch.zeros_like(self.shift), torch.zeros_like(self.shift)
+        self.extra = torch.zeros_like(self.shift)
+        self.total = torch.zeros_like(self.shift, dtype=wide_dtype(like) if wide else dtype)
 
     def exponentials(self, x: Tensor, side: slice, out: Tensor) -> None:
         """Set ``out`` to ``exp(x - shift)``, with shifts moved to the largest values so far."""
@@ -46,14 +60,13 @@ class Sums:
         shift.copy_(moved)
         torch.sub(x, moved.unsqueeze(self.dim), out=out).exp_()
 
-    def whole(self, terms: int, *, apart: bool) -> bool:
+    def whole(self, terms: int) -> bool:
         """Whether sums of so many terms with one shift lost at most 1e-9 of themselves.
 
-        Terms under the smallest normal number are short of digits or lost; ``apart`` says that
-        ``extra`` holds some of the terms.
+        Terms under the smallest normal number are short of digits or lost.
         """
-        least = terms * torch.finfo(self.total.dtype).tiny * 1e9
-        total = self.total + self.extra if apart else self.total
+        least = terms * torch.finfo(self.shift.dtype).tiny * 1e9
+        total = self.total + self.extra
         return bool(((total >= least) & total.isfinite()).all())
 
 
@@ -64,14 +77,11 @@ def add(
     shift: float | None,
     e: Tensor,
     *,
-    apart: bool = False,
-    gap: Tensor | None = None,
-    product: Tensor | None = None,
+    apart: bool,
 ) -> None:
     """Add a block's exponentials to sums of rows and columns.
 
-    ``e`` is a buffer; ``apart`` keeps the diagonal apart, in ``extra``; ``gap`` is multiplied with
-    the exponentials and summed there, by way of the buffer ``product``.
+    ``e`` is a buffer; ``apart`` keeps the diagonal apart, in ``extra``.
     """
     own = None
     for i, s in enumerate(sums):
@@ -79,18 +89,13 @@ def add(
             s.exponentials(x, block.side(s.dim), e)
         elif i == 0:
             torch.exp(torch.sub(x, shift, out=e) if shift else x, out=e)
-        if i == 0 or shift is None:
-            if apart and block.diagonal is not None:
-                diagonal = e.diagonal(block.diagonal)
-                own = diagonal.clone()
-                diagonal.zero_()
-            if gap is not None:
-                product = torch.mul(e, gap, out=product)
-        s.total[block.side(s.dim)] += e.sum(s.dim)
+        if apart and block.diagonal is not None and (i == 0 or shift is None):
+            diagonal = e.diagonal(block.diagonal)
+            own = diagonal.clone()
+            diagonal.zero_()
+        s.total[block.side(s.dim)] += e.sum(s.dim, dtype=s.total.dtype)
         if own is not None:
             s.extra[block.own(s.dim)] += own
-        if gap is not None and product is not None:
-            s.extra[block.side(s.dim)] += product.sum(s.dim)
 
 
 class Terms(NamedTuple):

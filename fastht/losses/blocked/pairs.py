@@ -131,6 +131,14 @@ class Pairs:
             t.diagonal(block.diagonal).fill_(1.0)
         return t
 
+    def over_temperature(
+        self, cosines: Tensor, targets: Tensor, block: Block
+    ) -> tuple[Tensor, Tensor]:
+        """Return c and T divided by the temperature, T in place."""
+        temperature = self.operands.temperature
+        logits = torch.div(cosines, temperature, out=self.buffer("logits", block))
+        return logits, targets.div_(temperature)
+
 
 def signed(z: Tensor, block: Block, positive: Tensor | None, pairs: Pairs) -> Tensor:
     """Change the sign of positives' logits, in place: ``-y z``."""

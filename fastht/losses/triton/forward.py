@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.losses.triton.exponential import exp
-from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tile_of
+from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tempered, tile_of
 
 
 @triton.jit(do_not_specialize=["R", "C", "offset"])
@@ -23,7 +23,7 @@ def forward_kernel(
     column_shares,  # [C, K]
     row_rounders,  # [3, R]: of features, factors and shares, where their products are aligned
     column_rounders,  # [3, C]
-    inverse_temperature,  # [1]
+    inverse_temperature,  # [2]: rounded, and what that left
     row_parts,  # [statistics, tiles of columns, R]
     column_parts,  # [statistics, tiles of rows, C]
     row_dot,  # [R] without keys: the similarity of each row's own pair
@@ -105,12 +105,12 @@ def forward_kernel(
             tl.store(at_row, tl.sum(apart, axis=1), mask=in_r)
             at_row += row_plane
         if KL > 0:
-            inverse = tl.load(inverse_temperature)
-            logits, wanted = similarity * inverse, target * inverse
+            logits = tempered(similarity, inverse_temperature)
+            wanted = tempered(target, inverse_temperature)
             if KL % 2 == 1:
-                _kl_parts(logits, wanted, in_c, at_row, row_plane, in_r, 1)
+                _kl_parts(logits, wanted, in_c, at_row, row_plane, in_r, PRECISION, 1)
             if KL >= 2:
-                _kl_parts(logits, wanted, in_r, at_column, column_plane, in_c, 0)
+                _kl_parts(logits, wanted, in_r, at_column, column_plane, in_c, PRECISION, 0)
 
 
 @triton.jit
@@ -152,17 +152,68 @@ def _softmax_parts(z, positive, inside, at, plane, stored, KEYS: tl.constexpr, A
 
 
 @triton.jit
-def _kl_parts(logits, wanted, inside, at, plane, stored, AXIS: tl.constexpr):
-    """Write shift and sum of logits and targets along an axis, and the gap between the two."""
+def _kl_parts(
+    logits, wanted, inside, at, plane, stored, PRECISION: tl.constexpr, AXIS: tl.constexpr
+):
+    """Write shift and sum of logits and targets along an axis, and the divergence of the two."""
     summed = _along(inside, 1 - AXIS)
+    logit_shift = tl.max(tl.where(summed, logits, float("-inf")), axis=AXIS)
+    target_shift = tl.max(tl.where(summed, wanted, float("-inf")), axis=AXIS)
+    logits -= _along(logit_shift, AXIS)
+    wanted -= _along(target_shift, AXIS)
+    e = tl.where(summed, exp(logits), 0.0)
+    w = tl.where(summed, exp(wanted), 0.0)
+    logit_sum = _sum_of(e, logits, summed, PRECISION, AXIS)
+    target_sum = _sum_of(w, wanted, summed, PRECISION, AXIS)
     gap = wanted - logits
-    logits = tl.where(summed, logits, float("-inf"))
-    wanted = tl.where(summed, wanted, float("-inf"))
-    logit_shift, target_shift = tl.max(logits, axis=AXIS), tl.max(wanted, axis=AXIS)
-    logit_sum = tl.sum(exp(logits - _along(logit_shift, AXIS)), axis=AXIS)
-    w = exp(wanted - _along(target_shift, AXIS))
+    mean = tl.sum(w * tl.where(summed, gap, 0.0), axis=AXIS) / target_sum
+    divergence = mean + tl.log(logit_sum / target_sum)
+    if PRECISION == "aligned":
+        # The two cancel where it is small, and 16 bits or TensorFloat-32 had no digits to lose.
+        # With r = mean - gap, whose own mean is 0, it is log(1 + the mean of exp(r) - 1 - r): of
+        # terms that are never negative. Where the mean gap is large, so is the divergence, and
+        # exp(mean), by which w exp(r) comes from e, might overflow.
+        near = mean < 20.0
+        mean = tl.where(near, mean, 0.0)
+        r = _along(mean, AXIS) - gap
+        grown = e * _along(exp(mean), AXIS) - (w + w * r)
+        grown = tl.where(tl.abs(r) < 1.0, w * _grown(r), grown)
+        grown = tl.sum(tl.where(summed, grown, 0.0), axis=AXIS) / target_sum
+        small = grown < 1.0
+        precise = tl.where(small, log1p(tl.where(small, grown, 0.0)), tl.log(1.0 + grown))
+        divergence = tl.where(near, precise, divergence)
     tl.store(at, logit_shift, mask=stored)
     tl.store(at + plane, logit_sum, mask=stored)
     tl.store(at + 2 * plane, target_shift, mask=stored)
-    tl.store(at + 3 * plane, tl.sum(w, axis=AXIS), mask=stored)
-    tl.store(at + 4 * plane, tl.sum(w * tl.where(summed, gap, 0.0), axis=AXIS), mask=stored)
+    tl.store(at + 3 * plane, target_sum, mask=stored)
+    tl.store(at + 4 * plane, divergence, mask=stored)
+
+
+@triton.jit
+def _sum_of(e, x, summed, PRECISION: tl.constexpr, AXIS: tl.constexpr):
+    """Return the sum of e to the power of x, of which the largest is 1, rounded almost once.
+
+    Where one pair leads, all others would lose the digits of 1 with each addition.
+    """
+    if PRECISION == "aligned":
+        leads = summed & (x == 0.0)
+        others = tl.sum(tl.where(leads, 0.0, e), axis=AXIS)
+        total = tl.sum(tl.where(leads, 1.0, 0.0), axis=AXIS) + others
+    else:
+        total = tl.sum(e, axis=AXIS)
+    return total
+
+
+@triton.jit
+def _grown(r):
+    """Return ``exp(r) - 1 - r`` for r from -1 to 1, by its series."""
+    x = 1 / 39916800 + r * (1 / 479001600)
+    x = 1 / 3628800 + r * x
+    x = 1 / 362880 + r * x
+    x = 1 / 40320 + r * x
+    x = 1 / 5040 + r * x
+    x = 1 / 720 + r * x
+    x = 1 / 120 + r * x
+    x = 1 / 24 + r * x
+    x = 1 / 6 + r * x
+    return r * r * (0.5 + r * x)

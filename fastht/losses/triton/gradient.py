@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastht.losses.triton.exponential import exp
-from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tile_of
+from fastht.losses.triton.tiles import positive_pairs, similarities, soft_targets, tempered, tile_of
 
 
 @triton.jit(do_not_specialize=["first", "last", "R", "C", "offset"])
@@ -23,7 +23,7 @@ def gradient_kernel(
     column_shares,  # [C, K]
     row_rounders,  # [3, R]: of features, factors and shares, where their products are aligned
     column_rounders,  # [3, C]
-    inverse_temperature,  # [1]
+    inverse_temperature,  # [2]: rounded, and what that left
     softmax_rows,  # [3, R]
     softmax_columns,  # [3, C]
     diagonal,  # [R]
@@ -106,8 +106,8 @@ def gradient_kernel(
             if MSE:
                 dc += tl.load(of_mse + r)[:, None] * (similarity - target)
             if KL > 0:
-                inverse = tl.load(inverse_temperature)
-                logits, wanted = similarity * inverse, target * inverse
+                logits = tempered(similarity, inverse_temperature)
+                wanted = tempered(target, inverse_temperature)
                 if KL % 2 == 1:
                     dc += _kl(logits, wanted, kl_rows, r, R, 1)
                 if KL >= 2:

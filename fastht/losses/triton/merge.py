@@ -55,15 +55,7 @@ def merge_kernel(
         tl.store(mse + n, _summed(parts, n, N, tiles, ACC, BLOCK, STEP), mask=stored)
         parts += plane
     if KL:
-        shift, total = _merged(parts, parts + plane, n, N, tiles, ACC, BLOCK, STEP)
-        tl.store(kl + n, shift, mask=stored)
-        tl.store(kl + N + n, total, mask=stored)
-        parts += 2 * plane
-        shift, total = _merged(parts, parts + plane, n, N, tiles, ACC, BLOCK, STEP)
-        _, gap = _merged(parts, parts + 2 * plane, n, N, tiles, ACC, BLOCK, STEP)
-        tl.store(kl + 2 * N + n, shift, mask=stored)
-        tl.store(kl + 3 * N + n, total, mask=stored)
-        tl.store(kl + 4 * N + n, gap, mask=stored)
+        _merge_kl(parts, kl, n, N, plane, tiles, stored, ACC, BLOCK, STEP)
 
 
 @triton.jit
@@ -82,16 +74,73 @@ def _summed(parts, n, N, tiles, ACC: tl.constexpr, BLOCK: tl.constexpr, STEP: tl
 
 
 @triton.jit
-def _merged(shifts, sums, n, N, tiles, ACC: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr):
-    """Return the largest shift of all tiles, and the sum that belongs to it."""
+def _largest(shifts, n, N, tiles, ACC: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr):
     top = tl.full((STEP, BLOCK), float("-inf"), ACC)
     for start in range(0, tiles, STEP):
         at, inside = _at(n, N, start, tiles, STEP)
         top = tl.maximum(top, tl.load(shifts + at, mask=inside, other=float("-inf")))
-    shift = tl.max(top, axis=0)
+    return tl.max(top, axis=0)
+
+
+@triton.jit
+def _merged(shifts, sums, n, N, tiles, ACC: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr):
+    """Return the largest shift of all tiles, and the sum that belongs to it."""
+    shift = _largest(shifts, n, N, tiles, ACC, BLOCK, STEP)
     total = tl.zeros((STEP, BLOCK), ACC)
     for start in range(0, tiles, STEP):
         at, inside = _at(n, N, start, tiles, STEP)
         moved = exp(tl.load(shifts + at, mask=inside, other=float("-inf")) - shift[None, :])
         total += moved * tl.load(sums + at, mask=inside, other=0.0)
     return shift, tl.sum(total, axis=0)
+
+
+@triton.jit
+def _moved(at, shift, inside):
+    """Return by how much tiles' shifts are above the largest, which is never; 0 without a tile."""
+    shifts = tl.load(at, mask=inside, other=0.0)
+    return tl.where(inside, shifts.to(tl.float64) - shift.to(tl.float64)[None, :], 0.0)
+
+
+@triton.jit
+def _faded(at, plane, shift, inside, ACC: tl.constexpr):
+    """Return tiles' sums of exponentials, which stand behind their shifts, from the largest."""
+    number = tl.load(at + plane, mask=inside, other=0.0).to(tl.float64)
+    return number * exp(_moved(at, shift, inside).to(ACC)).to(tl.float64)
+
+
+@triton.jit
+def _merge_kl(
+    parts, kl, n, N, plane, tiles, stored,
+    ACC: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Write shift and sum of logits and of targets, and the divergence of each row or column.
+
+    Of a tile that is the mean gap and the logarithm of the sums' quotient; the gap of all is the
+    mean of the tiles', and its logarithm that of all sums. The sums are weights in both, so that
+    their own rounding cancels where the divergence is small; what is made of them is in float64.
+    """
+    logit_shift = _largest(parts, n, N, tiles, ACC, BLOCK, STEP)
+    target_shift = _largest(parts + 2 * plane, n, N, tiles, ACC, BLOCK, STEP)
+    logits = tl.zeros((STEP, BLOCK), tl.float64)
+    targets = tl.zeros((STEP, BLOCK), tl.float64)
+    for start in range(0, tiles, STEP):
+        at, inside = _at(n, N, start, tiles, STEP)
+        logits += _faded(parts + at, plane, logit_shift, inside, ACC)
+        targets += _faded(parts + 2 * plane + at, plane, target_shift, inside, ACC)
+    logit_sum, target_sum = tl.sum(logits, axis=0), tl.sum(targets, axis=0)
+    gaps = tl.zeros((STEP, BLOCK), tl.float64)
+    for start in range(0, tiles, STEP):  # once more: all in one loop are too many registers
+        at, inside = _at(n, N, start, tiles, STEP)
+        logit = tl.load(parts + plane + at, mask=inside, other=1.0).to(tl.float64)
+        target = tl.load(parts + 3 * plane + at, mask=inside, other=1.0).to(tl.float64)
+        gap = -tl.log(logit / target)
+        gap += tl.load(parts + 4 * plane + at, mask=inside, other=0.0).to(tl.float64)
+        gap += _moved(parts + 2 * plane + at, target_shift, inside)
+        gap -= _moved(parts + at, logit_shift, inside)
+        gaps += gap * _faded(parts + 2 * plane + at, plane, target_shift, inside, ACC)
+    divergence = tl.sum(gaps, axis=0) / target_sum + tl.log(logit_sum / target_sum)
+    tl.store(kl + n, logit_shift, mask=stored)
+    tl.store(kl + N + n, logit_sum.to(ACC), mask=stored)
+    tl.store(kl + 2 * N + n, target_shift, mask=stored)
+    tl.store(kl + 3 * N + n, target_sum.to(ACC), mask=stored)
+    tl.store(kl + 4 * N + n, divergence.to(ACC), mask=stored)

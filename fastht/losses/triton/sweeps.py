@@ -133,7 +133,10 @@ class Launcher:
         if self.form.sigmoid and bias is None:
             bias = torch.zeros((1,), dtype=self.sums, device=self.device)
         if self.form.kl:
-            inverse = torch.full((1,), 1 / named.temperature, dtype=self.sums, device=self.device)
+            exact = 1 / named.temperature
+            rounded = torch.tensor(exact, dtype=self.sums).item()
+            inverse = self.new(2)
+            inverse[0], inverse[1] = rounded, exact - rounded
         return tuple(
             named.rows if tensor is None else tensor
             for tensor in (

@@ -83,3 +83,14 @@ def soft_targets(
         )  # fmt: skip
         soft = tl.where(share > 0, soft / tl.where(share > 0, share, 1.0), 0.0)
     return tl.where(positive, 1.0, soft)
+
+
+@triton.jit
+def tempered(x, inverse_temperature):
+    """Return x divided by the temperature, rounded as if once.
+
+    Where softmaxes are alike, the divergence is by far smaller than its derivative by the
+    temperature: that the inverse was rounded to float32 would be seen in it. Hence its two parts.
+    """
+    high, low = tl.load(inverse_temperature), tl.load(inverse_temperature + 1)
+    return tl.fma(x, high, x * low)

@@ -100,11 +100,11 @@ def forward(
             run.batch * run.tokens,
             run.pool_span,
             *x.stride(),
-            run.slices,
             call.eps,
             BC=run.padded,
             EVEN_D=run.even(options["BK"]),
             SAVE=save,
+            PREFETCH=options["num_stages"],
             PRECISION=run.precision,
             **options,
         )
@@ -376,7 +376,6 @@ def _mix_backward(
         run.width,
         run.dim,
         tiles,
-        run.slices,
         BC=run.padded,
         FULL=full,
         GATED=run.call.has_gate,
@@ -396,7 +395,7 @@ def _finish(
     partial: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     p, unused = run.params, grads["gamma"]
-    programs = 52 + run.padded + run.hidden + triton.cdiv(run.dim, FINISH_WIDTH)
+    programs = 53 + run.padded + run.hidden + triton.cdiv(run.dim, FINISH_WIDTH)
     run.launch(finish_kernel, programs)(
         taps,
         d_point,

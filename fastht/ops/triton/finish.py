@@ -60,8 +60,8 @@ def finish_kernel(
 ):
     """Finish the gradients of all parameters, a part of them in each program.
 
-    Programs 0 to 48 have a tap of the bank, 49 its biases and a channel filter, 50 the gate but
-    for M1, the next ``BC + 1`` a row of the 1x1 weight each and its bias, the next ``CQ`` a row of
+    Programs 0 to 48 have a tap of the bank, 49 its biases, 50 the gate but for M1, 51 a channel
+    filter, the next ``BC + 1`` a row of the 1x1 weight each and its bias, the next ``CQ`` a row of
     M1; the others have ``BD`` features each of LayerNorm, gammas and both projections.
     """
     role = tl.program_id(0)
@@ -71,23 +71,23 @@ def finish_kernel(
             B, C, BC, FILTER,
         )  # fmt: skip
     elif role == 49:
-        _finish_bias_and_filter(
-            taps, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias,
-            out_filter, B, C, BC, BQ, FILTER,
-        )  # fmt: skip
+        _finish_biases(taps, gate, out_conv3_bias, out_conv5_bias, out_conv7_bias, B, C, BC)
     elif role == 50:
         if GATED:
             _finish_gate(records, out_gate_b1, out_gate_w2, out_gate_b2, B, C, CQ, BC, BQ)
-    elif role < 51 + BC:
-        _finish_point(role - 51, d_point, out_point, tiles, C, BC)
-    elif role == 51 + BC:
+    elif role == 51:
+        if FILTER == "channel":
+            _finish_filter(records, out_filter, B, C, BC, BQ)
+    elif role < 52 + BC:
+        _finish_point(role - 52, d_point, out_point, tiles, C, BC)
+    elif role == 52 + BC:
         _finish_point_bias(d_point_bias, out_point_bias, tiles, C, BC)
-    elif role < 52 + BC + CQ:
+    elif role < 53 + BC + CQ:
         if GATED:
-            _finish_gate_row(role - 52 - BC, records, out_gate_w1, B, C, BC, BQ)
+            _finish_gate_row(role - 53 - BC, records, out_gate_w1, B, C, BC, BQ)
     else:
         _finish_projections(
-            role - 52 - BC - CQ, d_weights, d_up_bias, d_down_bias, norm_weight, norm_bias, gamma,
+            role - 53 - BC - CQ, d_weights, d_up_bias, d_down_bias, norm_weight, norm_bias, gamma,
             gammax, down_weight, out_norm_weight, out_norm_bias, out_gamma, out_gammax,
             out_down_weight, out_down_bias, out_up_weight, out_up_bias, D, groups, C, BC, BD,
         )  # fmt: skip
@@ -208,23 +208,22 @@ def _finish_tap(
 
 
 @triton.jit
-def _finish_bias_and_filter(
-    taps, gate, records, out_conv3_bias, out_conv5_bias, out_conv7_bias, out_filter,
-    B, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, FILTER: tl.constexpr,
-):  # fmt: skip
+def _finish_biases(
+    taps, gate, out_conv3_bias, out_conv5_bias, out_conv7_bias, B, C: tl.constexpr, BC: tl.constexpr
+):
     c = tl.arange(0, BC)
     sum3, sum5, sum7 = _correlation_sums(taps, gate, 49, B, BC)
     store(out_conv3_bias + c, sum3, c < C)
     store(out_conv5_bias + c, sum5, c < C)
     store(out_conv7_bias + c, sum7, c < C)
-    if FILTER == "channel":
-        total = tl.zeros((2048 // BC, BC), tl.float32)
-        for start in range(0, B, 2048 // BC):
-            b = (start + tl.arange(0, 2048 // BC)).to(tl.int64)
-            record = records + b * (4 + 2 * BQ + 2 * BC)
-            at = record[:, None] + (4 + 2 * BQ + BC) + c[None, :]
-            total += tl.load(at, mask=(b < B)[:, None], other=0.0)
-        store(out_filter + c, tl.sum(total, axis=0), c < C)
+
+
+@triton.jit
+def _finish_filter(records, out_filter, B, C: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr):
+    c = tl.arange(0, BC)
+    first = records + (4 + 2 * BQ + BC)
+    total = _sum_of_rows(first, 4 + 2 * BQ + 2 * BC, B, BC)
+    store(out_filter + c, total, c < C)
 
 
 @triton.jit

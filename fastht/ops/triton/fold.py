@@ -27,7 +27,7 @@ def fold_kernel(
     w_down,  # [BC, D] W1
     w_up,  # [D, BC] W2
     w_point,  # [BC, BC] P1
-    sums,  # [slices, 3, BC] row sums of w_norm, of W1 * gamma * ln_b, and of w_skip (forward)
+    sums,  # [3, BC] row sums of w_norm, of W1 * gamma * ln_b, and of w_skip (forward)
     scale_ptr,  # [1] the scale of w_norm
     bank,  # [3, 50, BC] the kernels as 7x7, tap by tap, then the bias
     D,
@@ -35,13 +35,15 @@ def fold_kernel(
     C: tl.constexpr,
     BC: tl.constexpr,
     BD: tl.constexpr,
+    ROWS: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):
     """Write the folded weights in the dtype of the products, and the bank in float32.
 
     Program ``i < SLICES`` folds features ``[i * BD, (i + 1) * BD)``; three pack the convolutions,
-    whose own layout (channel slowest) would be read 49 times without coalescing; the last casts
-    the 1x1 weight.
+    whose own layout (channel slowest) would be read 49 times without coalescing; one casts the
+    1x1 weight; the others have the sums of ``ROWS`` rows of the folded weights each, which they
+    fold for themselves: hundreds of programs read the sums, and would add up those of slices.
     """
     pid = tl.program_id(0)
     if pid == SLICES:
@@ -56,45 +58,79 @@ def fold_kernel(
         point = tl.load(point_weight + o[:, None] * C + i[None, :], mask=square, other=0.0)
         point = point.to(w_point.dtype.element_ty)
         tl.store(w_point + o[:, None] * BC + i[None, :], point)
+    elif pid > SLICES + 3:
+        _sum_rows(
+            (pid - SLICES - 4) * ROWS, norm_weight, norm_bias, gamma, gammax, down_weight,
+            down_bias, sums, scale_ptr, w_norm.dtype.element_ty, D, C, BC, ROWS, BACKWARD,
+        )  # fmt: skip
+    else:
+        _fold_slice(
+            pid * BD + tl.arange(0, BD), norm_weight, gamma, gammax, down_weight, up_weight, w_skip,
+            w_norm, w_down, w_up, D, C, BC, BACKWARD,
+        )  # fmt: skip
+
+
+@triton.jit
+def _fold_slice(
+    d, norm_weight, gamma, gammax, down_weight, up_weight, w_skip, w_norm, w_down, w_up,
+    D, C: tl.constexpr, BC: tl.constexpr, BACKWARD: tl.constexpr,
+):  # fmt: skip
+    c = tl.arange(0, BC)
+    inside = d < D
+    both = (c[:, None] < C) & inside[None, :]
+    at = c[:, None] * D + d[None, :]
+    weight = tl.load(down_weight + at, mask=both, other=0.0).to(tl.float32)
+    if BACKWARD:
+        tl.store(w_down + at, weight.to(w_down.dtype.element_ty), mask=inside[None, :])
     else:
         scale = _norm_scale(gamma, norm_weight, D)
-        if pid == 0:
-            tl.store(scale_ptr, scale)
-        c = tl.arange(0, BC)
-        d = pid * BD + tl.arange(0, BD)
+        g = tl.load(gamma + d, mask=inside, other=0.0).to(tl.float32)
+        gx = tl.load(gammax + d, mask=inside, other=0.0).to(tl.float32)
+        ln_w = tl.load(norm_weight + d, mask=inside, other=0.0).to(tl.float32)
+        norm = (weight * (g * ln_w / scale)[None, :]).to(w_norm.dtype.element_ty)
+        tl.store(w_norm + at, norm, mask=inside[None, :])
+        skip = (weight * gx[None, :]).to(w_skip.dtype.element_ty)
+        tl.store(w_skip + at, skip, mask=inside[None, :])
+    square = inside[:, None] & (c[None, :] < C)
+    up = tl.load(up_weight + d[:, None] * C + c[None, :], mask=square, other=0.0)
+    up = up.to(w_up.dtype.element_ty)
+    tl.store(w_up + d[:, None] * BC + c[None, :], up, mask=inside[:, None])
+
+
+@triton.jit
+def _sum_rows(
+    first, norm_weight, norm_bias, gamma, gammax, down_weight, down_bias, sums, scale_ptr,
+    dtype: tl.constexpr, D, C: tl.constexpr, BC: tl.constexpr, ROWS: tl.constexpr,
+    BACKWARD: tl.constexpr,
+):  # fmt: skip
+    """Write the sums of rows ``first`` to ``first + ROWS`` of the folded weights, and the scale."""
+    scale = _norm_scale(gamma, norm_weight, D)
+    if first == 0:
+        tl.store(scale_ptr, scale)
+    c = first + tl.arange(0, ROWS)
+    by_norm = tl.zeros((ROWS, 1024), tl.float32)
+    by_bias = tl.zeros((ROWS, 1024), tl.float32)
+    by_skip = tl.zeros((ROWS, 1024), tl.float32)
+    for start in range(0, D, 1024):
+        d = start + tl.arange(0, 1024)
         inside = d < D
         both = (c[:, None] < C) & inside[None, :]
         weight = tl.load(down_weight + c[:, None] * D + d[None, :], mask=both, other=0.0)
         weight = weight.to(tl.float32)
         g = tl.load(gamma + d, mask=inside, other=0.0).to(tl.float32)
-        gx = tl.load(gammax + d, mask=inside, other=0.0).to(tl.float32)
         ln_w = tl.load(norm_weight + d, mask=inside, other=0.0).to(tl.float32)
-        ln_b = tl.load(norm_bias + d, mask=inside, other=0.0).to(tl.float32)
-
-        # The row sums must be those of the rounded weights, or |mean| * rounding error remains.
-        norm = (weight * (g * ln_w / scale)[None, :]).to(w_norm.dtype.element_ty)
-        row_sum = tl.sum(norm.to(tl.float32), axis=1)
-        if BACKWARD:
-            tile = weight.to(w_down.dtype.element_ty)
-            tl.store(w_down + c[:, None] * D + d[None, :], tile, mask=inside[None, :])
-        else:
-            tl.store(w_norm + c[:, None] * D + d[None, :], norm, mask=inside[None, :])
-            skip = (weight * gx[None, :]).to(w_skip.dtype.element_ty)
-            tl.store(w_skip + c[:, None] * D + d[None, :], skip, mask=inside[None, :])
-            tl.store(sums + (pid * 3 + 2) * BC + c, tl.sum(skip.to(tl.float32), axis=1))
-        constant = tl.sum(weight * (g * ln_b)[None, :], axis=1)
-        if pid == 0:
-            constant += tl.load(down_bias + c, mask=c < C, other=0.0).to(tl.float32)
-        tl.store(sums + (pid * 3) * BC + c, row_sum)
-        tl.store(sums + (pid * 3 + 1) * BC + c, constant)
-
-        up = tl.load(
-            up_weight + d[:, None] * C + c[None, :],
-            mask=inside[:, None] & (c[None, :] < C),
-            other=0.0,
-        )
-        up = up.to(w_up.dtype.element_ty)
-        tl.store(w_up + d[:, None] * BC + c[None, :], up, mask=inside[:, None])
+        # The sums must be those of the rounded weights, or |mean| * rounding error remains.
+        by_norm += (weight * (g * ln_w / scale)[None, :]).to(dtype).to(tl.float32)
+        if not BACKWARD:
+            gx = tl.load(gammax + d, mask=inside, other=0.0).to(tl.float32)
+            ln_b = tl.load(norm_bias + d, mask=inside, other=0.0).to(tl.float32)
+            by_bias += weight * (g * ln_b)[None, :]
+            by_skip += (weight * gx[None, :]).to(dtype).to(tl.float32)
+    tl.store(sums + c, tl.sum(by_norm, axis=1))
+    if not BACKWARD:
+        bias = tl.load(down_bias + c, mask=c < C, other=0.0).to(tl.float32)
+        tl.store(sums + BC + c, tl.sum(by_bias, axis=1) + bias)
+        tl.store(sums + 2 * BC + c, tl.sum(by_skip, axis=1))
 
 
 @triton.jit
@@ -133,15 +169,3 @@ def _pack_convolution(
         value += tl.load(bias + c[None, :] + 0 * tap[:, None], mask=last, other=0.0).to(tl.float32)
         at = bank + (index * 50 + tap)[:, None] * BC + c[None, :]
         tl.store(at, value, mask=(tap < 50)[:, None])
-
-
-@triton.jit
-def folded_sum(sums, row: tl.constexpr, SLICES, BC: tl.constexpr):
-    """Return one row of ``sums``, added up over the slices in their order."""
-    c = tl.arange(0, BC)
-    total = tl.zeros((16, BC), tl.float32)
-    for start in range(0, SLICES, 16):
-        i = start + tl.arange(0, 16)
-        at = sums + (i * 3 + row)[:, None] * BC + c[None, :]
-        total += tl.load(at, mask=(i < SLICES)[:, None], other=0.0)
-    return tl.sum(total, axis=0)

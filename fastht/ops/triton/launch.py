@@ -19,6 +19,7 @@ from fastht.ops.triton.replay import Recording
 from fastht.ops.triton.spectral import analyse_kernel, synthesise_kernel
 
 FOLD_TILE = 4096  # weights a program of the fold kernel
+FOLD_ROWS = 2  # rows of weights that a program of it adds up
 FILTER_GROUPS = 16  # groups of images in the filter's gradient
 # How products are made, and those of the full filter's float32 numbers: see
 # fastht.ops.triton.products.
@@ -71,7 +72,6 @@ class Launcher:
         self.padded_hidden = max(16, triton.next_power_of_2(self.hidden))
         self.dtype = call.product_dtype
         self.fold_width = FOLD_TILE // self.padded
-        self.slices = triton.cdiv(self.dim, self.fold_width)
         self.filter = params["spectral_filter"] if call.has_filter else params["gamma"]
         self.filter_kind = "none"
         self.filter_stride = 1
@@ -99,6 +99,8 @@ class Launcher:
         if kernel in CONVOLVING:  # a row of patches has whole pairs of pixels or none
             pixels = chosen.get("PIXELS", 1) if self.width % 2 == 0 else 1
             chosen = {**chosen, "PIXELS": pixels}
+        if kernel == "up":
+            chosen = {"AHEAD": 0, "ACROSS": 0, **chosen}
         return {**chosen, **FUSED_ARITHMETIC}
 
     def even(self, width: int) -> bool:
@@ -142,7 +144,7 @@ class Launcher:
 
     def fold(self, backward: bool) -> Folded:
         """Fold the parameters; the two passes need different copies of the down-projection."""
-        slices = self.slices
+        slices = triton.cdiv(self.dim, self.fold_width)
         weights = [self.new(self.padded, self.dim, dtype=self.dtype) for _ in range(2 - backward)]
         w_skip, w_norm, w_down = (weights * 3)[:3] if backward else (*weights, weights[0])
         folded = Folded(
@@ -151,12 +153,12 @@ class Launcher:
             w_down=w_down,
             w_up=self.new(self.dim, self.padded, dtype=self.dtype),
             w_point=self.new(self.padded, self.padded, dtype=self.dtype),
-            sums=self.new(slices, 3, self.padded),
+            sums=self.new(3, self.padded),
             scale=self.new(1),
             bank=self.new(3, 50, self.padded),
         )
         p = self.params
-        self.launch(fold_kernel, slices + 4)(
+        self.launch(fold_kernel, slices + 4 + self.padded // FOLD_ROWS)(
             p["norm.weight"],
             p["norm.bias"],
             p["gamma"],
@@ -184,8 +186,9 @@ class Launcher:
             C=self.channels,
             BC=self.padded,
             BD=self.fold_width,
+            ROWS=FOLD_ROWS,
             BACKWARD=backward,
-            **SMALL,
+            **(FEW if self.padded >= 128 else SMALL),
         )
         return folded
 
@@ -278,7 +281,6 @@ class Launcher:
             self.height,
             self.width,
             self.dim,
-            self.slices,
             BC=self.padded,
             WP=max(16, triton.next_power_of_2(self.width)),
             KP=scratch.shape[2],

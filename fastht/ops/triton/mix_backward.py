@@ -6,7 +6,6 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.depthwise import depthwise, tile_tokens
-from fastht.ops.triton.fold import folded_sum
 
 
 @triton.jit
@@ -18,16 +17,16 @@ def write_sums(
     The means are those of the LayerNorm's backward, as sums over C: ``mean(dh_norm) = du .
     row_sum / D`` and ``mean(dh_norm * x_hat) = du . u_norm / D`` (identity 5 of the design).
     """
+    counted = tl.where(row_inside[:, None], du, 0.0)
+    tl.store(du_sum + tl.arange(0, BC), tl.sum(counted, axis=0))
     saved = tl.load(u_norm + offset, mask=row_inside[:, None], other=0.0).to(tl.float32)
     first = tl.sum(du * row_sum[None, :], axis=1) * (scale / D)
     second = tl.sum(du * saved, axis=1) * (scale / D)
-    tl.store(row_means + token * 2, first, mask=row_inside)
-    tl.store(row_means + token * 2 + 1, second, mask=row_inside)
-    counted = tl.where(row_inside[:, None], du, 0.0)
-    tl.store(du_sum + tl.arange(0, BC), tl.sum(counted, axis=0))
+    at = row_means + token[:, None] * 2 + tl.arange(0, 2)[None, :]
+    tl.store(at, tl.join(first, second), mask=row_inside[:, None])
 
 
-@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "SLICES"])
+@triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles"])
 def mix_backward_kernel(
     dv,
     u_norm,
@@ -44,7 +43,6 @@ def mix_backward_kernel(
     W,
     D,
     num_tiles,
-    SLICES,
     BC: tl.constexpr,
     BM: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -73,7 +71,7 @@ def mix_backward_kernel(
         finished = row_inside
     total = total.to(du.dtype.element_ty)
     tl.store(du + offset, total, mask=row_inside[:, None])
-    row_sum = folded_sum(sums, 0, SLICES, BC)
+    row_sum = tl.load(sums + c)
     write_sums(
         total.to(tl.float32), u_norm, offset, b * N + rows, finished, row_sum,
         tl.load(scale_ptr), row_means, du_sums + pid.to(tl.int64) * BC, D, BC,

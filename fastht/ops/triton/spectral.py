@@ -12,7 +12,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.fold import folded_sum
 from fastht.ops.triton.mix_backward import write_sums
 from fastht.ops.triton.products import add_product, multiply
 
@@ -129,7 +128,7 @@ def analyse_kernel(
         tl.store(at, gradient, mask=inside_filter)
 
 
-@triton.jit(do_not_specialize=["N", "P", "H", "W", "SLICES"])
+@triton.jit(do_not_specialize=["N", "P", "H", "W"])
 def synthesise_kernel(
     scratch,
     target,  # [B, N, BC] the filtered map, or du where BACKWARD
@@ -144,7 +143,6 @@ def synthesise_kernel(
     H,
     W,
     D,
-    SLICES,
     BC: tl.constexpr,
     WP: tl.constexpr,
     KP: tl.constexpr,
@@ -176,7 +174,7 @@ def synthesise_kernel(
     value = value.to(target.dtype.element_ty)
     tl.store(target + offset, value, mask=in_row[:, None])
     if BACKWARD:
-        row_sum = folded_sum(sums, 0, SLICES, BC)
+        row_sum = tl.load(sums + c)
         write_sums(
             value.to(tl.float32), u_norm, offset, token, in_row, row_sum,
             tl.load(scale_ptr), row_means, du_sums + tl.program_id(0).to(tl.int64) * BC, D, BC,

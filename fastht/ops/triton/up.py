@@ -8,6 +8,7 @@ import triton.language as tl
 from fastht.ops.triton.depthwise import tile_tokens
 from fastht.ops.triton.mix import dropout_scale, gated_map, normal, square_weight
 from fastht.ops.triton.products import multiply
+from fastht.ops.triton.tokens import add_dealt, fetch_ahead
 
 
 @triton.jit(do_not_specialize=["N", "P", "H", "W", "num_tiles", "threshold"])
@@ -43,6 +44,8 @@ def up_kernel(
     EVEN_D: tl.constexpr,
     UNROLL: tl.constexpr,
     PIXELS: tl.constexpr,
+    AHEAD: tl.constexpr,
+    ACROSS: tl.constexpr,
     DROPOUT: tl.constexpr,
     REBUILD: tl.constexpr,
     PREFETCH: tl.constexpr,
@@ -52,6 +55,9 @@ def up_kernel(
 
     With ``REBUILD``, ``x`` is what this kernel once wrote, and ``out`` becomes what it was made
     of: the update, which is the same to the bit, is taken away again.
+
+    ``AHEAD`` features of the tokens are asked for before the convolution, and ``ACROSS`` warps
+    share the features of a product: see :mod:`fastht.ops.triton.tokens`; 0 does without.
     """
     pid = tl.program_id(0)
     b = pid // num_tiles
@@ -59,6 +65,8 @@ def up_kernel(
     c = tl.arange(0, BC)
     rows, row_inside, is_patch = tile_tokens(tile, N, P, BM, PIXELS)
     dtype = w_up.dtype.element_ty
+    if AHEAD:
+        fetch_ahead(x + b.to(tl.int64) * stride_xb, rows, N, D, stride_xn, stride_xd, AHEAD)
 
     kernel = kernels + b.to(tl.int64) * 50 * BC
     v, s = gated_map(
@@ -77,6 +85,13 @@ def up_kernel(
             z *= dropout_scale(tl.load(seed), token, threshold, inverse, C, BC)
     z = z.to(dtype)
 
+    if ACROSS:
+        add_dealt(
+            x + b.to(tl.int64) * stride_xb, out + b.to(tl.int64) * stride_ob, w_up, up_bias, z,
+            rows, N, D, stride_xn, stride_xd, stride_on, stride_od,
+            BC, BM, BD, ACROSS, EVEN_D, REBUILD, PRECISION,
+        )  # fmt: skip
+        return
     x_rows = x + b.to(tl.int64) * stride_xb + rows.to(tl.int64) * stride_xn
     out_rows = out + b.to(tl.int64) * stride_ob + rows.to(tl.int64) * stride_on
     # x feeds no product, so Triton prefetches it only where it is told to.

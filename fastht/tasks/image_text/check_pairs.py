@@ -13,8 +13,7 @@ from tqdm import tqdm
 from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
 from fastht.data.captions import Cleaning
 from fastht.data.check import Findings, count_table, describe_pixels, follow_patients, tell
-from fastht.data.embedded import is_embedded
-from fastht.data.headers import read_headers
+from fastht.data.headers import with_frames_noted
 from fastht.data.layouts import scan_cases
 from fastht.data.notes import examples, plural
 from fastht.data.set_records import is_set, make_records
@@ -94,6 +93,7 @@ def _load(arguments: PairsCheckArguments) -> tuple[RecordSet | None, list[str]]:
 
 def inspect_records(records: RecordSet) -> Findings:
     """Read every image; collect what is wrong instead of raising."""
+    records = with_frames_noted(records)
     findings = Findings([records.describe(), *count_table(records.records)])
     findings.notes += [note.text for note in records.notes if note.text]
     sizes: Counter[tuple[int, int]] = Counter()
@@ -130,12 +130,6 @@ def inspect_records(records: RecordSet) -> Findings:
         count = sum(len(group) - 1 for group in alike)
         remedy = "without patients, copies may be trained on and held out"
         findings.notes.append(f"{plural(count, 'image')} twice: {some}; {remedy}")
-    files = [record.image for record in records if not is_embedded(record.image)]
-    whole = {record.image for record in records if record.frame is None}
-    headers = read_headers(file for file in files if file in whole)
-    if several := [file for file, header in headers.items() if header.pictures > 1]:
-        what = f"{plural(len(several), 'file')} of several pictures, read in the middle"
-        findings.notes.append(f"{what}: {examples(several)}; name one by a column frame")
     follow_patients(findings, records)
     return findings
 

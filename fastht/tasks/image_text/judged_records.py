@@ -15,6 +15,7 @@ import fastht
 from fastht.data import DataError, ImageTextDataset, Record, RecordSet, load_records
 from fastht.data.captions import Cleaning
 from fastht.data.cases import Case
+from fastht.data.headers import with_frames_noted
 from fastht.tasks.image_text.reading import READING_OPTIONS, PairsData
 from fastht.tasks.image_text.run import (
     UNKNOWN_FILES,
@@ -315,10 +316,13 @@ def open_pairs(
 def load_judged(
     data: str, options: Mapping[str, Any], cleaning: Cleaning, attributes: Iterable[str]
 ) -> RecordSet:
-    """Read pairs by the options that are given; what is empty or ``None`` is left alone."""
+    """Read pairs by the options that are given, and note those whose frame is not.
+
+    What is empty or ``None`` is left alone.
+    """
     given = {name: options[name] for name in READING_OPTIONS if options.get(name)}
     given |= {"cleaning": cleaning, "attribute_keys": tuple(attributes)}
-    return load_records(data, **given)
+    return with_frames_noted(load_records(data, **given))
 
 
 def keep_unseen(found: RecordSet, own: bool, clip: ClipRun) -> tuple[Record, ...]:

@@ -14,8 +14,7 @@ from accelerate.utils import set_seed
 
 import fastht
 from fastht.data import DataError, RecordSet, load_records, split_records
-from fastht.data.headers import SEVERAL_PICTURES, note_several_pictures, read_headers
-from fastht.data.notes import Note
+from fastht.data.headers import with_frames_noted
 from fastht.data.overlap.remembered import remember
 from fastht.data.records import note_patients
 from fastht.data.signature import note_copies, record_entries
@@ -233,8 +232,10 @@ def train(arguments: TrainArguments) -> dict[str, Any]:
         write_json(out / ARGUMENTS_NAME, plain)
         entries = record_entries(sides)
         keep_data(out, entries)
-        for note in (*note_copies(entries), *_note_frames(records)):
-            records = replace(records, notes=(*records.notes, note))
+        read = len(records.notes)
+        records = replace(records, notes=(*records.notes, *note_copies(entries)))
+        records = with_frames_noted(records)  # all files were just read for their digests
+        for note in records.notes[read:]:
             print(f"note: {note.text}", flush=True)
     # A resumed run too is the base until it goes on: no copy of towers that train is needed.
     with task.as_base():
@@ -351,16 +352,6 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise ResumeError(f"{out} holds a run already: add --resume, or give another --out")
     if resume and not occupied:
         raise ResumeError(f"{out} holds no state to resume from; start it without --resume")
-
-
-def _note_frames(records: RecordSet) -> tuple[Note, ...]:
-    """Note files of several pictures without a frame, unless their layout has told of them.
-
-    Right after all files were read for their digests, so that headers cost little.
-    """
-    if any(note.kind == SEVERAL_PICTURES for note in records.notes):
-        return ()
-    return note_several_pictures(read_headers(r.image for r in records if r.frame is None))
 
 
 def _digest(tokenizer: CaptionFit) -> str:

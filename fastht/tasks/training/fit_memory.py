@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from fastht.backbones import UnsupportedModelError, find_backbone
-from fastht.bench.memory import saved_bytes
 from fastht.budget import BudgetError, Choice, choose, count_costs, held_bytes
 from fastht.patch import set_recompute
+from fastht.saved_bytes import saved_bytes
 from fastht.tasks.training.config import TrainerConfig
 from fastht.tasks.training.state import (
     load_trainable_state,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from clip_runs import train_pairs
+from PIL import Image
 
 from fastht.data import DataError
 from fastht.tasks.image_text.align import AlignArguments, align
@@ -91,3 +92,22 @@ def test_a_column_that_makes_no_groups_is_refused(column, message, pairs, tiny_m
     with pytest.raises(DataError, match=message):
         align(AlignArguments(data=str(pairs), within=(column,), **options))
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_several_pictures_are_told(pairs, tiny_model, tmp_path, capsys):
+    """Of a plain table, whose layout tells nothing; a named frame is no loss."""
+    rows = []
+    for i, frame in enumerate(("", "2", "", "")):
+        with Image.open(pairs.with_name(f"{i:02}.png")) as image:
+            more = {"save_all": True, "append_images": [image.copy()] * 2} if i < 2 else {}
+            image.save(tmp_path / f"{i}.tiff", **more)
+        rows.append(f"{i}.tiff,Ultrasound number {i} of the neck,{frame}")
+    table = tmp_path / "frames.csv"
+    table.write_text("\n".join(["filepath,title,frame", *rows]))
+    options = {"model": tiny_model, "pretrained": "none", "workers": 0, "out": tmp_path / "out"}
+    align(AlignArguments(data=str(table), **options))
+    printed = capsys.readouterr().out
+    assert printed.count("1 file of several pictures, of which the middle one is read: ") == 1
+    assert "0.tiff (3); name one by a column frame" in printed
+    notes = results_of(tmp_path / "out")["provenance"]["notes"]
+    assert notes["files_of_several_pictures"] == 1

@@ -54,7 +54,7 @@ def test_one_of_each_fault_is_listed_at_once(pairs, tmp_path, capsys):
         "2 captions of 18 longer than the 77 tokens",
         "2 captions become equal to others",
         "1 image twice: 05.png of 04.png",
-        "06.tif; name one by a column frame",
+        "06.tif (3); name one by a column frame",
         "2 problems:",
         "00.png: not an image that can be read",
         "02.png and 03.png: the same pixels, of patients p1 and p99; remove one",

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from fastht.bench.memory import saved_bytes
 from fastht.budget import BudgetError
+from fastht.saved_bytes import saved_bytes
 from fastht.tasks.images import run as module
 from fastht.tasks.images.commands import train
 from fastht.tasks.results.finished_runs import RESULTS_NAME

@@ -12,9 +12,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from fastht.bench.memory import saved_bytes
 from fastht.budget import MIB, BudgetError
 from fastht.patch import patch_record, set_recompute
+from fastht.saved_bytes import saved_bytes
 from fastht.tasks.image_text.train import TrainArguments, train
 from fastht.tasks.training import fit_memory as module
 from fastht.tasks.training.config import TrainerConfig
