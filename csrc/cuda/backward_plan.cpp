@@ -293,7 +293,7 @@ void BackwardPlan::run(const BackwardCall& call, const Launch& launch) const {
   Workspace workspace(call.workspace);
   arrange(a, call, workspace);
   const Problem& p = problem_;
-  const int padded = padded_channels(p.channels), bytes = bytes_of(p.products);
+  const int padded = padded_channels(p.channels);
   launch(0, fold_blocks(a.fold), kFoldThreads * 4, &a.fold);
   const bool full = p.filter == Filter::kFull;
   if (full) launch(5, spectral_.blocks(a.spectral), spectral_.shared(), &a.spectral);
