@@ -106,6 +106,12 @@ def far_apart(x):
     return torch.stack((x, x), dim=-1)[..., 0]
 
 
+def named(case):
+    """Name a case by its values, functions by their names: processes must agree on it."""
+    values = case.items() if isinstance(case, dict) else [("width", case)]
+    return "-".join(f"{key}={getattr(value, '__name__', value)}" for key, value in values)
+
+
 # Features that fill the products, or end within one, or within a thread's eight; no image's tokens
 # fill its tiles.
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def far_apart(x):
         ({"BD": 64, "ACROSS": 2}, {"dim": 72, "layout": far_apart, "channels": 24}),
         ({"BD": 32, "ACROSS": 1}, {"dim": 64, "dtype": torch.float16}),
     ],
-    ids=str,
+    ids=named,
 )
 def test_features_that_change_places_are_written_to_their_own(options, shape):
     tiles = {"BM": 32, "BD": 32, "PIXELS": 2}
@@ -137,7 +143,7 @@ def test_features_that_change_places_are_written_to_their_own(options, shape):
         (512, {"dim": 600, "grid": (5, 6), "prefix": 5}),
         (256, {"dim": 192, "grid": (3, 13), "batch": 3, "layout": in_turns}),
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_is_asked_for_ahead_is_all_of_the_tokens_and_nothing_else(monkeypatch, width, shape):
     from triton.runtime import interpreter
