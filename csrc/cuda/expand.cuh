@@ -239,13 +239,17 @@ struct Expand {
   }
 
   // Some tokens: dx of this warp's eight, and all of them in the sums. Without a branch but at the
-  // end: what is not needed is not stored.
+  // end: what is not needed is not stored. Of whole floats dx is stored where it is known, and the
+  // pairs are taken one by one: the parts of their numbers have the registers.
   FASTHT_DEVICE void add_step(int first, int stage, int step, const Places& places,
                               const typename P::Left (&down)[kBlocks][kGroups],
                               const float (&skip)[kEach], const float (&norm)[kEach],
                               Sums& sums) const {
     float values[kOwn][2][kEach];
-    FASTHT_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
+    const auto write_own = [&](int own) {
+      write(first + step + (part + own) * 8 + lane % 4 * 2, values[own]);
+    };
+    FASTHT_UNROLL_BY(kHeld ? kPairs : 1) for (int pair = 0; pair < kPairs; ++pair) {
       const int token = step + (pair ^ part / 2) * 16;
       const Quad* const du = narrow + (stage * 2 * kTokens + token) * kNarrowChunks;
       const Quad* const x = wide + (stage * 2 * kTokens + token) * kWideChunks;
@@ -287,6 +291,7 @@ struct Expand {
           const float inner = fused(grad, norm[f], -row[i].v[2]) - hat[i][f] * row[i].v[3];
           values[half][i][f] = fused(row[i].v[1], inner, fused(grad, skip[f], upstream[i][f]));
         }
+        if constexpr (!kHeld) write_own(half);
       }
       FASTHT_UNROLL for (int m = 0; m < kRowTiles; ++m) {
         if constexpr (!kHeld) keep_order();
@@ -302,8 +307,9 @@ struct Expand {
           Transposed::multiply(sums.by_out[m][f], active, by_out[f]);
       }
     }
-    FASTHT_UNROLL for (int own = 0; own < kOwn; ++own)
-      write(first + step + (part + own) * 8 + lane % 4 * 2, values[own]);
+    if constexpr (kHeld) {
+      FASTHT_UNROLL for (int own = 0; own < kOwn; ++own) write_own(own);
+    }
   }
   FASTHT_DEVICE Part part_at(const Quad* quad) const {
     constexpr int kPieces = 16 / (kEach * X::kBytes);

@@ -157,9 +157,11 @@ struct Float32Products {
   }
   FASTHT_DEVICE static void split_of(float value, Word rounded, Word& big, Word& small) {
     big = rounded;
-    // An infinity has no rest: its difference from itself would be NaN.
+    // An infinity has no rest: its difference from itself would be NaN. Made for all and then chosen:
+    // under the condition it would be a branch, or as many instructions with predicates.
     const float rest = value - as_float(big);
-    small = (big & 0x7f800000u) == 0x7f800000u ? 0u : round_to_tf32(rest);
+    const Word rounded_rest = round_finite_to_tf32(rest);
+    small = is_finite(rest) ? rounded_rest : 0u;
   }
   struct Left {
     float v[2][8];
