@@ -86,7 +86,6 @@ _THIN = (
 # been compiled: docs/cuda_spills.md says what.
 ALLOWED = {
     ("sm_80", "32>fp16", 64): {"contract": 16},
-    ("sm_90a", "32", 64): {"expand": 5},
     ("sm_90a", "32", 128): {"down": 3},
     ("sm_100", "32>bf16", 64): {"down": 4, "expand": 4},
     ("sm_100", "32>fp16", 64): {"down": 4, "expand": 4},

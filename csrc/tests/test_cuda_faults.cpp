@@ -309,6 +309,21 @@ void test_rounding() {
   run<P>(+body, {truncated.floats()}, 1, 32, 0, 0, true);
   expect(nearest.at(0) == 1.0f + 0x1p-23f, "products are not rounded to nearest");
   expect(truncated.at(0) == 1.0f, "products are not truncated");
+  // The two parts of a float32 number are TensorFloat-32 and miss it by less than its last digit.
+  // What is not finite is the first part alone.
+  for (const Word bits : {0x3f800001u, 0xc0490fdbu, 0x42c80fffu, 0x0da24260u, 0u, 0x7f7fe123u,
+                          0x7f7fffffu, 0x7f800000u, 0xff800000u, 0x7fc00000u, 0x7fffffffu}) {
+    const float value = as_float(bits);
+    Word big, small;
+    Float32Products::split(value, big, small);
+    const float first = as_float(big), second = as_float(small);
+    const bool whole = ((big | small) & 0x1fffu) == 0;
+    const double sum = static_cast<double>(first) + second;
+    const bool near = std::isfinite(first)
+                          ? std::abs(sum - value) <= std::abs(value) * 0x1p-22
+                          : small == 0 && std::isnan(first) == std::isnan(value);
+    expect((whole || std::isnan(first)) && near, "the parts of float32 are wrong");
+  }
 }
 
 }  // namespace fastht::cuda::test
