@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.products import add_product
+from fastht.ops.triton.products import add_product, settled
 
 # Of tokens whose mean is more than 4 standard deviations off, 16-bit products lose digits to it.
 APART = tl.constexpr(16.0)
@@ -160,6 +160,8 @@ def _project(
         if SHIFTED:
             operand = centred.to(dtype)
         acc_norm = add_product(operand, tl.trans(norm), acc_norm, PRECISION)
+        if not SHIFTED:  # both products read x where it was copied to, as the sums do
+            acc_norm = settled(acc_norm)
     return acc_skip, acc_norm, total, squares
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+_COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # the interpreter has no instructions
+
 
 @triton.jit
 def add_product(a, b, acc, PRECISION: tl.constexpr):
@@ -31,6 +33,19 @@ def add_product(a, b, acc, PRECISION: tl.constexpr):
         acc = tl.dot(_rounded(a), _rounded(b), acc, input_precision="tf32")
     else:
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    return acc
+
+
+@triton.jit
+def settled(acc):
+    """Return float32 sums as soon as all products so far have been added to them.
+
+    Of a load that feeds products and something else as well, Triton keeps a slot too few: with
+    products in flight at the end of a turn it would be refilled under them (3.9, on Hopper).
+    Whoever uses the sums of the last product waits for it; this is a use that costs nothing.
+    """
+    if _COMPILED:
+        acc = tl.inline_asm_elementwise("", "=f,0", [acc], dtype=tl.float32, is_pure=True, pack=1)
     return acc
 
 
