@@ -79,19 +79,13 @@ _THIN = (
     *(Kind(arch, 64, "bf16", True, _THIN_GRIDS) for arch in DEVICES),
     *_ONCE_SPILLED,
 )
-# What is known to use local memory, and the most instructions that do, all of tokens of float32:
-# contract under fp16 autocast on sm_80, expand and down under autocast on sm_100, and expand of
-# unaligned tokens on sm_120, where two blocks leave 128 registers; contract of strict float32 on
-# sm_100; and, with 128 channels, down of strict float32 and unaligned tokens. Nothing else that has
-# been compiled: docs/cuda_spills.md says what.
+# What is known to use local memory, and the most instructions that do, all of tokens of float32
+# that are not aligned: expand under autocast on sm_100, and, with 128 channels, contract of strict
+# float32. Nothing else that has been compiled: docs/cuda_spills.md says what.
 ALLOWED = {
-    ("sm_80", "32>fp16", 64): {"contract": 16},
-    ("sm_90a", "32", 128): {"down": 3},
-    ("sm_100", "32>bf16", 64): {"down": 4, "expand": 4},
-    ("sm_100", "32>fp16", 64): {"down": 4, "expand": 4},
-    ("sm_100", "32", 64): {"contract": 80},
-    ("sm_120", "32>bf16", 64): {"expand": 2},
-    ("sm_120", "32>fp16", 64): {"expand": 2},
+    ("sm_90a", "32", 128): {"contract": 4},
+    ("sm_100", "32>bf16", 64): {"expand": 2},
+    ("sm_100", "32>fp16", 64): {"expand": 2},
 }
 
 
