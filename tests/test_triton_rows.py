@@ -163,7 +163,7 @@ def test_what_is_asked_for_ahead_is_all_of_the_tokens_and_nothing_else(monkeypat
             super().__init__(x, *arguments)
 
     monkeypatch.setattr(interpreter.interpreter_builder, "create_inline_asm", noted, raising=False)
-    monkeypatch.setattr(tokens, "_COMPILED", tl.constexpr(True))
+    monkeypatch.setattr(tokens, "COMPILED", tl.constexpr(True))
     monkeypatch.setattr(adapter, "Launcher", Noted)
     with rows({"up"}, AHEAD=width, BM=32):
         out, _ = results(**shape)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # the interpreter has no instructions
+COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # the interpreter has no instructions
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def settled(acc):
     products in flight at the end of a turn it would be refilled under them (3.9, on Hopper).
     Whoever uses the sums of the last product waits for it; this is a use that costs nothing.
     """
-    if _COMPILED:
+    if COMPILED:
         acc = tl.inline_asm_elementwise("", "=f,0", [acc], dtype=tl.float32, is_pure=True, pack=1)
     return acc
 

@@ -12,10 +12,8 @@ import triton
 import triton.language as tl
 
 from fastht.ops.triton.planes import within
-from fastht.ops.triton.products import multiply
+from fastht.ops.triton.products import COMPILED, multiply
 
-# The interpreter has no machine instructions, and no cache to fill.
-_COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
 # Threads are dealt out to neighbouring features first, and then to the dimensions in their order
 # from the last; up to Triton 3.6 from the first.
 _LAST_FIRST = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7))
@@ -32,7 +30,7 @@ def fetch_ahead(x, rows, N, D, stride_n, stride_d, WIDTH: tl.constexpr):
     Rows that the image does not have ask for its first or last token again. It is a hint to the
     chip, from which no value depends.
     """
-    if _COMPILED:
+    if COMPILED:  # the interpreter has no cache to fill
         each: tl.constexpr = _FETCHED // (x.dtype.element_ty.primitive_bitwidth // 8)
         there = tl.maximum(tl.minimum(rows, N - 1), 0)
         pointers = x + there.to(tl.int64)[:, None] * stride_n
