@@ -13,6 +13,14 @@ exact in whatever order they are added and whatever is cut. Only the products wi
 are cut, in a sum of their own that is 4,096 times as small, and the two sums are added once, as
 float32 adds.
 
+The parts left over have to fit TensorFloat-32 too. Rounded to the nearest, a number loses the same
+wherever it occurs: a constant that all rows have shifted all products by up to half of float32's
+last place, and rows of numbers of one size were off by three, which no batch averages. So they are
+dithered: to the places that are cut off is added what depends on row and feature, and takes all
+values equally often over either (Weyl's sequences of the golden ratio and of the square root of 2,
+combined by an exclusive or). A number is rounded up as often as what it loses says, and one that
+fits stays as it is.
+
 Errors are then small beside the product of two lengths (some 2e-8 of it), not beside the sum of the
 products' sizes: where rows have their large numbers in different places, ten thousand times as
 large as all others, similarities that are as small as that keep fewer digits than float32's.
@@ -25,7 +33,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastht.ops.triton.products import nearest_tf32
+CUT = tl.constexpr(0x1FFF)  # float32's places that TensorFloat-32 lacks
 
 
 @triton.jit(do_not_specialize=["R", "C"])
@@ -34,6 +42,7 @@ def rounders_kernel(
     columns,  # [C, E]
     row_rounders,  # [R]
     column_rounders,  # [C]
+    feature_dithers,  # [E]
     R,
     C,
     E,
@@ -42,17 +51,28 @@ def rounders_kernel(
 ):
     """Write each row's rounder: a number that rounds the row's to a grid where it is added to them.
 
-    Its last place is that grid. E is a multiple of ``WIDTH``.
+    Its last place is that grid. To add multiples of the grid does not change how it rounds: in its
+    last places stands the row's part of the dither. A feature's part stands in those of a number
+    from 1. E is a multiple of ``WIDTH``.
     """
     block, row_blocks = tl.program_id(0), tl.cdiv(R, BLOCK)
     if block < row_blocks:
-        _write_rounders(rows, row_rounders, block, R, E, BLOCK, WIDTH)
+        _write_rounders(rows, row_rounders, block, R, E, 0, BLOCK, WIDTH)
     else:
-        _write_rounders(columns, column_rounders, block - row_blocks, C, E, BLOCK, WIDTH)
+        block -= row_blocks
+        # A pair's numbers are alike, and one of them is rounded up where the other is rounded down.
+        _write_rounders(columns, column_rounders, block, C, E, CUT, BLOCK, WIDTH)
+    if tl.program_id(0) == 0:
+        for first in range(0, E, WIDTH):
+            k = first + tl.arange(0, WIDTH)
+            dither = (k * 3393) & CUT  # 2**13 * (square root of 2 - 1)
+            tl.store(feature_dithers + k, (0x3F800000 | dither).to(tl.float32, bitcast=True))
 
 
 @triton.jit
-def _write_rounders(numbers, rounders, block, N, E, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+def _write_rounders(
+    numbers, rounders, block, N, E, FLIP: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+):
     n = block * BLOCK + tl.arange(0, BLOCK)
     stored = n < N
     at = numbers + tl.minimum(n, N - 1).to(tl.int64)[:, None] * E + tl.arange(0, WIDTH)[None, :]
@@ -68,32 +88,44 @@ def _write_rounders(numbers, rounders, block, N, E, BLOCK: tl.constexpr, WIDTH: 
     exponent = (((bits >> 52) - 1023) >> 1) + 1  # of m
     # 1.5 * 2**23 grids, so that sums with numbers of either sign have the same last place.
     biased = tl.minimum(tl.maximum(exponent - 12 + 23 + 127, 1), 254).to(tl.int32)
-    rounder = ((biased << 23) | 0x400000).to(tl.float32, bitcast=True)
+    dither = (((n & CUT) * 5063) & CUT) ^ FLIP  # 2**13 / golden ratio
+    rounder = ((biased << 23) | 0x400000 | dither).to(tl.float32, bitcast=True)
     tl.store(rounders + n, rounder, mask=stored)
 
 
 @triton.jit
-def add_aligned(a, b, row_rounder, column_rounder, total, rest):
+def add_aligned(a, b, row_rounder, column_rounder, feature_dither, total, rest):
     """Return ``total`` and ``rest`` with the products of high parts and all others added.
 
-    ``a`` is ``[BM, BK]``, ``b`` ``[BK, BN]``; the rounders are ``[BM, 1]`` and ``[1, BN]``. Of the
-    other products, ``(a - a_high) b_high + a (b - b_high)``, each factor has TensorFloat-32's
-    digits, rounded.
+    ``a`` is ``[BM, BK]``, ``b`` ``[BK, BN]``; the rounders are ``[BM, 1]`` and ``[1, BN]``, the
+    dithers of features ``[BK]``. Of the other products, ``(a - a_high) b_high + a (b -
+    b_high)``, each factor has TensorFloat-32's digits.
     """
-    a_high, a_low = _split(a, row_rounder)
-    b_high, b_low = _split(b, column_rounder)
+    feature_dither = feature_dither.to(tl.uint32, bitcast=True)
+    # First what goes through shared memory and leaves the registers.
+    b_high, b_low, _ = _split(b, column_rounder, feature_dither[:, None])
+    a_high, a_low, a = _split(a, row_rounder, feature_dither[None, :])
     rest = tl.dot(a_low, b_high, rest, input_precision="tf32")
-    rest = tl.dot(nearest_tf32(a), b_low, rest, input_precision="tf32")
+    rest = tl.dot(a, b_low, rest, input_precision="tf32")
     return tl.dot(a_high, b_high, total, input_precision="tf32"), rest
 
 
 @triton.jit
-def _split(a, rounder):
-    """Return the multiples of a grid that are next to numbers, and what they leave over.
+def _split(a, rounder, feature_dither):
+    """Return the multiples of a grid that are next to numbers, what they leave over, and the sum.
 
     Numbers over half of m have 12 bits on the grid, of which a tensor core reads 11: it is one
-    place coarser for them. A NaN or an infinity stays one in the high part.
+    place coarser for them. A NaN or an infinity stays one in the high part. The other two are
+    dithered.
     """
     aligned = (a + rounder) - rounder
     high = (aligned.to(tl.uint32, bitcast=True) & 0xFFFFE000).to(tl.float32, bitcast=True)
-    return high, nearest_tf32(a - high)
+    dither = (rounder.to(tl.uint32, bitcast=True) ^ feature_dither) & CUT
+    return high, _dithered(a - high, dither), _dithered(a, dither)
+
+
+@triton.jit
+def _dithered(a, dither):
+    """Return TensorFloat-32 numbers, away from zero where what is cut and the dither carry."""
+    bits = a.to(tl.uint32, bitcast=True) + dither
+    return (bits & 0xFFFFE000).to(tl.float32, bitcast=True)

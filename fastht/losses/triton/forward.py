@@ -23,6 +23,7 @@ def forward_kernel(
     column_shares,  # [C, K]
     row_rounders,  # [3, R]: of features, factors and shares, where their products are aligned
     column_rounders,  # [3, C]
+    feature_dithers,  # [the largest of E, V and K]
     inverse_temperature,  # [2]: rounded, and what that left
     row_parts,  # [statistics, tiles of columns, R]
     column_parts,  # [statistics, tiles of rows, C]
@@ -61,8 +62,9 @@ def forward_kernel(
     # Rows past the last are the last again: loads need no mask, and no sum has them.
     r, c = tl.minimum(r, R - 1), tl.minimum(c, C - 1)
     similarity = similarities(
-        rows, columns, row_rounders, column_rounders, r, c, E, BM, BN, BK, ACC, PRECISION
-    )
+        rows, columns, row_rounders, column_rounders, feature_dithers, r, c, E,
+        BM, BN, BK, ACC, PRECISION,
+    )  # fmt: skip
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
     row_plane, column_plane = R.to(tl.int64) * column_tiles, C.to(tl.int64) * row_tiles
     at_row = row_parts + tile_c.to(tl.int64) * R + r
@@ -96,7 +98,7 @@ def forward_kernel(
     if KL > 0 or MSE:
         target = soft_targets(
             row_factors, column_factors, row_shares, column_shares, row_rounders, column_rounders,
-            r, c, positive, R, C, V, K,
+            feature_dithers, r, c, positive, R, C, V, K,
             BM, BN, BV, SHARES, ACC, SOFT_PRECISION,
         )  # fmt: skip
         if MSE:

@@ -23,6 +23,7 @@ def gradient_kernel(
     column_shares,  # [C, K]
     row_rounders,  # [3, R]: of features, factors and shares, where their products are aligned
     column_rounders,  # [3, C]
+    feature_dithers,  # [the largest of E, V and K]
     inverse_temperature,  # [2]: rounded, and what that left
     softmax_rows,  # [3, R]
     softmax_columns,  # [3, C]
@@ -66,14 +67,14 @@ def gradient_kernel(
     """
     row_tiles, column_tiles = tl.cdiv(last - first, BM), tl.cdiv(C, BN)
     tile_r, tile_c = tile_of(tl.program_id(0), row_tiles, column_tiles, GROUP)
-    i, c = tile_r * BM + tl.arange(0, BM), tile_c * BN + tl.arange(0, BN)
-    in_r, in_c = first + i < last, c < C
-    at_strip = strip + i.to(tl.int64)[:, None] * stride_s + c[None, :]
-    r, c = tl.minimum(first + i, R - 1), tl.minimum(c, C - 1)
+    i, j = tile_r * BM + tl.arange(0, BM), tile_c * BN + tl.arange(0, BN)
+    r, c = tl.minimum(first + i, R - 1), tl.minimum(j, C - 1)
     similarity = similarities(
-        rows, columns, row_rounders, column_rounders, r, c, E, BM, BN, BK, ACC, PRECISION
-    )
+        rows, columns, row_rounders, column_rounders, feature_dithers, r, c, E,
+        BM, BN, BK, ACC, PRECISION,
+    )  # fmt: skip
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
+    in_r, in_c = first + i < last, j < C
     inside = in_r[:, None] & in_c[None, :]
     dz = tl.zeros((BM, BN), ACC)
     if SOFTMAX > 0:
@@ -100,7 +101,7 @@ def gradient_kernel(
         if KL > 0 or MSE:
             target = soft_targets(
                 row_factors, column_factors, row_shares, column_shares, row_rounders,
-                column_rounders, r, c, positive, R, C, V, K,
+                column_rounders, feature_dithers, r, c, positive, R, C, V, K,
                 BM, BN, BV, SHARES, ACC, SOFT_PRECISION,
             )  # fmt: skip
             if MSE:
@@ -114,6 +115,7 @@ def gradient_kernel(
                     dc += _kl(logits, wanted, kl_columns, c, C, 0)
         # Zeros past the ends: the products go over whole tiles.
         dc = tl.where(inside, dc, 0.0)
+        at_strip = strip + i.to(tl.int64)[:, None] * stride_s + j[None, :]
         tl.store(at_strip, dc.to(strip.dtype.element_ty))
 
 

@@ -97,8 +97,11 @@ class Launcher:
             return torch.cuda.device(self.device)
         return contextlib.nullcontext()
 
-    def rounders(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the rounders of rows ``[3, R]`` and columns ``[3, C]``, where any are read."""
+    def rounders(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the rounders of rows ``[3, R]`` and columns ``[3, C]`` and the features' dithers.
+
+        None of them where none are read.
+        """
         named, precisions = self.operands, self.precisions()
         sides = (
             (named.rows, named.columns, precisions["PRECISION"]),
@@ -108,8 +111,10 @@ class Launcher:
         used = (True, self.form.soft, self.form.shares)
         wanted = [use and how == "aligned" for use, (_, _, how) in zip(used, sides, strict=True)]
         if not any(wanted):
-            return None, None
+            return None, None, None
         of_rows, of_columns = self.new(3, self.R), self.new(3, self.C)
+        widest = max(rows.shape[1] for rows, _, _ in sides if rows is not None)
+        of_features = self.new(widest)
         options = self.options("rounders")
         blocks = triton.cdiv(self.R, options["BLOCK"]) + triton.cdiv(self.C, options["BLOCK"])
         for plane, (rows, columns, _) in enumerate(sides):
@@ -119,13 +124,14 @@ class Launcher:
                     columns,
                     of_rows[plane],
                     of_columns[plane],
+                    of_features,
                     self.R,
                     self.C,
                     rows.shape[1],
                     WIDTH=math.gcd(rows.shape[1], EDGE),
                     **options,
                 )
-        return of_rows, of_columns
+        return of_rows, of_columns, of_features
 
     def pointers(self) -> tuple[Tensor, ...]:
         """Return the operands that kernels take; what a form lacks is never read."""

@@ -24,13 +24,14 @@ def tile_of(pid, row_tiles, column_tiles, GROUP: tl.constexpr):
 
 @triton.jit
 def similarities(
-    rows, columns, row_rounders, column_rounders, r, c, E,
+    rows, columns, row_rounders, column_rounders, feature_dithers, r, c, E,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Return ``rows[r] @ columns[c].T``; ``r`` and ``c`` exist, and E is a multiple of BK.
 
-    The rounders are of :mod:`fastht.losses.triton.aligned`, and read where ``PRECISION`` is its.
+    Rounders and dithers are of :mod:`fastht.losses.triton.aligned`, and read where ``PRECISION`` is
+    its.
     """
     k = tl.arange(0, BK)
     at_rows = rows + r.to(tl.int64)[:, None] * E + k[None, :]
@@ -40,11 +41,15 @@ def similarities(
         rest = tl.zeros((BM, BN), ACC)
         of_row = tl.load(row_rounders + r)[:, None]
         of_column = tl.load(column_rounders + c)[None, :]
+        # Loaded, not made of k: only then does Triton load tiles as operands of tensor cores, where
+        # else they go through shared memory once more.
+        at_features = feature_dithers + k
         for _ in range(0, E, BK):
-            a, b = tl.load(at_rows), tl.load(at_columns)
-            acc, rest = add_aligned(a, b, of_row, of_column, acc, rest)
+            a, b, of_feature = tl.load(at_rows), tl.load(at_columns), tl.load(at_features)
+            acc, rest = add_aligned(a, b, of_row, of_column, of_feature, acc, rest)
             at_rows += BK
             at_columns += BK
+            at_features += BK
         acc += rest
     else:
         for _ in range(0, E, BK):
@@ -67,19 +72,19 @@ def positive_pairs(r, c, offset, row_keys, column_keys, KEYS: tl.constexpr):
 @triton.jit
 def soft_targets(
     row_factors, column_factors, row_shares, column_shares, row_rounders, column_rounders,
-    r, c, positive, R, C, V, K,
+    feature_dithers, r, c, positive, R, C, V, K,
     BM: tl.constexpr, BN: tl.constexpr, BV: tl.constexpr, SHARES: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Return the targets T of a tile: a product of factors, over that of shares, 1 at positives."""
     soft = similarities(
-        row_factors, column_factors, row_rounders + R, column_rounders + C, r, c, V,
-        BM, BN, BV, ACC, PRECISION,
+        row_factors, column_factors, row_rounders + R, column_rounders + C, feature_dithers,
+        r, c, V, BM, BN, BV, ACC, PRECISION,
     )  # fmt: skip
     if SHARES:
         share = similarities(
-            row_shares, column_shares, row_rounders + 2 * R, column_rounders + 2 * C, r, c, K,
-            BM, BN, 16, ACC, PRECISION,
+            row_shares, column_shares, row_rounders + 2 * R, column_rounders + 2 * C,
+            feature_dithers, r, c, K, BM, BN, 16, ACC, PRECISION,
         )  # fmt: skip
         soft = tl.where(share > 0, soft / tl.where(share > 0, share, 1.0), 0.0)
     return tl.where(positive, 1.0, soft)
