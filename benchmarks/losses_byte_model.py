@@ -4,8 +4,8 @@ Of the symmetric InfoNCE loss without keys, with B rows and C columns of E featu
 ``BM x BN``, forward and then backward in strips of rows. Each tile of pairs reads its rows and
 columns whole, so ``sweep`` is what the L2 cache delivers, not what the memory does: programs that
 run at the same time share most of it. The other launches stream; in strict float32 there is one
-before each sweep, which makes the rounders of rows and columns. Beside them stand the bytes that a
-dense form writes and reads at least, ``dense_floor``.
+before each sweep, which makes the rounders of rows and columns and the dithers of features. Beside
+them stand the bytes that a dense form writes and reads at least, ``dense_floor``.
 
 Verified by :mod:`benchmarks.byte_meter` (``tests/losses/test_triton_bytes.py``).
 """
@@ -57,6 +57,7 @@ class Shape:
         if self.rounders:
             found["row_rounders"] = tiles * self.tile[0] * SUM_BYTES
             found["column_rounders"] = tiles * self.tile[1] * SUM_BYTES
+            found["feature_dithers"] = tiles * self.dim * SUM_BYTES
         return found
 
 
@@ -71,6 +72,7 @@ def rounders(shape: Shape) -> dict[str, int]:
         "columns": columns * line,
         "row_rounders": shape.rows * SUM_BYTES,
         "column_rounders": shape.columns * SUM_BYTES,
+        "feature_dithers": shape.dim * SUM_BYTES,
     }
 
 
@@ -111,7 +113,7 @@ def workspace(shape: Shape) -> int:
     row_tiles, column_tiles = shape.tiles(shape.rows)
     parts = 2 * (column_tiles * shape.rows + row_tiles * shape.columns) * SUM_BYTES
     strip = max(shape.strips) * shape.columns * shape.feature_bytes
-    rounders = 3 * (shape.rows + shape.columns) * SUM_BYTES if shape.rounders else 0
+    rounders = (3 * (shape.rows + shape.columns) + shape.dim) * SUM_BYTES if shape.rounders else 0
     return rounders + max(parts, strip + column_tiles * shape.rows * SUM_BYTES)
 
 

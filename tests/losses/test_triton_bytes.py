@@ -53,7 +53,8 @@ def test_traffic_is_that_of_the_model(shape):
     with metered() as backward:
         sweeps.backward(FORM, operands, given)
 
-    read = ("rows", "columns", *(("row_rounders", "column_rounders") if shape.rounders else ()))
+    aligned = ("row_rounders", "column_rounders", "feature_dithers")
+    read = ("rows", "columns", *(aligned if shape.rounders else ()))
     for sweep in (forward, backward):  # before which is the same launch
         names = {"rounders": {n: n for n in read}}
         assert counted(sweep, names) == byte_model.rounders(shape)

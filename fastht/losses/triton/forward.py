@@ -57,14 +57,14 @@ def forward_kernel(
     """
     row_tiles, column_tiles = tl.cdiv(R, BM), tl.cdiv(C, BN)
     tile_r, tile_c = tile_of(tl.program_id(0), row_tiles, column_tiles, GROUP)
-    r, c = tile_r * BM + tl.arange(0, BM), tile_c * BN + tl.arange(0, BN)
-    in_r, in_c = r < R, c < C
+    i, j = tile_r * BM + tl.arange(0, BM), tile_c * BN + tl.arange(0, BN)
     # Rows past the last are the last again: loads need no mask, and no sum has them.
-    r, c = tl.minimum(r, R - 1), tl.minimum(c, C - 1)
+    r, c = tl.minimum(i, R - 1), tl.minimum(j, C - 1)
     similarity = similarities(
         rows, columns, row_rounders, column_rounders, feature_dithers, r, c, E,
         BM, BN, BK, ACC, PRECISION,
     )  # fmt: skip
+    in_r, in_c = i < R, j < C  # not before: registers are scarce while products are made
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
     row_plane, column_plane = R.to(tl.int64) * column_tiles, C.to(tl.int64) * row_tiles
     at_row = row_parts + tile_c.to(tl.int64) * R + r

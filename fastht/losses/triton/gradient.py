@@ -74,7 +74,7 @@ def gradient_kernel(
         BM, BN, BK, ACC, PRECISION,
     )  # fmt: skip
     positive = positive_pairs(r, c, offset, row_keys, column_keys, KEYS)
-    in_r, in_c = first + i < last, j < C
+    in_r, in_c = first + i < last, j < C  # not before: registers are scarce in products
     inside = in_r[:, None] & in_c[None, :]
     dz = tl.zeros((BM, BN), ACC)
     if SOFTMAX > 0:
