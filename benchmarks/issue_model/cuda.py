@@ -11,13 +11,13 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.compile_cuda import DEVICES, NUMBERS
 from benchmarks.compile_table import resources
-from benchmarks.issue_model import counts, sass
+from benchmarks.issue_model import banks, counts, sass
 from benchmarks.issue_model.counts import Counts
 from benchmarks.issue_model.launches import Launch, Shape
 from benchmarks.issue_model.machine import PREFETCHED
@@ -141,8 +141,9 @@ def _launch(
     )
     code = sass.parse(sass.disassemble(cubin))
     given = _Counting(ptx.decode(), params, arrays, threads, shared)
+    wavefronts = banks.counted(code, made.warps)
     for numbers in given.roles(kernel.name, blocks, shape):
-        made.counted.append(_work(code, numbers[1], numbers[0], made, arrays))
+        made.counted.append(_work(code, numbers[1], numbers[0], made, arrays, wavefronts))
     return made
 
 
@@ -176,7 +177,10 @@ class _Counting:
         return [(step * len(same), same[0][1]) for _, same in heaviest]
 
 
-def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Arrays) -> Work:
+def _work(
+    code: Code, found: Counts, programs: int, made: Launch, arrays: _Arrays,
+    wavefronts: Mapping[int, float],
+) -> Work:  # fmt: skip
     counts.renamed(code, found)
     order = counts.played(code, counts.expected(code, found))
     wide = arrays.wide()
@@ -193,4 +197,7 @@ def _work(code: Code, found: Counts, programs: int, made: Launch, arrays: _Array
             "DRAM" if far else "L2", max(1, round(lanes * width)), 1 - found.near.get(key, 0.0)
         )
 
-    return Work(code, programs, made.warps, made.registers, made.shared, {}, access, order=order)
+    return Work(
+        code, programs, made.warps, made.registers, made.shared, {}, access, order=order,
+        wavefronts=wavefronts,
+    )  # fmt: skip

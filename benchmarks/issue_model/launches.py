@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import triton
 
-from benchmarks.issue_model import sass, source
+from benchmarks.issue_model import banks, sass, source
 from benchmarks.issue_model.sass import Code, Frame, Instruction
 from benchmarks.issue_model.simulate import Access, Loop, Work
 from fastht.ops.custom_op import keeps_output
@@ -166,12 +166,14 @@ def works(launch: Launch, shape: Shape) -> list[Work]:
         return launch.counted
     code = sass.parse(sass.disassemble(launch.cubin))
     turns = loop_turns(code, launch.values)
+    wavefronts = banks.counted(code, launch.warps)
     roles = ROLES.get(launch.kernel, lambda values: {"": launch.programs})(launch.values)
     return [
         Work(
             code, programs, launch.warps, launch.registers, launch.shared,
             turns, _access(launch), _fill(launch, shape),
             _others(code, role, roles) | _seldom(code, launch.kernel),
+            wavefronts=wavefronts,
         )
         for role, programs in roles.items()
     ]  # fmt: skip

@@ -17,6 +17,8 @@ from benchmarks.issue_model.sass import Instruction
 
 # Bytes that a thread's prefetch brings to the L2 cache: the least that is likely, not measured.
 PREFETCHED = 64
+# Cycles that a quarter's load and store unit is busy with 128 bytes of a warp: all four share one.
+WAVEFRONT = 4
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,11 @@ def pipe(instruction: Instruction) -> tuple[str, int]:
     if category in ("MUFU", "CVT"):
         return "MUFU", 8
     if category in ("LDG", "STG", "LDGSTS", "LDS", "STS", "LDL"):
-        return "LSU", 4 * words
+        return "LSU", WAVEFRONT * words
     if category == "PREFETCH":
-        return "LSU", 4 * 32 * PREFETCHED // 128  # a wavefront for each line of 128 bytes
+        return "LSU", WAVEFRONT * 32 * PREFETCHED // 128  # a wavefront for each line of 128 bytes
     if category in ("SHFL", "REDUX"):
-        return "LSU", 4
+        return "LSU", WAVEFRONT
     if category == "UNI":
         return "uniform", 2
     return "", 0

@@ -59,7 +59,10 @@ class Instruction:
     category: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.category = next(n for n, p in CATEGORIES if re.match(p, self.opcode))
+        # What no lane ever executes takes its turn and no unit.
+        never = self.predicate in ("@!PT", "@!UPT")
+        kinds = (n for n, p in CATEGORIES if re.match(p, self.opcode))
+        self.category = "CTRL" if never else next(kinds)
 
     @property
     def matrices(self) -> int:
@@ -124,7 +127,7 @@ def parse(text: str) -> Code:
     frames: list[Frame] = []
     fresh = True  # the next comment on lines begins a new stack of frames
     for line in text.splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
+        if label := re.match(r"\s*(\.L_x_\d+|\$[\w$]+):", line):
             labels[label[1]] = len(instructions)
         elif frame := re.match(r'\s*//## File "([^"]*)", line (\d+)', line):
             if fresh:

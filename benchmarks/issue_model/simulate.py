@@ -3,9 +3,10 @@
 A quarter of the multiprocessor is simulated: one scheduler, which issues one warp instruction a
 cycle. A warp issues in order; it waits for its stall counts and scoreboards, for the unit, for
 ``cp.async`` groups, matrix products and barriers. Both sides of a branch are executed, as ptxas
-predicates most of them. Bank conflicts are a factor of the machine, the same for all accesses of
-shared memory but those of matrices. Not modelled: the instruction cache, memory fences, and the
-order in which the memory serves other multiprocessors.
+predicates most of them. Accesses of shared memory take the wavefronts that were counted for them
+(:mod:`banks`); where the addresses of their lanes are not known, those that the bytes need, times a
+factor of the machine. Not modelled: the instruction cache, memory fences, and the order in which
+the memory serves other multiprocessors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.issue_model.machine import PREFETCHED, Machine, pipe, product_cycles
+from benchmarks.issue_model.machine import (
+    PREFETCHED,
+    WAVEFRONT,
+    Machine,
+    pipe,
+    product_cycles,
+)
 from benchmarks.issue_model.sass import NO_BARRIER, Code, Instruction
 
 Loop = tuple[int, int]
@@ -43,6 +50,7 @@ class Work:
     fill: float = 1.0  # the share of a tile's rows that are not padding
     skipped: frozenset[int] = frozenset()  # instructions that these programs branch around
     order: list[int] | None = None  # what a warp executes, where it was counted: no turns needed
+    wavefronts: Mapping[int, float] = field(default_factory=dict)  # of shared memory, where known
 
 
 @dataclass
@@ -127,10 +135,13 @@ class _Step:
         "pipe", "product", "read", "request", "stall", "waits", "write",
     )  # fmt: skip
 
-    def __init__(self, instruction: Instruction, work: Work, machine: Machine) -> None:
+    def __init__(self, number: int, work: Work, machine: Machine) -> None:
+        instruction = work.code.instructions[number]
         self.category = instruction.category
         self.pipe, self.cost = pipe(instruction)
-        if self.category in ("LDS", "STS") and not instruction.matrices:
+        if number in work.wavefronts:
+            self.cost = round(WAVEFRONT * work.wavefronts[number])
+        elif self.category in ("LDS", "STS") and not instruction.matrices:
             self.cost = round(self.cost * machine.conflicts)
         self.product = product_cycles(instruction)
         self.stall = max(1, instruction.stall)
@@ -196,7 +207,7 @@ class _Program:
 class _Player:
     def __init__(self, work: Work, machine: Machine, executed: list[int]) -> None:
         self.work, self.machine = work, machine
-        self.steps = {n: _Step(work.code.instructions[n], work, machine) for n in set(executed)}
+        self.steps = {n: _Step(n, work, machine) for n in set(executed)}
         self.sequence = [self.steps[n] for n in executed]
         self.free: defaultdict[str, float] = defaultdict(float)
         self.memory = 0.0  # when the memory has served what was asked of it
