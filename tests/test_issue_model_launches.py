@@ -44,6 +44,27 @@ def test_a_call_is_known_by_its_line_where_the_tables_name_another_file():
 
 
 @pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ((5, 9), (5, 5, 9)),  # a call on a line of the same number has no entry
+        ((5, 20), (5, 12, 20)),  # another that is missing
+        ((7, 9), (7, 9)),  # as it is: it was counted
+        ((5,), (5,)),  # two may be meant
+        ((20, 5), (20, 5)),  # in another order it is another place
+    ],
+)
+def test_frames_that_the_assembler_has_dropped_are_taken_from_what_was_counted(lines, found):
+    def place(numbers):
+        return (("k.cuh", numbers[0]), *(("", n) for n in numbers[1:]))
+
+    listing = code(line("FFMA R1, R2, R3, R1"))
+    listing.instructions[0].frames = place(lines)
+    runs = {("FMA", place(n)): 1.0 for n in ((5, 5, 9), (5, 12, 20), (7, 9))}
+    counts.renamed(listing, counts.Counts(runs=runs | {("LDS", place((20, 5))): 1.0}))
+    assert listing.instructions[0].frames == place(found)
+
+
+@pytest.mark.parametrize(
     ("keep", "numbers", "rebuilds"),
     [
         ("auto", "16", False),
