@@ -10,6 +10,10 @@ is in docs/issue_model.md.
     sass       machine code as the disassembler prints it: instructions, loops, source lines
     source     what a source line of a kernel means: the tensor a load reads, the turns of a loop
     machine    the chip: its units, their speeds and latencies
+    lanes      integers of a warp's lanes, as far as they are known
+    arithmetic what single instructions do to them
+    flow       what registers hold at each access of shared memory
+    banks      the wavefronts of these accesses
     simulate   the cycles of one multiprocessor
     counts     how often machine code runs, counted in the same kernel's PTX
     cuda       the launches of the CUDA backend

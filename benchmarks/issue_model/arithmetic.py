@@ -26,6 +26,7 @@ _SILENT = re.compile(
     r"ST|RED\b|RED\.|BAR|BRA|EXIT|RET|CALL|BRX|JMP|BSSY|BSYNC|BREAK|NOP|DEPBAR|LDGDEPBAR|LDGSTS"
     r"|MEMBAR|ERRBAR|CGAERRBAR|CCTL|FENCE|WARP|YIELD|NANOSLEEP|UTMA|SYNCS|END|ACQ|UCGA|KILL"
 )
+_TABLES = {"AND": 0xC0, "OR": 0xFC, "XOR": 0x3C}
 # Kinds whose results differ from lane to lane though their operands do not.
 _APART = re.compile(r"ATOM|LDSM|LDL|LDTM|P2R|R2P|ELECT|MATCH|B2R|TEX|SULD")
 
@@ -154,10 +155,10 @@ def results(done: Decoded, state: State, warps: int) -> tuple[Lanes | None, Lane
 
 
 def _truth(done: Decoded, values: list[Lanes | None]) -> Lanes | None:
-    if done.name == "ISETP" and "EX" not in done.suffixes and len(values) == 3:
+    plain = done.name == "ISETP" and not {"EX", "U64", "S64"} & set(done.suffixes)
+    if plain and done.suffixes[-1] in _TABLES and len(values) == 3:
         truth = lanes.compared(done.suffixes[0], *values[:2], signed="U32" not in done.suffixes)
-        table = {"AND": 0xC0, "OR": 0xFC, "XOR": 0x3C}[done.suffixes[-1]]
-        return _of_truths(table, truth, values[2], lanes.ZERO)
+        return _of_truths(_TABLES[done.suffixes[-1]], truth, values[2], lanes.ZERO)
     if done.name == "PLOP3" and len(values) >= 4:
         table = int(done.reads[3], 16)
         return _of_truths(table, *values[:3])

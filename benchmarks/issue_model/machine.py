@@ -35,7 +35,8 @@ class Machine:
     # A quarter multiprocessor may draw so many times its share of the bandwidth.
     burst: float = 1.0
     l2_bytes: float = 16.0  # a cycle, what a quarter may draw from the L2 cache
-    conflicts: float = 1.0  # wavefronts of shared memory for each that its bytes need
+    # Wavefronts of shared memory for each that the bytes need, where they are not counted.
+    conflicts: float = 1.0
     launch: int = 60  # cycles from a program's start to its first instruction
     ramp: float = 0.0  # seconds that a launch takes beside its programs
     gap: float = 1.0e-6  # seconds from one launch to the next
@@ -80,12 +81,12 @@ class Machine:
 FITTED: dict[str, float] = {
     "burst": 1.0,
     "l2_bytes": 16.0,
-    "conflicts": 1.67,
-    "barrier": 31.3,
-    "ramp": 1.95e-06,
-    "L1": 34.2,
-    "L2": 334.0,
-    "DRAM": 2490.0,
+    "conflicts": 1.2,
+    "barrier": 25.9,
+    "ramp": 1.57e-06,
+    "L1": 46.3,
+    "L2": 389.0,
+    "DRAM": 2300.0,
 }
 
 
