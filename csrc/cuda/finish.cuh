@@ -36,41 +36,64 @@ struct Finish {
   }
 
  private:
+  // Adds numbers that lie `step` apart, `count` of them, to sums[k], from k * apart on: kAtOnce of each
+  // are on their way at once, also the last ones.
+  template <int kAtOnce, int kCount>
+  FASTHT_DEVICE static void add_parts(float (&sums)[kCount], const float* from, long long apart,
+                                      int count, long long step) {
+    FASTHT_ROLLED for (int first = 0; first < count; first += kAtOnce, from += kAtOnce * step) {
+      float parts[kAtOnce][kCount];
+      FASTHT_UNROLL for (int i = 0; i < kAtOnce; ++i) FASTHT_UNROLL for (int k = 0; k < kCount; ++k)
+        parts[i][k] = first + i < count ? from[i * step + k * apart] : 0.0f;
+      FASTHT_UNROLL for (int i = 0; i < kAtOnce; ++i)
+        FASTHT_UNROLL for (int k = 0; k < kCount; ++k) sums[k] += parts[i][k];
+    }
+  }
+
   // With E = du' x, F = du' x_hat and S = the sum of du, all gradients of width D are sums over C,
   // or over nothing at all (identity 6 of the design).
   FASTHT_DEVICE void finish_features(int block) {
-    for (int c = thread; c < kChannels; c += kThreads) {
-      float sum = 0.0f;
-      FASTHT_UNROLL_EIGHT for (int group = 0; group < p.groups; ++group) sum += p.d_down_bias[group * kChannels + c];
-      total[c] = sum;
-      if (block == 0 && c < p.channels) write(p.d_down_bias_out, c, sum);
-    }
-    sync_block();
-    constexpr int kRows = kThreads / kFinishWidth;  // of channels at a time
+    constexpr int kRows = kThreads / kFinishWidth, kEach = kChannels / kRows;  // channels of a thread
     const int d = block * kFinishWidth + thread % kFinishWidth, row = thread / kFinishWidth;
     const bool inside = d < p.dim;
-    const long long size = static_cast<long long>(kChannels) * p.padded_dim;
+    // The sums of du and of dout are made by warps of their own.
+    if (thread < kChannels) {
+      float sum[1] = {};
+      add_parts<32>(sum, p.d_down_bias + thread, 0, p.groups, kChannels);
+      total[thread] = sum[0];
+      if (block == 0 && thread < p.channels) write(p.d_down_bias_out, thread, sum[0]);
+    } else if (thread >= kThreads - kFinishWidth && inside) {
+      float sum[1] = {};
+      add_parts<32>(sum, p.d_up_bias + d, 0, p.groups, p.padded_dim);
+      write(p.d_up_bias_out, d, sum[0]);
+    }
     float gamma = 0.0f, gammax = 0.0f, norm_weight = 0.0f, norm_bias = 0.0f;
     if (inside) {
       gamma = read(p.gamma, d), gammax = read(p.gammax, d);
       norm_weight = read(p.norm_weight, d), norm_bias = read(p.norm_bias, d);
     }
+    int at[kEach];
+    float weights[kEach];
+    FASTHT_UNROLL for (int i = 0; i < kEach; ++i) {
+      const int c = row + i * kRows;
+      at[i] = inside && c < p.channels ? c * p.dim + d : -1;
+    }
+    read_all(weights, p.down_weight, at);
+    // Of a channel by x, by x_hat and by dout. They are multiples of the array's rows apart.
+    float sums[3 * kEach] = {};
+    const long long size = static_cast<long long>(kChannels) * p.padded_dim;
+    add_parts<16 / kEach>(sums, p.d_weights + static_cast<long long>(row) * p.padded_dim + d,
+                          static_cast<long long>(kRows) * p.padded_dim, p.groups, 3 * size);
+    sync_block();
     float on_skip = 0.0f, on_norm = 0.0f, on_bias = 0.0f;
-    for (int c = row; c < kChannels; c += kRows) {
-      float by_x = 0.0f, by_hat = 0.0f, by_out = 0.0f;
-      const float* from = p.d_weights + static_cast<long long>(c) * p.padded_dim + d;
-      FASTHT_UNROLL_EIGHT for (int group = 0; group < p.groups; ++group, from += 3 * size) {
-        by_x += from[0];
-        by_hat += from[size];
-        by_out += from[2 * size];
-      }
-      if (!inside || c >= p.channels) continue;
-      const long long at = static_cast<long long>(c) * p.dim + d;
-      const float weight = read(p.down_weight, at);
-      on_skip += weight * by_x;
-      on_norm += weight * by_hat;
-      on_bias += weight * total[c];
-      write(p.d_down_weight, at,
+    FASTHT_UNROLL for (int i = 0; i < kEach; ++i) {
+      if (at[i] < 0) continue;
+      const int c = row + i * kRows;
+      const float by_x = sums[i], by_hat = sums[kEach + i], by_out = sums[2 * kEach + i];
+      on_skip += weights[i] * by_x;
+      on_norm += weights[i] * by_hat;
+      on_bias += weights[i] * total[c];
+      write(p.d_down_weight, at[i],
             gamma * (norm_weight * by_hat + norm_bias * total[c]) + gammax * by_x);
       write(p.d_up_weight, static_cast<long long>(d) * p.channels + c, by_out);
     }
@@ -79,18 +102,21 @@ struct Finish {
     shared[2 * kThreads + thread] = on_bias;
     sync_block();
     if (row > 0 || !inside) return;
-    float sums[3] = {}, up_bias = 0.0f;
+    float on[3] = {};
     for (int i = 0; i < kRows; ++i)
-      FASTHT_UNROLL for (int k = 0; k < 3; ++k) sums[k] += shared[k * kThreads + i * kFinishWidth + thread];
-    FASTHT_UNROLL_EIGHT for (int group = 0; group < p.groups; ++group)
-      up_bias += p.d_up_bias[static_cast<long long>(group) * p.padded_dim + d];
-    write(p.d_gammax, d, sums[0]);
-    write(p.d_norm_weight, d, gamma * sums[1]);
-    write(p.d_norm_bias, d, gamma * sums[2]);
-    write(p.d_gamma, d, norm_weight * sums[1] + norm_bias * sums[2]);
-    write(p.d_up_bias_out, d, up_bias);
+      FASTHT_UNROLL for (int k = 0; k < 3; ++k) on[k] += shared[k * kThreads + i * kFinishWidth + thread];
+    write(p.d_gammax, d, on[0]);
+    write(p.d_norm_weight, d, gamma * on[1]);
+    write(p.d_norm_bias, d, gamma * on[2]);
+    write(p.d_gamma, d, norm_weight * on[1] + norm_bias * on[2]);
   }
 
+  // Adds this thread's share of a channel's `count` numbers, `step` apart.
+  FASTHT_DEVICE void add_own(float (&sum)[1], const float* from, int count, long long step) const {
+    const int first = thread / kChannels;
+    add_parts<32>(sum, from + first * step + thread % kChannels, 0,
+                  ceil_div(count - first, kLanesOf), kLanesOf * step);
+  }
   // The sum over kLanesOf threads of one channel, in the first of them. All threads call it.
   template <int kCount>
   FASTHT_DEVICE void add_lanes(float (&sums)[kCount]) {
@@ -103,11 +129,22 @@ struct Finish {
 
   // One tap of the bank, or its biases: the correlations of all images, weighted by each gate.
   FASTHT_DEVICE void finish_bank(int row) {
-    const int c = thread % kChannels;
+    constexpr int kAtOnce = 16;
+    const int c = thread % kChannels, own = thread / kChannels;
+    const long long step = static_cast<long long>(p.tiles) * kRow * kLanesOf;
+    const float* from = p.correlation + own * (step / kLanesOf) + row * kChannels + c;
+    const float* gate = p.gate + own * 4;
     float sums[3] = {};
-    FASTHT_UNROLL_EIGHT for (int b = thread / kChannels; b < p.batch; b += kLanesOf) {
-      const float value = p.correlation[static_cast<long long>(b) * p.tiles * kRow + row * kChannels + c];
-      FASTHT_UNROLL for (int k = 0; k < 3; ++k) sums[k] += p.gate[b * 4 + k] * value;
+    FASTHT_ROLLED for (int left = ceil_div(p.batch - own, kLanesOf); left > 0; left -= kAtOnce) {
+      float values[kAtOnce];
+      Floats gates[kAtOnce];
+      FASTHT_UNROLL for (int i = 0; i < kAtOnce; ++i) {
+        values[i] = i < left ? from[i * step] : 0.0f;
+        gates[i] = i < left ? load_four<Float32>(gate + i * (4 * kLanesOf)) : Floats{};
+      }
+      FASTHT_UNROLL for (int i = 0; i < kAtOnce; ++i)
+        FASTHT_UNROLL for (int k = 0; k < 3; ++k) sums[k] += gates[i].v[k] * values[i];
+      from += kAtOnce * step, gate += kAtOnce * 4 * kLanesOf;
     }
     add_lanes(sums);
     if (thread >= p.channels) return;
@@ -126,9 +163,7 @@ struct Finish {
   // A row of the 1x1 weight, the last one its bias.
   FASTHT_DEVICE void finish_point(int row) {
     float sums[1] = {};
-    const float* const from = p.d_point + row * kChannels + thread % kChannels;
-    FASTHT_UNROLL_EIGHT for (int block = thread / kChannels; block < p.point_blocks; block += kLanesOf)
-      sums[0] += from[static_cast<long long>(block) * ((kChannels + 1) * kChannels)];
+    add_own(sums, p.d_point + row * kChannels, p.point_blocks, (kChannels + 1) * kChannels);
     add_lanes(sums);
     if (thread >= p.channels) return;
     if (row == kChannels)
@@ -140,29 +175,40 @@ struct Finish {
   // One number of the gate's hidden layer, with the weights before and after it.
   FASTHT_DEVICE void finish_gate(int q) {
     const long long size = record_size(kChannels, p.hidden);
-    const int c = thread % kChannels;
-    float weight[1] = {}, small[7] = {};  // bias0, weight2, bias2
-    for (int b = thread / kChannels; b < p.batch; b += kLanesOf) {
+    constexpr int kAtOnce = 16, kWarps = kThreads / kLanes;
+    float weight[1] = {}, small[7] = {};  // small: bias0, weight2, bias2, of some images each
+    for (int b = thread; b < p.batch; b += kThreads) {
       const float* const record = p.records + b * size;
       const float back = record[record_d_hidden(kChannels) + q];
       const float value = record[record_hidden(kChannels, p.hidden) + q];
-      weight[0] += back * record[record_mean(kChannels) + c];
+      const Floats logits = load_four<Float32>(record);
       small[0] += back;
       FASTHT_UNROLL for (int k = 0; k < 3; ++k) {
-        small[1 + k] += record[k] * value;
-        small[4 + k] += record[k];
+        small[1 + k] += logits.v[k] * value;
+        small[4 + k] += logits.v[k];
       }
     }
+    FASTHT_ROLLED for (int first = thread / kChannels; first < p.batch; first += kAtOnce * kLanesOf) {
+      float back[kAtOnce], mean[kAtOnce];
+      FASTHT_UNROLL for (int i = 0; i < kAtOnce; ++i) {
+        const int b = first + i * kLanesOf;
+        const float* const record = p.records + b * size;
+        back[i] = b < p.batch ? record[record_d_hidden(kChannels) + q] : 0.0f;
+        mean[i] = b < p.batch ? record[record_mean(kChannels) + thread % kChannels] : 0.0f;
+      }
+      FASTHT_UNROLL for (int i = 0; i < kAtOnce; ++i) weight[0] += back[i] * mean[i];
+    }
     add_lanes(weight);
-    if (thread < p.channels) write(p.d_gate_weight0, q * p.channels + c, weight[0]);
+    if (thread < p.channels) write(p.d_gate_weight0, q * p.channels + thread, weight[0]);
     sync_block();
-    // Each channel's threads have the same sums of these.
-    if (c == 0)
-      FASTHT_UNROLL for (int i = 0; i < 7; ++i) shared[i * kLanesOf + thread / kChannels] = small[i];
+    FASTHT_UNROLL for (int i = 0; i < 7; ++i) {
+      FASTHT_UNROLL for (int mask = 16; mask > 0; mask /= 2) small[i] += shuffle_xor(small[i], mask);
+      if (thread % kLanes == 0) shared[i * kWarps + thread / kLanes] = small[i];
+    }
     sync_block();
     if (thread >= 7) return;
     float sum = 0.0f;
-    for (int lane = 0; lane < kLanesOf; ++lane) sum += shared[thread * kLanesOf + lane];
+    for (int warp = 0; warp < kWarps; ++warp) sum += shared[thread * kWarps + warp];
     if (thread == 0)
       write(p.d_gate_bias0, q, sum);
     else if (thread < 4)
@@ -182,9 +228,7 @@ struct Finish {
       return;
     }
     float sums[1] = {};
-    const float* const from = p.records + record_filter(kChannels) + thread % kChannels;
-    FASTHT_UNROLL_EIGHT for (int b = thread / kChannels; b < p.batch; b += kLanesOf)
-      sums[0] += from[static_cast<long long>(b) * record_size(kChannels, p.hidden)];
+    add_own(sums, p.records + record_filter(kChannels), p.batch, record_size(kChannels, p.hidden));
     add_lanes(sums);
     if (thread < p.channels) write(p.d_spectral_filter, thread, sums[0]);
   }
