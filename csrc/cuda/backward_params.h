@@ -45,6 +45,7 @@ struct ContractParams {
   int dim, tiles, rows;  // tiles of an image, of `rows` tokens
   int total, each;  // tiles of all images, of a block
   int work;  // contract_work
+  int prefetched;  // features of dout that are brought to the L2 cache behind those that are copied
   Dropout dropout;
   GateParams gate;
 };

@@ -67,6 +67,7 @@ BackwardPlan::BackwardPlan(const Problem& problem, const Device& device, bool ne
   mix_back_ = tiling(device, [&](int warps, int pass, int) {
     return mix_back_shared(warps, grid, padded, pass, bytes);
   });
+  prefetched_ = prefetched_features(device, contract_.blocks, tile_rows(contract_.warps, grid), x_bytes);
   const int at_once = device.multiprocessors * contract_.blocks;
   each_ = ceil_div(problem.batch * ceil_div(grid.tokens, tile_rows(contract_.warps, grid)), at_once);
   const auto expand_blocks_of = [&](int shared) {
@@ -174,6 +175,7 @@ void BackwardPlan::arrange(Arrays& a, const BackwardCall& call, Workspace& works
   contract.total = p.batch * contract.tiles;
   contract.each = each_;
   contract.work = contract_work(contract_.warps, p.grid, padded, contract_.pass, bytes);
+  contract.prefetched = prefetched_;
   contract.dropout = dropout_of(p, call.seed);
   const int point_blocks = ceil_div(contract.total, each_);
   contract.dv = workspace.take(map);

@@ -1,16 +1,16 @@
 // Backward, first launch over the tokens: the gradient enters the bottleneck (eq. 4 and 5).
 //
 // A block has 16 tokens a warp, and a few tiles of them one after the other. v is computed again
-// from the map: 49 multiplications a number against a tensor kept from the forward pass. dout goes
-// from global memory into left operands without a stop; the results of its product with W2 lie as
-// those of the 1x1 product, so GELU and dropout are gone back through in registers. dv is then
-// correlated with the map, which is still there.
+// from the map: 49 multiplications a number against a tensor kept from the forward pass. The results
+// of dout's product with W2 (project.cuh) lie as those of the 1x1 product, so GELU and dropout are
+// gone back through in registers. dv is then correlated with the map, which is still there.
 #pragma once
 
 #include "cuda/activation.cuh"
 #include "cuda/correlate.cuh"
 #include "cuda/gate_back.cuh"
 #include "cuda/mix.cuh"
+#include "cuda/project.cuh"
 #include "cuda/transposed.cuh"
 
 namespace fastht::cuda {
@@ -23,10 +23,7 @@ struct Contract {
   using Correlate = Correlation<F, kPass, kWarps>;
   static constexpr int kThreads = kWarps * kLanes, kGroups = kChannels / 32;
   static constexpr int kBlocks = kChannels / 8, kFours = kChannels / 16;
-  static constexpr int kSlice = slice_width(kChannels, F::kBytes);
-  static constexpr int kSliceQuads = kSlice * kChannels * F::kBytes / 16;
-  // kAhead bytes of each row of dout come ahead, kRing steps of 32 features, into shared memory that each lane has for itself.
-  static constexpr int kSteps = kSlice / 32, kRing = kAhead / (32 * X::kBytes);
+  using Project = Projection<X, P, kChannels, kWarps, kAhead, kAligned>;
 
   const ContractParams& p;
   Cell* map;
@@ -61,108 +58,41 @@ struct Contract {
   }
 
  private:
-  // Where a thread is: read anew in each phase, so that nothing made of it stays in a register
-  // through the phases that need them all.
-  struct Place {
-    int thread, lane, warp, row0;  // row0 and row0 + 8: this lane's tokens of the tile
-    FASTHT_DEVICE Place()
-        : thread(reread_thread_index()), lane(thread % kLanes), warp(thread / kLanes),
-          row0(warp * 16 + lane / 4) {}
-  };
+  // An image's first token, of all images', and its part of a map. Made anew for each phase: no
+  // register keeps them through those that need them all.
+  FASTHT_DEVICE long long first_token(const Tile& tile) const {
+    return static_cast<long long>(anew(tile.image)) * p.grid.tokens;
+  }
+  FASTHT_DEVICE const Cell* of_image(const void* map, const Tile& tile) const {
+    return units<F>(map) + first_token(tile) * kChannels;
+  }
+  FASTHT_DEVICE Cell* of_image(void* map, const Tile& tile) const {
+    return units<F>(map) + first_token(tile) * kChannels;
+  }
 
   FASTHT_DEVICE void run(const Tile& tile, int index, bool first) {
-    const long long image = static_cast<long long>(tile.image) * p.grid.tokens;
-    const Cell *const u = units<F>(p.u) + image * kChannels, *const f = units<F>(p.f) + image * kChannels;
-    make_v<P, kChannels, kPass, kThreads, 1 + kRing>(
-        v, map, bank, u, f, p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels),
-        p.grid, tile, p.rows, false, [&] {
-          fetch_slice(0);
-          const Source from(*this, tile);
-          FASTHT_UNROLL for (int step = 0; step < kRing; ++step) from.fetch(p, step);
+    const Project project{p, ring, dy};
+    make_v<P, kChannels, kPass, kThreads, Project::kGroups>(
+        v, map, bank, of_image(p.u, tile), of_image(p.f, tile),
+        p.kernels + static_cast<long long>(tile.image) * (kBankRows * kChannels), p.grid, tile, p.rows,
+        false, [&] {
+          project.start(tile);
+          if constexpr (Project::kPaired) project.prefetch_tokens(tile);
         });
-    float grad[kBlocks][4] = {};  // of z, y, v in turn
-    project(tile, grad);
-    sync_block();  // all have done with the slices: dy lies there
+    float grad[kBlocks][4];  // of z, y, v in turn
+    project.run(tile, grad);
     const bool busy = tile.first + Place().warp * 16 < tile.end;
-    if (busy) activate(tile, image, u, grad);
+    if (busy) activate(tile, grad);
     sync_block();
-    if (busy) finish_dv(tile, image, grad);
+    if (busy) finish_dv(tile, grad);
     if (p.d_point != nullptr) point_gradient(tile, first);
     if (p.correlation == nullptr) return;
-    correlate(tile, index, f, image);
+    correlate(tile, index);
     // The last block of the image to come here goes on for it.
     if (!last_to_arrive(p.counters + tile.image, p.tiles, flag)) return;
     gate_back<kChannels, kThreads>(
         p.gate, tile.image, p.tiles, p.grid.height * p.grid.width,
         p.correlation + static_cast<long long>(tile.image) * p.tiles * (kBankRows * kChannels), sums);
-  }
-
-  FASTHT_DEVICE void fetch_slice(int slice) {
-    const Place me;
-    const Quad* const from = static_cast<const Quad*>(p.up) + slice * kSliceQuads;
-    Quad* const to = dy + slice % 2 * kSliceQuads;
-    copy_quads<kSliceQuads, kThreads>(to, from, me.thread);
-    end_group();
-  }
-
-  // Where this lane's numbers of dout come from, and its places for those of kRing steps.
-  struct Source {
-    const typename X::Unit* row[2];
-    bool busy, real[2];
-    int feature, stride;  // the lane's first feature; quads from a place to the next
-    Quad* places;
-    FASTHT_DEVICE Source(const Contract& of, const Tile& tile)
-        : stride(Eight<X>::kQuads * 2 * of.p.rows) {
-      const Place me;
-      places = of.ring + me.thread;
-      feature = me.lane % 4 * 8;
-      busy = tile.first + me.warp * 16 < tile.end;
-      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-        const int token = tile.first + me.row0 + half * 8;
-        real[half] = token < tile.end;
-        row[half] = units<X>(of.p.dout.data) + tile.image * of.p.dout.batch +
-                    token * of.p.dout.token + feature;
-      }
-    }
-    FASTHT_DEVICE Quad* place(int step, int half) const {
-      return places + (step % kRing * 2 + half) * stride;
-    }
-    // Starts to copy a step of 32 features. Ends a group.
-    FASTHT_DEVICE void fetch(const ContractParams& p, int step) const {
-      if (busy && step * 32 < p.dim) {
-        FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-          fetch_eight<X, kAligned>(place(step, half), 2 * p.rows, row[half] + step * 32,
-                                   real[half] ? p.dim - feature - step * 32 : 0);
-      }
-      end_group();
-    }
-  };
-
-  // grad = dout W2 for this warp's 16 tokens.
-  FASTHT_DEVICE void project(const Tile& tile, float (&grad)[kBlocks][4]) {
-    const Place me;
-    const Source from(*this, tile);
-    const int slices = ceil_div(p.dim, kSlice);
-    FASTHT_ROLLED for (int slice = 0; slice < slices; ++slice) {
-      // Groups younger than the slice are its steps' before, than a step those of the ring.
-      wait_groups<(kSteps < kRing ? kSteps : kRing - 1)>();
-      sync_block();  // the slice has arrived, and all have done with the other buffer
-      if (slice + 1 < slices) fetch_slice(slice + 1);
-      FASTHT_ROLLED for (int part = 0; part < kSteps; ++part) {
-        const int step = slice * kSteps + part;
-        wait_groups<kRing - 1>();
-        if (from.busy && step * 32 < p.dim) {
-          typename P::Left left;
-          FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-            set_masked<P>(left, half, own_eight<X>(from.place(step, half), 2 * p.rows),
-                          from.real[half] ? ~0u : 0u);
-          from.fetch(p, step + kRing);
-          P::multiply_all(grad, left, dy + slice % 2 * kSliceQuads, part * kBlocks, 1, me.lane);
-        } else {
-          end_group();
-        }
-      }
-    }
   }
 
   // Calls each(q, y) with the sums of 16 channels of the product of this lane's rows of a tile with a
@@ -199,9 +129,10 @@ struct Contract {
   }
 
   // From the gradient of z to that of y, also into `dy`; z itself on the way.
-  FASTHT_DEVICE void activate(const Tile& tile, long long image, const Cell* u,
-                              float (&grad)[kBlocks][4]) {
+  FASTHT_DEVICE void activate(const Tile& tile, float (&grad)[kBlocks][4]) {
     const Place me;
+    const long long image = first_token(tile);
+    const Cell* const u = units<F>(p.u) + image * kChannels;
     const Long seed = read_seed(p.dropout);
     multiply_rows(v, p.point, [&](int q, const float (&y)[2][4]) {
       const int channel = q * 16 + me.lane % 4 * 4;
@@ -231,9 +162,9 @@ struct Contract {
   }
 
   // dv = dy + P1' dy. A prefix token's dy is the gradient of its u, and none of the 1x1's.
-  FASTHT_DEVICE void finish_dv(const Tile& tile, long long image, const float (&grad)[kBlocks][4]) {
+  FASTHT_DEVICE void finish_dv(const Tile& tile, const float (&grad)[kBlocks][4]) {
     const Place me;
-    Cell* const dv = units<F>(p.dv) + image * kChannels;
+    Cell* const dv = of_image(p.dv, tile);
     multiply_rows(dy, p.point_back, [&](int q, const float (&through)[2][4]) {
       FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
         const int token = tile.first + me.row0 + half * 8;
@@ -291,16 +222,15 @@ struct Contract {
   }
 
   // Part by part of the channels, the last one first: its map is still there.
-  FASTHT_DEVICE void correlate(const Tile& tile, int index, const Cell* f,
-                               long long image) {
+  FASTHT_DEVICE void correlate(const Tile& tile, int index) {
     const Place me;
     FASTHT_ROLLED for (int channel = kChannels - kPass; channel >= 0; channel -= kPass) {
       sync_block();  // all have done with what lies under dv_map and, later, with the map
       if (channel < kChannels - kPass) {
-        fetch_map<F, kChannels, kPass, kThreads>(map, f, p.grid, tile, channel);
+        fetch_map<F, kChannels, kPass, kThreads>(map, of_image(p.f, tile), p.grid, tile, channel);
         end_group();
       }
-      put_dv(tile, channel, image);
+      put_dv(tile, channel);
       wait_groups<0>();
       sync_block();
       typename Correlate::Sums parts[Correlate::kRounds] = {};
@@ -322,7 +252,7 @@ struct Contract {
   }
 
   // dv of kPass channels as rows of patches, zeros between them. A thread reads back what it wrote.
-  FASTHT_DEVICE void put_dv(const Tile& tile, int channel, long long image) {
+  FASTHT_DEVICE void put_dv(const Tile& tile, int channel) {
     const Place me;
     constexpr int kEach = 16 / F::kBytes, kChunks = kPass / kEach;
     const int width = ceil_div(p.grid.width, kRun) * kRun;
@@ -336,7 +266,7 @@ struct Contract {
       const int token = tile.first + me.row0 + half * 8, patch = token - p.grid.prefix;
       if (patch < 0 || token >= tile.end) continue;
       const int cell = (patch / p.grid.width - tile.top) * width + patch % p.grid.width;
-      const Cell* const dv = units<F>(p.dv) + (image + token) * kChannels + channel;
+      const Cell* const dv = of_image(p.dv, tile) + token * kChannels + channel;
       FASTHT_UNROLL for (int q = 0; q < kPass / 16; ++q) {
         const int at = q * 16 + me.lane % 4 * 4;
         store_four<F>(dv_map + cell * Correlate::kCell + at, load_four<F>(dv + at));

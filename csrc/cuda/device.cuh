@@ -112,6 +112,11 @@ FASTHT_DEVICE Word round_to_tf32_here(float value) {
   return bits;
 }
 
+// The same number, of which nothing is known: no register keeps what was made of it before.
+FASTHT_DEVICE int anew(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
 // The value is made here, not where it is used.
 FASTHT_DEVICE void settle(Word value) { asm volatile("" ::"r"(value)); }
 FASTHT_DEVICE void settle(const void* value) { asm volatile("" ::"l"(value)); }
@@ -147,6 +152,14 @@ FASTHT_DEVICE Word shared_address(const void* shared) {
 // shared memory) and receives in word i numbers 2t and 2t + 1 of column g of tile i.
 FASTHT_DEVICE void load_tiles_transposed(Word (&tiles)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// The same not transposed: numbers 2t and 2t + 1 of row g of tile i.
+FASTHT_DEVICE void load_tiles(Word (&tiles)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
                : "r"(shared_address(row))
                : "memory");
@@ -268,6 +281,7 @@ inline Word round_to_tf32(float value) {  // to nearest, ties away from zero
   return (bits + 0x1000) & 0xffffe000;
 }
 inline void keep_order() {}
+inline int anew(int value) { return value; }
 inline void settle(Word) {}
 inline void settle(const void*) {}
 inline Word round_to_tf32_here(float value) { return round_to_tf32(value); }
@@ -340,25 +354,36 @@ FASTHT_INTERNAL inline float shuffle_xor(float value, int mask, int line = __bui
   });
   return mine.out;
 }
+struct TileOperands {
+  Word* tiles;
+  const void* row;
+};
+template <bool kTransposed>
+FASTHT_INTERNAL void load_tiles_for_warp(void** all) {
+  const auto of = [&](int lane) -> TileOperands& { return *static_cast<TileOperands*>(all[lane]); };
+  for (int tile = 0; tile < 4; ++tile)
+    for (int lane = 0; lane < kLanes; ++lane) {
+      Word both = 0;
+      for (int e = 0; e < 2; ++e) {
+        const int one = lane / 4, other = lane % 4 * 2 + e;
+        const void* from = of(tile * 8 + (kTransposed ? other : one)).row;
+        const int column = kTransposed ? one : other;
+        both |= Word{static_cast<const unsigned short*>(from)[column]} << 16 * e;
+      }
+      of(lane).tiles[tile] = both;
+    }
+}
 FASTHT_INTERNAL inline void load_tiles_transposed(Word (&tiles)[4], const void* row,
                                                   int line = __builtin_LINE()) {
-  struct Operands {
-    Word* tiles;
-    const void* row;
-  } mine{tiles, row};
+  TileOperands mine{tiles, row};
   simulate::race_access(row, 16, false, __builtin_return_address(0));
-  simulate::meet(5, line, &mine, [](void** all) {
-    const auto of = [&](int lane) -> Operands& { return *static_cast<Operands*>(all[lane]); };
-    for (int tile = 0; tile < 4; ++tile)
-      for (int lane = 0; lane < kLanes; ++lane) {
-        Word both = 0;
-        for (int e = 0; e < 2; ++e) {
-          const void* from = of(tile * 8 + lane % 4 * 2 + e).row;
-          both |= Word{static_cast<const unsigned short*>(from)[lane / 4]} << 16 * e;
-        }
-        of(lane).tiles[tile] = both;
-      }
-  });
+  simulate::meet(5, line, &mine, load_tiles_for_warp<true>);
+}
+FASTHT_INTERNAL inline void load_tiles(Word (&tiles)[4], const void* row,
+                                       int line = __builtin_LINE()) {
+  TileOperands mine{tiles, row};
+  simulate::race_access(row, 16, false, __builtin_return_address(0));
+  simulate::meet(6, line, &mine, load_tiles_for_warp<false>);
 }
 inline void copy_async(void* shared, const void* global, bool real = true) {
   simulate::start_copy(shared, global, 16, real);

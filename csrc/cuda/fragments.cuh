@@ -77,11 +77,15 @@ struct HalfProducts {  // of 16-bit numbers
   FASTHT_DEVICE static void multiply(float (&c)[4], const Left& a, const Right& b) {
     FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
       const Word part[4] = {a.v[0][2 * i], a.v[1][2 * i], a.v[0][2 * i + 1], a.v[1][2 * i + 1]};
-      if constexpr (Same<F, Bfloat16>::value)
-        mma_bfloat16(c, part, b.v.v[2 * i], b.v.v[2 * i + 1]);
-      else
-        mma_float16(c, part, b.v.v[2 * i], b.v.v[2 * i + 1]);
+      multiply_part(c, part, b.v.v[2 * i], b.v.v[2 * i + 1]);
     }
+  }
+  // One instruction's.
+  FASTHT_DEVICE static void multiply_part(float (&c)[4], const Word (&a)[4], Word b0, Word b1) {
+    if constexpr (Same<F, Bfloat16>::value)
+      mma_bfloat16(c, a, b0, b1);
+    else
+      mma_float16(c, a, b0, b1);
   }
   // The right operand from a row in memory: the lane's eight numbers of column lane / 4.
   FASTHT_DEVICE static void multiply_by(float (&c)[4], const Left& a, const Eight<F>& column) {

@@ -7,8 +7,7 @@
 namespace fastht::cuda {
 namespace {
 
-constexpr int kMostAhead = 6;            // slices of x
-constexpr int kPrefetched = 160 * 1024;  // bytes of x that a multiprocessor's blocks bring to the L2 cache
+constexpr int kMostAhead = 6;  // slices of x
 
 int larger_of(int a, int b) { return a > b ? a : b; }
 
@@ -46,11 +45,8 @@ MixUpPlan::MixUpPlan(const Problem& problem, const Device& device) {
         std::to_string(problem.grid.width) + " patches needs more shared memory than this GPU's" +
         " blocks have (" + std::to_string(device.shared_per_block) + " bytes)");
   blocks_ = blocks_at_once(device, warps_, forward_registers(problem), shared(problem));
-  // Chips whose multiprocessors have so much shared memory have an L2 cache of more than twice that
-  // for each; of others some have little.
-  if (device.shared_per_multiprocessor > kPrefetched)
-    prefetched_ = kPrefetched / (blocks_ * tile_rows(warps_, problem.grid) *
-                                 bytes_of(problem.x)) / 64 * 64;
+  prefetched_ =
+      prefetched_features(device, blocks_, tile_rows(warps_, problem.grid), bytes_of(problem.x));
 }
 
 Kernel MixUpPlan::kernel(const Problem& problem, bool rebuild) const {

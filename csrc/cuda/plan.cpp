@@ -26,6 +26,14 @@ int blocks_at_once(const Device& device, int warps, int registers, int shared) {
   return by_shared < by_registers ? by_shared : by_registers;
 }
 
+int prefetched_features(const Device& device, int blocks, int rows, int x_bytes) {
+  constexpr int kPrefetched = 160 * 1024;  // bytes of a multiprocessor's blocks
+  // Chips whose multiprocessors have so much shared memory have an L2 cache of more than twice that
+  // for each; of others some have little.
+  if (device.shared_per_multiprocessor <= kPrefetched) return 0;
+  return kPrefetched / (blocks * rows * x_bytes) / 64 * 64;
+}
+
 int forward_registers(const Problem& problem) {
   const bool strict = problem.products == Format::kFloat32 && !problem.tf32;
   if (strict || padded_channels(problem.channels) == 128) return 255;

@@ -98,6 +98,9 @@ constexpr int kReserved = 1024;  // of shared memory, by the system, for each bl
 // have, and by their shared memory. What a kernel is compiled for: memory that keeps a third block
 // out leaves its registers to the two.
 int blocks_at_once(const Device& device, int warps, int registers, int shared);
+// Features of a token that a block of `rows` brings to the L2 cache while the memory has nothing to do,
+// so many blocks at once on a multiprocessor.
+int prefetched_features(const Device& device, int blocks, int rows, int x_bytes);
 // Registers of a thread that down and mix_up need.
 int forward_registers(const Problem& problem);
 
@@ -203,7 +206,7 @@ class BackwardPlan {
   Tiling contract_, mix_back_;
   MixUpPlan mix_up_;
   SpectralPlan spectral_;
-  int each_ = 1;  // tiles of a block of contract
+  int each_ = 1, prefetched_ = 0;  // of contract: tiles of a block, features for the L2 cache
   int expand_tokens_ = 0, expand_stages_ = 0, expand_shared_ = 0, expand_each_ = 1;
 
   struct Arrays;
