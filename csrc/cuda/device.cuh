@@ -10,14 +10,12 @@
 #define FASTHT_ROLLED _Pragma("unroll 1")
 #define FASTHT_PRAGMA(...) _Pragma(#__VA_ARGS__)
 #define FASTHT_UNROLL_BY(count) FASTHT_PRAGMA(unroll(count))
-#define FASTHT_UNROLL_EIGHT _Pragma("unroll 8")  // of a long sum: so many loads at once
 #else
 #include "cuda/simulate.h"
 #define FASTHT_DEVICE inline
 #define FASTHT_UNROLL
 #define FASTHT_ROLLED
 #define FASTHT_UNROLL_BY(count)
-#define FASTHT_UNROLL_EIGHT
 #endif
 
 namespace fastht::cuda {

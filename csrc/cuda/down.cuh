@@ -29,47 +29,54 @@ FASTHT_DEVICE void finish_image(const DownParams& p, int image, float* mean, flo
                                 float* hidden) {
   const int thread = reread_thread_index();
   const bool gated = p.gate_weight0.data != nullptr;
+  // All parameters are on their way before the sums are known: one wait, not one after another.
+  const GateLayers layers{p.gate_weight0, p.gate_bias0, p.gate_weight2, p.gate_bias2,
+                          p.channels,     gated ? p.hidden : 0};
+  HiddenLayer<kThreads> hidden_layer(layers);
+  const GateOutput output(layers);
+  constexpr int kSize = kBankRows * kChannels / 4, kMost = 7;
+  constexpr int kEach = ceil_div(kSize, kThreads) < kMost ? ceil_div(kSize, kThreads) : kMost;
+  Floats bank[kEach][3];
+  const auto load_bank = [&](int start) {
+    FASTHT_UNROLL for (int e = 0; e < kEach; ++e)
+      FASTHT_UNROLL for (int k = 0; k < 3; ++k)
+        bank[e][k] = reinterpret_cast<const Floats*>(
+            p.bank)[k * kSize + smaller(start + e * kThreads, kSize - 1)];
+  };
+  load_bank(thread);
   for (int c = thread; c < kChannels; c += kThreads) {
-    float total = 0.0f;
+    float total = 0.0f, scale = 1.0f;
+    if (p.filter != Filter::kNone && c < p.channels)
+      scale = read(p.spectral_filter, static_cast<long long>(c) * p.frequencies);
+    FASTHT_UNROLL_BY(8)  // so many loads at once
     for (int tile = 0; tile < p.tiles; ++tile)
       total += p.partials[(static_cast<long long>(image) * p.tiles + tile) * kChannels + c];
     if (p.pooled != nullptr) p.pooled[static_cast<long long>(image) * kChannels + c] = total;
-    float scale = 1.0f;
-    if (p.filter != Filter::kNone && c < p.channels)
-      scale = read(p.spectral_filter, static_cast<long long>(c) * p.frequencies);
     scales[c] = p.filter == Filter::kChannel ? scale : 1.0f;
     mean[c] = total * scale / static_cast<float>(p.grid.tokens - p.grid.prefix);
   }
   sync_block();
   float gate[3] = {1.0f / 3.0f, 1.0f / 3.0f, 1.0f / 3.0f};
   if (gated) {
-    const GateLayers layers{p.gate_weight0, p.gate_bias0, p.gate_weight2, p.gate_bias2,
-                            p.channels,     p.hidden};
-    hidden_layer<kThreads>(hidden, mean, layers);
+    hidden_layer.run(hidden, mean);
     sync_block();
-    gate_weights(gate, hidden, layers);
+    output.weights(gate, hidden);
   }
   if (thread == 0)
     *reinterpret_cast<Floats*>(p.gate + image * 4ll) = {{gate[0], gate[1], gate[2], 0.0f}};
   Floats* const kernels =
       reinterpret_cast<Floats*>(p.kernels + static_cast<long long>(image) * (kBankRows * kChannels));
-  const Floats* const bank = reinterpret_cast<const Floats*>(p.bank);
-  // Some at a time, or each would wait for its loads.
-  constexpr int kSize = kBankRows * kChannels / 4, kEach = 4;
   FASTHT_ROLLED for (int start = thread; start < kSize; start += kEach * kThreads) {
-    Floats sums[kEach];
-    FASTHT_UNROLL for (int e = 0; e < kEach; ++e) {
-      const int i = smaller(start + e * kThreads, kSize - 1);
-      const Floats small = bank[i], middle = bank[kSize + i], large = bank[2 * kSize + i];
-      FASTHT_UNROLL for (int j = 0; j < 4; ++j)
-        sums[e].v[j] = gate[0] * small.v[j] + gate[1] * middle.v[j] + gate[2] * large.v[j];
-    }
+    if (start != thread) load_bank(start);
     FASTHT_UNROLL for (int e = 0; e < kEach; ++e) {
       const int i = start + e * kThreads;
       if (i >= kSize) break;
-      if (i < kTaps * kChannels / 4)
-        FASTHT_UNROLL for (int j = 0; j < 4; ++j) sums[e].v[j] *= scales[i * 4 % kChannels + j];
-      kernels[i] = sums[e];
+      Floats sum;
+      FASTHT_UNROLL for (int j = 0; j < 4; ++j) {
+        sum.v[j] = gate[0] * bank[e][0].v[j] + gate[1] * bank[e][1].v[j] + gate[2] * bank[e][2].v[j];
+        if (i < kTaps * kChannels / 4) sum.v[j] *= scales[i * 4 % kChannels + j];
+      }
+      kernels[i] = sum;
     }
   }
 }
@@ -218,8 +225,10 @@ FASTHT_DEVICE void down(const DownParams& p) {
       };
       read_x();
       if constexpr (!kHalves) {
+        const Word there = feature + t * 8 < p.dim ? 0xffffffffu : 0u;
         FASTHT_UNROLL for (int m = 0; m < kTall; ++m)
-          FASTHT_UNROLL for (int half = 0; half < 2; ++half) left[m].set(half, raw[m][half]);
+          FASTHT_UNROLL for (int half = 0; half < 2; ++half)
+            set_masked<P>(left[m], half, raw[m][half], there);
         multiply_tall<P>(by_skip, left, stage, part * kBlocks, 1, lane);
       }
       if constexpr (kTwice) {

@@ -9,7 +9,8 @@ namespace fastht::cuda {
 constexpr int kFoldEach = 8;  // numbers that a thread reads at a time
 
 // A power of two near the largest |gamma * ln_w|, the same in all threads. gamma starts at 1e-6:
-// without it the folded weights, and the saved u_norm, would be subnormal in float16.
+// without it the folded weights, and the saved u_norm, would be subnormal in float16. To multiply by its
+// inverse is exact.
 FASTHT_DEVICE float norm_scale(const FoldParams& p, float* shared) {
   const int thread = thread_index();
   float largest = 0.0f;
@@ -64,23 +65,26 @@ FASTHT_DEVICE void fold_matrix(const FoldParams& p, const FoldMatrix& m, int fir
     float weight[8];
     read_all(gamma, p.gamma, depth);
     read_all(weight, p.norm_weight, depth);
-    FASTHT_UNROLL for (int w = 0; w < 8; ++w) values[w] *= gamma[w] * weight[w] / scale;
+    const float inverse = 1.0f / scale;
+    FASTHT_UNROLL for (int w = 0; w < 8; ++w) values[w] *= gamma[w] * weight[w] * inverse;
   }
-  FASTHT_UNROLL for (int w = 0; w < 8; ++w) store_one<F>(to + fragment_at<F>(lane, w), values[w]);
+  FASTHT_UNROLL for (int w = 0; w < 8; w += 2)
+    store_pair<F>(to + (m.tiles ? tile_at<F>(lane, w) : fragment_at<F>(lane, w)), values[w],
+                  values[w + 1]);
 }
 
-// A warp for each channel. The row sums must be those of the rounded weights, or |mean| * rounding
-// error remains.
+// A block for each channel: its numbers are asked for at once. The row sums must be those of the rounded
+// weights, or |mean| * rounding error remains. `shared`: two numbers a warp.
 template <class F>
-FASTHT_DEVICE void fold_sums(const FoldParams& p, int first, int padded, float scale) {
-  const int lane = thread_index() % kLanes;
-  const int c = first * (kFoldThreads / kLanes) + thread_index() / kLanes;
+FASTHT_DEVICE void fold_sums(const FoldParams& p, int c, int padded, float scale, float* shared) {
+  const int thread = thread_index();
+  const float inverse = 1.0f / scale;
   float sum = 0.0f, constant = 0.0f;
-  for (int start = lane; start < p.dim && c < p.channels; start += kFoldEach * kLanes) {
+  for (int start = thread; start < p.dim && c < p.channels; start += kFoldEach * kFoldThreads) {
     int feature[kFoldEach], at[kFoldEach];
     float weight[kFoldEach], gamma[kFoldEach], norm_weight[kFoldEach], norm_bias[kFoldEach];
     FASTHT_UNROLL for (int i = 0; i < kFoldEach; ++i) {
-      const int d = start + i * kLanes;
+      const int d = start + i * kFoldThreads;
       feature[i] = d < p.dim ? d : -1;
       at[i] = d < p.dim ? c * p.dim + d : -1;
     }
@@ -89,7 +93,7 @@ FASTHT_DEVICE void fold_sums(const FoldParams& p, int first, int padded, float s
     read_all(norm_weight, p.norm_weight, feature);
     read_all(norm_bias, p.norm_bias, feature);
     FASTHT_UNROLL for (int i = 0; i < kFoldEach; ++i) {
-      sum += rounded<F>(weight[i] * (gamma[i] * norm_weight[i] / scale));
+      sum += rounded<F>(weight[i] * (gamma[i] * norm_weight[i] * inverse));
       constant += weight[i] * (gamma[i] * norm_bias[i]);
     }
   }
@@ -97,7 +101,13 @@ FASTHT_DEVICE void fold_sums(const FoldParams& p, int first, int padded, float s
     sum += shuffle_xor(sum, mask);
     constant += shuffle_xor(constant, mask);
   }
-  if (lane != 0 || c >= padded) return;
+  if (thread % kLanes == 0)
+    shared[thread / kLanes * 2] = sum, shared[thread / kLanes * 2 + 1] = constant;
+  sync_block();
+  if (thread != 0) return;
+  sum = constant = 0.0f;
+  FASTHT_UNROLL for (int i = 0; i < kFoldThreads / kLanes; ++i)
+    sum += shared[i * 2], constant += shared[i * 2 + 1];
   p.sums[c] = sum;
   p.sums[padded + c] = c < p.channels ? constant + read(p.down_bias, c) : 0.0f;
 }
@@ -142,7 +152,7 @@ FASTHT_DEVICE void fold(const FoldParams& p) {
     if (matrix < sums) {
       fold_matrix<F>(p, p.matrices[matrix], block - p.first[matrix], scale);
     } else {
-      fold_sums<F>(p, block - p.first[sums], kChannels, scale);
+      fold_sums<F>(p, block - p.first[sums], kChannels, scale, shared + kFoldThreads / kLanes);
       if (block == p.first[sums] && thread == 0) *p.scale = scale;
     }
   } else if (block < p.first[sums + 2]) {

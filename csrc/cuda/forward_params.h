@@ -14,6 +14,7 @@ struct FoldMatrix {
   bool wide, memory, depth_first;  // numbers, order of k, and whether blocks [groups][outputs]
   Scaling scaling;
   void* to;
+  bool tiles = false;  // whether 16-bit numbers lie as load_tiles reads them
 };
 constexpr int kFoldThreads = 128;
 constexpr int kFoldBlocks = 4;  // of a matrix, for one block of threads
@@ -22,7 +23,6 @@ constexpr int kFoldImages = 16;  // whose kernels a block makes a part of
 FASTHT_BOTH constexpr int fold_kernel_parts(int padded) {
   return ceil_div(kBankRows * padded, kFoldThreads);
 }
-constexpr int kLanesPerChannel = 32;  // that add up a row of the down-projection
 
 // Everything that a pass reads of the parameters but the gate's layers.
 struct FoldParams {

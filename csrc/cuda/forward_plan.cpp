@@ -11,7 +11,7 @@ namespace {
 FoldMatrix down_matrix(const Problem& p, const Array& weight, int padded, int padded_dim,
                        Scaling scaling) {
   return {weight,    p.channels, p.dim, p.dim,   1,      padded / 8, padded_dim / 32,
-          /*wide=*/true, /*memory=*/true, /*depth_first=*/true, scaling, nullptr};
+          /*wide=*/true, /*memory=*/true, /*depth_first=*/true, scaling, nullptr, /*tiles=*/true};
 }
 
 }  // namespace

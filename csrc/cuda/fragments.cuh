@@ -8,7 +8,8 @@
 //          "register order": 32 j + 16 (w / 4) + 4 t + w % 4, so that they are the lane's own
 //          results of a product whose columns have narrow numbers.
 //   Right: 32 k x 8 columns, a "block", written by the folding kernel as lanes read it: lane after
-//          lane, eight values each (`fragment_at`), for one conflict-free access of 16 bytes.
+//          lane, eight values each (`fragment_at`), for one conflict-free access of 16 bytes; or, of
+//          16-bit numbers in shared memory, as the tiles of load_tiles (`tile_at`).
 //   Results: c[0], c[1] in row g, c[2], c[3] in row g + 8; columns 2t, 2t + 1 of the block. Which
 //          feature or channel a column is:
 //          "wide numbers": of four blocks, 32 J + 8 t + 2 n + e: eight neighbours a lane;
@@ -36,6 +37,11 @@ constexpr int kBlock = 256;
 template <class F>
 FASTHT_DEVICE int fragment_at(int lane, int w) {
   return F::kBytes == 2 ? lane * 8 + w : w / 4 * 128 + lane * 4 + w % 4;
+}
+
+template <class F>
+FASTHT_DEVICE int tile_at(int lane, int w) {
+  return F::kBytes == 2 ? w / 2 * 64 + lane * 2 + w % 2 : fragment_at<F>(lane, w);
 }
 
 // c[n] += left times block first + n * step of a matrix in fragment order, in shared or global memory.
@@ -72,6 +78,9 @@ struct HalfProducts {  // of 16-bit numbers
     Quad v;
     FASTHT_DEVICE void load(const Quad* matrix, int block, int lane) {
       v = matrix[block * kLanes + lane];
+    }
+    FASTHT_DEVICE void load_as_tiles(const Quad* matrix, int block, int lane) {
+      load_tiles(v.v, matrix + block * kLanes + lane);
     }
   };
   FASTHT_DEVICE static void multiply(float (&c)[4], const Left& a, const Right& b) {
@@ -231,16 +240,18 @@ struct Float32Products {
   }
 };
 
-// c[m][n] += left[m] times a block, for kTall operands of 16 rows each: a block is loaded once.
+// c[m][n] += left[m] times a block, for kTall operands of 16 rows each: a block is loaded once. The
+// matrix is in shared memory, 16-bit numbers as tiles.
 template <class P, int kTall, int kCount>
 FASTHT_DEVICE void multiply_tall(float (&c)[kTall][kCount][4], const typename P::Left (&left)[kTall],
                                  const Quad* matrix, int first, int step, int lane) {
-  if constexpr (kTall == 1) {
+  if constexpr (P::Format::kBytes == 4) {
+    static_assert(kTall == 1, "registers are short");
     P::multiply_all(c[0], left[0], matrix, first, step, lane);
   } else {
     FASTHT_UNROLL for (int n = 0; n < kCount; ++n) {
       typename P::Right right;
-      right.load(matrix, first + n * step, lane);
+      right.load_as_tiles(matrix, first + n * step, lane);
       FASTHT_UNROLL for (int m = 0; m < kTall; ++m) P::multiply(c[m][n], left[m], right);
     }
   }

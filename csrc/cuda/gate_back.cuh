@@ -72,7 +72,7 @@ FASTHT_DEVICE void gate_back(const GateParams& p, int image, int tiles, int pixe
     if (lane == 0) parts[k * kWarps + warp] = by_gate[k];
   }
   const GateLayers layers{p.weight0, p.bias0, {}, {}, p.channels, p.hidden};
-  hidden_layer<kThreads>(hidden, mean, layers);
+  HiddenLayer<kThreads>(layers).run(hidden, mean);
   sync_block();
   if (gated) {
     float logits[3] = {};

@@ -63,7 +63,7 @@ FoldMatrix MixUpPlan::up_matrix(const Problem& problem, const Parameters& params
   const int padded_dim = ceil_div(problem.dim, slice) * slice;
   return {params.up_weight, problem.dim, problem.channels, problem.channels, 1, padded_dim / 8,
           padded / 32, /*wide=*/true, /*memory=*/false, /*depth_first=*/false, Scaling::kNone,
-          nullptr};
+          nullptr, /*tiles=*/true};
 }
 
 MixUpParams MixUpPlan::params(const Problem& problem, const FoldParams& fold, int point, int up,

@@ -1,8 +1,7 @@
 // Mean and variance of the rows of x that a warp multiplies, gathered as they go by.
 //
-// Numbers of 16 bits are summed and squared by the tensor cores: a row times ones, and the rows
-// times themselves, of which the diagonal is wanted. Floats, whose products would round them, are
-// added up by the lanes.
+// Numbers of 16 bits are summed by the tensor cores, a row times ones. Floats, whose products would
+// round them, are added up by the lanes, as all squares are.
 #pragma once
 
 #include "cuda/fragments.cuh"
@@ -51,7 +50,7 @@ FASTHT_DEVICE float rough_mean(const Eight<X>& first, int count, int total) {
   float sum = 0.0f, spread = 0.0f;
   FASTHT_UNROLL for (int i = 0; i < 8; ++i) sum += first[i];
   FASTHT_UNROLL for (int mask = 1; mask < 4; mask *= 2) sum += shuffle_xor(sum, mask);
-  const float mean = sum / static_cast<float>(total);
+  const float mean = sum * reciprocal(static_cast<float>(total));
   FASTHT_UNROLL for (int i = 0; i < 8; ++i) {
     const float deviation = i < count ? first[i] - mean : 0.0f;
     spread = fused(deviation, deviation, spread);
@@ -117,45 +116,45 @@ struct LaneStatistics {
   }
 };
 
-// The same by the tensor cores, of numbers that products take as they are: each row times ones, and
-// times all rows, of which only the diagonal is wanted. The shift keeps the mean within a few sigma,
-// so that the squares can be summed without it.
+// The same of numbers that products take as they are: each row times ones. The shift keeps the mean
+// within a few sigma, so that the squares can be summed without it; those of a lane are its own, since
+// the tensor cores, which could multiply the rows by themselves, are what `down` has least of.
 template <class X, class P, bool kAligned>
 struct ProductStatistics {
   float shift[2] = {}, mean[2] = {}, m2[2] = {};
   Word less[2] = {};
-  float sums[4] = {}, upper[4] = {}, lower[4] = {};
+  float sums[4] = {}, squares[2] = {};
 
   FASTHT_DEVICE void start(int half, const Eight<X>& first, int dim, int t) {
-    shift[half] = rough_mean(first, present_of(0, dim, t), smaller(dim, 32));
-    less[half] = X::pack(-shift[half], -shift[half]);
+    const float rough = rough_mean(first, present_of(0, dim, t), smaller(dim, 32));
+    less[half] = X::pack(-rough, -rough);
   }
   FASTHT_DEVICE void centre(typename P::Left& left, const Eight<X> (&)[2], int feature, int dim,
                             int t) {
     const int count = present_of(feature, dim, t);
-    typename P::Right rows[2], ones;
+    typename P::Right ones;
     FASTHT_UNROLL for (int i = 0; i < 4; ++i) {
       const Word there = kAligned ? (count > 0 ? 0xffffffffu : 0u)
                                   : (i * 2 < count ? 0xffffu : 0u) |
                                         (i * 2 + 1 < count ? 0xffff0000u : 0u);
-      FASTHT_UNROLL for (int half = 0; half < 2; ++half)
-        rows[half].v.v[i] = left.v[half][i] = X::add(left.v[half][i], less[half] & there);
+      FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
+        const Word both = X::add(left.v[half][i], less[half] & there);
+        const float first = X::first(both), second = X::second(both);
+        squares[half] = fused(first, first, fused(second, second, squares[half]));
+        left.v[half][i] = both;
+      }
       ones.v.v[i] = X::pack(1.0f, 1.0f);
     }
     P::multiply(sums, left, ones);
-    P::multiply(upper, left, rows[0]);
-    P::multiply(lower, left, rows[1]);
   }
-  FASTHT_DEVICE void finish(int dim, int lane) {
+  FASTHT_DEVICE void finish(int dim, int) {
     const float each = 1.0f / static_cast<float>(dim);
-    // Number g of row g (+ 8) is with lane t = g / 2.
-    const bool diagonal = lane % 4 == lane / 8, second = lane / 4 % 2 == 1;
     FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      const float first = half == 0 ? upper[0] : lower[2], next = half == 0 ? upper[1] : lower[3];
-      float squares = diagonal ? (second ? next : first) : 0.0f;
-      FASTHT_UNROLL for (int mask = 1; mask < 4; mask *= 2) squares += shuffle_xor(squares, mask);
+      FASTHT_UNROLL for (int mask = 1; mask < 4; mask *= 2)
+        squares[half] += shuffle_xor(squares[half], mask);
+      shift[half] = -X::first(less[half]);  // a register fewer until now
       mean[half] = sums[half * 2] * each;
-      const float rest = squares - sums[half * 2] * mean[half];
+      const float rest = squares[half] - sums[half * 2] * mean[half];
       m2[half] = rest < 0.0f ? 0.0f : rest;  // a NaN stays
     }
   }

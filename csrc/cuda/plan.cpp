@@ -96,7 +96,7 @@ void plan_fold(FoldParams& fold, const Problem& problem, const Parameters& param
                                bytes_of(problem.products));
   }
   const int kernels = fold_kernel_parts(padded) * ceil_div(problem.batch, kFoldImages);
-  const int counts[] = {padded * kLanesPerChannel / kFoldThreads,
+  const int counts[] = {padded,
                         ceil_div(3 * kBankRows * padded, kFoldThreads), 1,
                         fold.gate != nullptr ? kernels : 0};
   for (int i = 0; i < 4; ++i) {

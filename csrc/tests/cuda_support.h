@@ -81,10 +81,10 @@ class Buffer {
 
 // A matrix [rows][depth] (row r: the weights of output r) in fragment order, padded with zeros.
 // `wide`: the blocks' columns have wide numbers; `memory`: k is in memory order. Blocks follow one
-// another by output, or `by_depth`.
+// another by output, or `by_depth`; `tiles`: as load_tiles reads them.
 inline Buffer fragments(const Buffer& matrix, int rows, int depth, int padded_rows,
                         int padded_depth, Format format, bool wide, bool memory,
-                        bool by_depth = false) {
+                        bool by_depth = false, bool tiles = false) {
   Buffer result(static_cast<long long>(padded_rows) * padded_depth, format);
   const int outputs = padded_rows / 8, groups = padded_depth / 32;
   for (int n = 0; n < outputs; ++n)
@@ -94,6 +94,7 @@ inline Buffer fragments(const Buffer& matrix, int rows, int depth, int padded_ro
           const int row = wide ? wide_number(n, lane) : narrow_number(n, lane);
           const int column = memory ? memory_order(k, lane, w) : register_order(k, lane, w);
           const int at = format == Format::kFloat32 ? fragment_at<Float32>(lane, w)
+                         : tiles                    ? tile_at<Bfloat16>(lane, w)
                                                     : fragment_at<Bfloat16>(lane, w);
           const bool real = row < rows && column < depth;
           result.set((by_depth ? k * outputs + n : n * groups + k) * kBlock + at,

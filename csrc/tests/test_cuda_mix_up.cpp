@@ -34,7 +34,7 @@ Buffer mix_up_case(const Case& c, double bound) {
   point.normal(random, 0.12f), up.normal(random, 0.12f), point_bias.normal(random, 1);
   up_bias.normal(random, 1);
   const Buffer point_lanes = fragments(point, C, C, C, C, narrow, false, true);
-  const Buffer up_lanes = fragments(up, D, C, all, C, narrow, true, false);
+  const Buffer up_lanes = fragments(up, D, C, all, C, narrow, true, false, false, true);
   const Buffer& source = c.full ? f : u;
   const int rows = tile_rows(kWarps, grid), tiles = ceil_div(N, rows);
   const unsigned long long seed = 0x123456789abcdefull;
