@@ -18,18 +18,10 @@ from fastht.losses.triton import configs, forward  # noqa: E402
 from fastht.losses.triton.exponential import exp  # noqa: E402
 from fastht.losses.triton.sweeps import Launcher  # noqa: E402
 
-pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
+pytestmark = [pytest.mark.usefixtures("strict")]
+pytestmark += [pytest.mark.gpu] if DEVICE == "cuda" else []
 on_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="of the interpreter's tensor cores")
 WIDTH = 512
-
-
-@pytest.fixture(autouse=True)
-def strict():
-    """Allow no TensorFloat-32, as PyTorch does where nobody asks for it."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def pairs(size, seed=0):

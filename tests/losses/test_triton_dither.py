@@ -13,17 +13,9 @@ pytest.importorskip("triton")
 from fastht.losses.triton import forward
 from fastht.losses.triton.sweeps import Launcher
 
-pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
+pytestmark = [pytest.mark.usefixtures("strict")]
+pytestmark += [pytest.mark.gpu] if DEVICE == "cuda" else []
 CUT = 0x1FFF  # float32's places that TensorFloat-32 lacks
-
-
-@pytest.fixture(autouse=True)
-def strict():
-    """Allow no TensorFloat-32, as PyTorch does where nobody asks for it."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def with_dither(monkeypatch, value):
