@@ -79,9 +79,9 @@ _THIN = (
     *(Kind(arch, 64, "bf16", True, _THIN_GRIDS) for arch in DEVICES),
     *_ONCE_SPILLED,
 )
-# What is known to use local memory, and the most instructions that do, all of tokens of float32
-# that are not aligned: expand under autocast on sm_100, and, with 128 channels, contract of strict
-# float32. Nothing else that has been compiled: docs/cuda_spills.md says what.
+# What may use local memory, and the most instructions that do, all of tokens of float32: expand of
+# unaligned ones under autocast on sm_100, and, with 128 channels, contract of strict float32, which
+# uses more than that since it was changed. docs/cuda_spills.md says what has been compiled.
 ALLOWED = {
     ("sm_90a", "32", 128): {"contract": 4},
     ("sm_100", "32>bf16", 64): {"expand": 2},
