@@ -80,8 +80,8 @@ _THIN = (
     *_ONCE_SPILLED,
 )
 # What may use local memory, and the most instructions that do, all of tokens of float32: expand of
-# unaligned ones under autocast on sm_100, and, with 128 channels, contract of strict float32, which
-# uses more than that since it was changed. docs/cuda_spills.md says what has been compiled.
+# unaligned ones under autocast on sm_100, and, with 128 channels, contract of strict float32. That
+# and down use more there since they were changed: docs/cuda_spills.md says what was compiled.
 ALLOWED = {
     ("sm_90a", "32", 128): {"contract": 4},
     ("sm_100", "32>bf16", 64): {"expand": 2},
