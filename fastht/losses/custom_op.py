@@ -110,14 +110,14 @@ def contrastive(
     o = operands(images, texts, scale, bias, keys, share, targets, temperature)
     counts = _counts(keys, share)
     statistics: Statistics
-    gradients = Gradients(None, None, None, None)
+    gradients, gain = Gradients(None, None, None, None), None
     if _at_once(shape, backend, images, texts, sizes, needs):
         one = Upstream(*(scale.detach().new_ones(2, 1) for _ in range(2)))
 
         def k(found: Statistics) -> Coefficients:
             return coefficients(shape, found, Weights(*weights), temperature, one, counts, share)
 
-        statistics, gradients = implementation(backend).forward_and_backward(
+        statistics, gradients, gain = implementation(backend).forward_and_backward(
             shape, o, k, (needs[0], needs[1], needs[2] and shape.logits)
         )
     else:
@@ -138,14 +138,14 @@ def contrastive(
         *statistics[:4],
         none if rows is None else rows,
         none.clone() if columns is None else columns,
-        none.clone() if numbers[0] is None else _summed(numbers),
+        none.clone() if gain is None else torch.stack(_summed([*numbers, gain], gain)),
     )
 
 
-def _summed(rows: Sequence[Tensor | None]) -> Tensor:
-    """Return ``[2]``: the gradients of scale and bias over rows, 0 where there is none."""
-    found = [x.sum(dtype=wide_dtype(x)) for x in rows if x is not None]
-    return torch.stack([found[0], found[1] if len(found) > 1 else torch.zeros_like(found[0])])
+def _summed(parts: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:
+    """Return the sums of gradients of scale and bias over rows, 0 where there is none."""
+    dtype = wide_dtype(like)
+    return [like.new_zeros((), dtype=dtype) if x is None else x.sum(dtype=dtype) for x in parts]
 
 
 def _at_once(
@@ -214,7 +214,7 @@ def _fake_gradients(
         scale.new_empty(x.shape if at_once and needed else (0,))
         for x, needed in ((images, needs[0]), (texts, needs[1]))
     ]
-    numbers = scale.new_empty(2 if at_once and needs[2] and form.logits else 0)
+    numbers = scale.new_empty(3 if at_once else 0)
     return made[0], made[1], numbers.to(wide_dtype(scale))
 
 
@@ -249,8 +249,8 @@ def contrastive_backward(
     shape = _form(form)
     softmax_rows, softmax_columns, kl_rows, kl_columns, drows, dcolumns, numbers = statistics
     if at_once:
-        factor = upstream.rows[int(shape.soft), 0]
-        dimages, dtexts, numbers = (x * factor.to(x.dtype) for x in (drows, dcolumns, numbers))
+        factor = upstream.rows[int(shape.soft), 0] * numbers[2]
+        dimages, dtexts, numbers = (x * factor.to(x.dtype) for x in (drows, dcolumns, numbers[:2]))
     else:
         share = exchange.share(sizes, len(images))
         targets = (row_targets, column_targets, table)
@@ -264,14 +264,12 @@ def contrastive_backward(
         )
         dimages = absent if rows is None else rows
         dtexts = absent.clone() if columns is None else columns
-        numbers = absent.to(wide_dtype(scale)) if each[0] is None else _summed(each)
-    if sizes is not None and numbers.numel():
+        numbers = torch.stack(_summed(each, scale))
+    if sizes is not None:
         dist.all_reduce(numbers)
         if reduction != OWN:
             numbers = numbers / len(sizes)
-    dscale, dbias = (
-        x.to(scale.dtype, copy=True) for x in (numbers if numbers.numel() else scale.new_zeros(2))
-    )
+    dscale, dbias = (x.to(scale.dtype, copy=True) for x in numbers)
     return (
         dimages.to(images.dtype) if need_images else images.new_empty(0),
         dtexts.to(texts.dtype) if need_texts else texts.new_empty(0),

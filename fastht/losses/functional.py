@@ -270,18 +270,10 @@ def _problem(
     images: Tensor, texts: Tensor, keys: Tensor | None, targets: SoftTargets | None
 ) -> str | None:
     """Return what is wrong with a batch, or ``None``."""
-    both = f"{tuple(images.shape)} {images.dtype} on {images.device} and {tuple(texts.shape)} "
-    both = f"image_features and text_features are {both}{texts.dtype} on {texts.device}"
-    if images.ndim != 2 or images.shape != texts.shape:
-        return f"{both}; both have to be [B, E]"
-    if images.layout != torch.strided or texts.layout != torch.strided:
-        return f"{both}, of layout {images.layout} and {texts.layout}; both have to be dense"
-    if images.dtype not in _FLOATS or images.dtype != texts.dtype:
-        return f"{both}; both have to be of one floating dtype"
-    if images.device != texts.device:
-        return f"{both}; both have to be on one device"
-    if images.numel() == 0:
-        return f"{both}: an empty batch has no loss; drop it"
+    problem = _problem_of_features(images, texts)
+    if problem is not None:
+        image, text = (f"{tuple(x.shape)} {x.dtype} on {x.device}" for x in (images, texts))
+        return f"image_features and text_features are {image} and {text}{problem}"
     n = len(images)
     integers = keys is None or not (keys.is_floating_point() or keys.dtype == torch.bool)
     if keys is not None and (keys.shape != (n,) or not integers):
@@ -290,6 +282,21 @@ def _problem(
         return f"soft targets are of {len(targets)} samples, and the batch has {n}"
     if targets is not None and targets.rows[0].device != images.device:
         return f"soft targets are on {targets.rows[0].device}, features on {images.device}"
+    return None
+
+
+def _problem_of_features(images: Tensor, texts: Tensor) -> str | None:
+    """Return what is wrong with features, said behind what they are."""
+    if images.ndim != 2 or images.shape != texts.shape:
+        return "; both have to be [B, E]"
+    if images.layout != torch.strided or texts.layout != torch.strided:
+        return f", of layout {images.layout} and {texts.layout}; both have to be dense"
+    if images.dtype not in _FLOATS or images.dtype != texts.dtype:
+        return "; both have to be of one floating dtype"
+    if images.device != texts.device:
+        return "; both have to be on one device"
+    if images.numel() == 0:
+        return ": an empty batch has no loss; drop it"
     return None
 
 

@@ -114,16 +114,24 @@ def test_autocast_rounds_the_features_and_keeps_the_sums():
     assert not torch.equal(loss, clip_loss(batch.images, batch.texts, batch.scale))
 
 
+def count_products(monkeypatch) -> list[torch.Size]:
+    """Return what is told of every product that a backward sweep makes from here on."""
+    products, multiply = [], torch.addmm
+
+    def counted(total, *factors, **options):
+        products.append(total.shape)
+        return multiply(total, *factors, **options)
+
+    monkeypatch.setattr(torch, "addmm", counted)
+    return products
+
+
 @pytest.mark.parametrize("side", ["images", "texts"])
 @pytest.mark.parametrize(("size", "blocks"), [(24, 1), (48, 6)])
 def test_a_frozen_side_costs_no_product(monkeypatch, small_blocks, size, blocks, side):
     monkeypatch.setitem(pairs.BLOCKS, DEVICE, (16, 24) if blocks > 1 else (24, 24))
     batch = make_batch(size)
-    products = []
-    multiply = Tensor.addmm_
-    monkeypatch.setattr(
-        Tensor, "addmm_", lambda self, *args: products.append(self.shape) or multiply(self, *args)
-    )
+    products = count_products(monkeypatch)
 
     def gradients(*wanted):
         leaves = {
@@ -202,11 +210,7 @@ def test_gradients_that_are_made_at_once_are_all_that_is_kept_more(monkeypatch, 
 
 
 def test_a_loss_that_needs_no_gradient_makes_none(monkeypatch):
-    multiply = Tensor.addmm_
-    products = []
-    monkeypatch.setattr(
-        Tensor, "addmm_", lambda self, *args: products.append(self.shape) or multiply(self, *args)
-    )
+    products = count_products(monkeypatch)
     batch = make_batch(20)
     images = batch.images.requires_grad_()
     with torch.no_grad():

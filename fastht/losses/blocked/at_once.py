@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from fastht.losses.blocked.backward_sweep import BackwardSweep
 from fastht.losses.blocked.forward_sweep import ForwardSweep, forward
 from fastht.losses.blocked.pairs import Pairs, block_size, blocks
@@ -27,10 +29,11 @@ def forward_and_backward(
     operands: Operands,
     coefficients: Callable[[Statistics], Coefficients],
     needs: tuple[bool, bool, bool],
-) -> tuple[Statistics, Gradients]:
-    """Return statistics and gradients; ``coefficients`` makes those of the backward sweep.
+) -> tuple[Statistics, Gradients, Tensor]:
+    """Return statistics, gradients before their gain, and the gain, which an upstream one joins.
 
-    Where derivatives depend on nothing but the pair, it is given statistics of no pair.
+    ``coefficients`` makes those of the backward sweep. Where derivatives depend on nothing but the
+    pair, it is given statistics of no pair.
     """
     pairs = Pairs(form, operands)
     if form.softmax or form.kl:
@@ -38,10 +41,10 @@ def forward_and_backward(
         backward = BackwardSweep(pairs, coefficients(statistics), needs)
         for block in blocks(operands):
             backward.add(block)
-        return statistics, backward.gradients()
+        return statistics, backward.sums(), backward.gain
     sweep = ForwardSweep(pairs, None)
     backward = BackwardSweep(pairs, coefficients(sweep.statistics()), needs)
     for block in blocks(operands):
         sweep.add(block)
         backward.add(block)
-    return sweep.statistics(), backward.gradients()
+    return sweep.statistics(), backward.sums(), backward.gain

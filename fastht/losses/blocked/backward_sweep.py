@@ -40,44 +40,52 @@ class BackwardSweep:
         self.pairs, self.gain = pairs, coefficients.gain
         self.k = _shared(pairs.form, coefficients)
 
-        def zeros(wanted: bool, *size: int) -> Tensor | None:
-            like = pairs.operands.rows
-            return torch.zeros(size, dtype=pairs.dtype, device=like.device) if wanted else None
-
-        (r, width), n = pairs.operands.rows.shape, len(pairs.operands.columns)
-        self.rows = zeros(needs[0], r, width)
-        self.columns = zeros(needs[1], n, width)
-        self.scale = zeros(needs[2], r)
-        self.bias = zeros(needs[2] and pairs.form.sigmoid, r)
+        o, dtype = pairs.operands, pairs.dtype
+        r = len(o.rows)
+        self.rows = torch.empty_like(o.rows, dtype=dtype) if needs[0] else None
+        self.columns = torch.empty_like(o.columns, dtype=dtype) if needs[1] else None
+        self.scale = o.rows.new_zeros(r, dtype=dtype) if needs[2] else None
+        self.bias = o.rows.new_zeros(r, dtype=dtype) if needs[2] and pairs.form.sigmoid else None
 
     def add(self, block: Block) -> None:
         """Add the pairs of a block."""
         pairs, form = self.pairs, self.pairs.form
         c = pairs.cosines(block)
         positive = pairs.positive(block)
-        d = pairs.buffer("derivative", block)
         if form.logits:
-            _logit_derivative(form, self.k, pairs, block, c, positive, d)
+            d = _logit_derivative(form, self.k, pairs, block, c, positive)
+            # A weight by row, where there is one, goes into what is done anyway.
+            weight = 1.0 if form.softmax else self.k.plain.sigmoid[block.rows]
             if self.scale is not None:
-                self.scale[block.rows] += torch.mul(d, c, out=pairs.buffer("gap", block)).sum(1)
+                products = torch.mul(d, c, out=pairs.buffer("scratch", block))
+                self.scale[block.rows] += weight * products.sum(1)
             if self.bias is not None:
-                self.bias[block.rows] += d.sum(1)
-            d *= pairs.operands.scale
+                self.bias[block.rows] += weight * d.sum(1)
+            d *= (weight * pairs.operands.scale).unsqueeze(-1)
         else:
-            d.zero_()
+            d = pairs.buffer("derivative", block).zero_()
         if form.soft:
             _add_soft_derivative(form, self.k, pairs, block, c, positive, d)
         if self.rows is not None:
-            self.rows[block.rows].addmm_(d, pairs.columns(block))
+            _add(self.rows[block.rows], d, pairs.columns(block), first=block.columns.start == 0)
         if self.columns is not None:
-            self.columns[block.columns].addmm_(d.T, pairs.rows(block))
+            _add(self.columns[block.columns], d.T, pairs.rows(block), first=block.rows.start == 0)
+
+    def sums(self) -> Gradients:
+        """Return what was summed, before the gain."""
+        return Gradients(self.rows, self.columns, self.scale, self.bias)
 
     def gradients(self) -> Gradients:
         """Return what was summed, times the gain; nothing can be added after it."""
         for gradient in (self.rows, self.columns, self.scale, self.bias):
             if gradient is not None:
                 gradient *= self.gain
-        return Gradients(self.rows, self.columns, self.scale, self.bias)
+        return self.sums()
+
+
+def _add(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    """Add a product in place; the first finds a total that nobody has set."""
+    torch.addmm(total, left, right, beta=0 if first else 1, out=total)
 
 
 class _Shared(NamedTuple):
@@ -111,11 +119,10 @@ def _logit_derivative(
     block: Block,
     cosines: Tensor,
     positive: Tensor | None,
-    out: Tensor,
-) -> None:
-    """Set ``out`` to the derivative by z."""
-    z = pairs.logits(block, cosines)
+) -> Tensor:
+    """Return the derivative by z, of a sigmoid before its weight; the caller may change it."""
     if form.softmax:
+        z, out = pairs.logits(block, cosines), pairs.buffer("derivative", block)
         scratch = pairs.buffer("scratch", block)
         set_exponentials(z, k.softmax, block, out, scratch)
         if positive is not None:
@@ -129,10 +136,12 @@ def _logit_derivative(
                     out -= scratch.copy_(target).masked_fill_(absent, 0.0)
         elif block.diagonal is not None:
             out.diagonal(block.diagonal).copy_(k.plain.diagonal[block.own(1)])
-        return
-    torch.sigmoid(signed(z, block, positive, pairs), out=out)
-    signed(out, block, positive, pairs)
-    out *= k.plain.sigmoid[block.rows, None]
+        return out
+    z = pairs.signed_logits(block, cosines, positive)
+    # In place, unless the term of soft labels wants the buffer for its own logits.
+    out = torch.sigmoid(z, out=pairs.buffer("derivative", block) if form.kl else z)
+    pairs.changed_logits()
+    return signed(out, block, positive, pairs)
 
 
 def _add_soft_derivative(

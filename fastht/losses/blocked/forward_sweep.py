@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastht.losses.blocked.divergences import Divergences, Shared, Shifts, sides
 from fastht.losses.blocked.exponentials import Sums, add, one_shift
-from fastht.losses.blocked.pairs import Block, Pairs, blocks, signed
+from fastht.losses.blocked.pairs import Block, Pairs, blocks
 from fastht.losses.sweeps import COLUMNS, ROWS, Form, Operands, Statistics, sum_dtype
 
 
@@ -97,19 +97,20 @@ class ForwardSweep:
         pairs, form = self.pairs, self.pairs.form
         c = pairs.cosines(block)
         positive = pairs.positive(block)
-        e = pairs.buffer("exponentials", block)
         if form.softmax:
+            e = pairs.buffer("exponentials", block)
             _add_dots(c, self.softmax, self.dots, block, positive, pairs)
             z = pairs.logits(block, c)
             add(z, self.softmax, block, self.shift, e, apart=not form.keys)
         if form.sigmoid:
-            z = signed(pairs.logits(block, c), block, positive, pairs)
+            z = pairs.signed_logits(block, c, positive)
+            loss = pairs.buffer("scratch", block)
             # Past 50 softplus(z) is z in float64 too.
-            self.sigmoid[block.rows] += torch.ops.aten.softplus.out(z, 1, 50, out=e).sum(1)
+            self.sigmoid[block.rows] += torch.ops.aten.softplus.out(z, 1, 50, out=loss).sum(1)
         if form.soft:
             t = pairs.targets(block, positive)
             if form.mse:
-                apart = torch.sub(t, c, out=e)
+                apart = torch.sub(t, c, out=pairs.buffer("exponentials", block))
                 self.mse[block.rows] += apart.mul_(apart).sum(1)
             if form.kl:
                 self.kl.add(c, t, block)
@@ -122,11 +123,11 @@ class ForwardSweep:
 
     def statistics(self) -> Statistics:
         """Return what was summed."""
-        form, like = self.pairs.form, self.pairs.operands.rows
+        form = self.pairs.form
 
         def of(directions: int, d: int, height: int, parts: list[Tensor]) -> Tensor:
             if not directions & d:
-                return like.new_zeros(height, 0, dtype=self.pairs.dtype)
+                return self.sigmoid.new_empty(height, 0)
             return parts[0 if d == ROWS else -1]
 
         softmax = [

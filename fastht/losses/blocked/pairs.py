@@ -64,14 +64,21 @@ class Pairs:
         self._top = -1
         self._rows = operands.rows[:0]
         self._known: Block | None = None
+        self._signed: Block | None = None
 
     def buffer(self, name: str, block: Block, dtype: torch.dtype | None = None) -> Tensor:
         """Return a buffer of the block's shape with what it held before."""
         height, width = block.rows.stop - block.rows.start, block.columns.stop - block.columns.start
         if name not in self._buffers:  # the first block is the largest
-            self._buffers[name] = self.operands.rows.new_empty(
-                height * width, dtype=dtype or self.dtype
-            )
+            if not self._buffers:
+                # What every form needs is asked for at once: a C library that gets back a few
+                # megabytes at a time hands them to the system, and a step waits for clean pages.
+                three = self.operands.rows.new_empty(3, height * width, dtype=self.dtype)
+                self._buffers.update(zip(("cosines", "logits", "scratch"), three, strict=True))
+            if name not in self._buffers:
+                self._buffers[name] = self.operands.rows.new_empty(
+                    height * width, dtype=dtype or self.dtype
+                )
         return self._buffers[name][: height * width].view(height, width)
 
     def rows(self, block: Block) -> Tensor:
@@ -95,11 +102,23 @@ class Pairs:
         return c
 
     def logits(self, block: Block, cosines: Tensor) -> Tensor:
-        """Return z; without the bias for a softmax."""
-        z = torch.mul(cosines, self.operands.scale, out=self.buffer("logits", block))
-        if self.form.sigmoid and self.operands.bias is not None:
-            z += self.operands.bias
+        """Return z of a softmax, which has no bias."""
+        return torch.mul(cosines, self.operands.scale, out=self.buffer("logits", block))
+
+    def signed_logits(self, block: Block, cosines: Tensor, positive: Tensor | None) -> Tensor:
+        """Return ``-y z`` of the sigmoid loss; who changes it says so by ``changed_logits``."""
+        z = self.buffer("logits", block)
+        if block != self._signed:
+            torch.mul(cosines, self.operands.scale, out=z)
+            if self.operands.bias is not None:
+                z += self.operands.bias
+            signed(z, block, positive, self)
+            self._signed = block
         return z
+
+    def changed_logits(self) -> None:
+        """Have the next call of ``signed_logits`` compute them again."""
+        self._signed = None
 
     def positive(self, block: Block) -> Tensor | None:
         """Return which pairs have equal keys, or ``None`` where positives are on the diagonal."""
@@ -136,12 +155,13 @@ class Pairs:
     ) -> tuple[Tensor, Tensor]:
         """Return c and T divided by the temperature, T in place."""
         temperature = self.operands.temperature
+        self.changed_logits()
         logits = torch.div(cosines, temperature, out=self.buffer("logits", block))
         return logits, targets.div_(temperature)
 
 
 def signed(z: Tensor, block: Block, positive: Tensor | None, pairs: Pairs) -> Tensor:
-    """Change the sign of positives' logits, in place: ``-y z``."""
+    """Change the sign of what belongs to positives, in place."""
     if positive is not None:
         minus = torch.neg(z, out=pairs.buffer("scratch", block))
         return torch.where(positive, minus, z, out=z)
