@@ -167,7 +167,21 @@ class HTAdapter(nn.Module):
         Raises:
             TypeError: one was replaced by something that is no plain tensor.
         """
-        return {name: _tensor(self, name, parents, leaf) for name, parents, leaf in self._paths}
+        found: dict[str, Tensor] = {}
+        path: list[str] | None = None
+        layer: nn.Module = self
+        for name, parents, leaf in self._paths:
+            if parents != path:  # a layer's parameters follow one another
+                path, layer = parents, _layer(self, parents)
+            if layer._forward_pre_hooks:
+                _rewrite(layer, name)
+            value = layer._parameters.get(leaf)
+            if value is None:  # a plain attribute in DataParallel's replicas, or a hook's
+                value = getattr(layer, leaf)
+            if type(value) not in _PLAIN:
+                _refuse_replaced(name, value)
+            found[name] = value
+        return found
 
     def __prepare_scriptable__(self) -> HTAdapter:
         """Say what TorchScript can be made of, when ``torch.jit.script`` comes here.
@@ -198,27 +212,23 @@ class HTAdapter(nn.Module):
         return ", ".join([*parts, f"backend={shown!r}"])
 
 
-def _tensor(module: nn.Module, name: str, parents: list[str], leaf: str) -> Tensor:
-    """Return a parameter by its module's path and its name, sparing nn.Module's way to it.
+def _layer(adapter: nn.Module, path: list[str]) -> nn.Module:
+    """Return what is at a path, sparing nn.Module's way to it."""
+    for name in path:
+        adapter = adapter._modules[name]  # type: ignore[assignment]
+    return adapter
 
-    In DataParallel's replicas the parameters are plain attributes, which ``named_parameters``
-    leaves out.
+
+def _rewrite(layer: nn.Module, name: str) -> None:
+    """Let pruning and the like rewrite a layer's parameter now.
 
     Raises:
-        TypeError: a tool has put something else in its place.
+        TypeError: the layer is sharded by itself.
     """
-    for parent in parents:
-        module = module._modules[parent]  # type: ignore[assignment]
-    if module._forward_pre_hooks and isinstance(module, ReadLayer):
-        if hasattr(module, "unshard"):  # FSDP2 gathers for a call, and again for its backward
+    if isinstance(layer, ReadLayer):
+        if hasattr(layer, "unshard"):  # FSDP2 gathers for a call, and again for its backward
             raise TypeError(_SHARDED.format(name=name))
-        module()  # pruning and the like rewrite the parameter now
-    value = module._parameters.get(leaf)
-    if value is None:
-        value = getattr(module, leaf)
-    if type(value) not in _PLAIN:
-        _refuse_replaced(name, value)
-    return value
+        layer()
 
 
 def _refuse_replaced(name: str, value: Any) -> None:

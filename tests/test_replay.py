@@ -88,9 +88,11 @@ def recorder(monkeypatch):
                 monkeypatch.setattr(module, name, Interpreted(kernel))
 
 
-def make(number, variant="hybrid", spectral="channel", dropout=0.1, dtype=torch.float32):
+def make(
+    number, variant="hybrid", spectral="channel", dropout=0.1, dtype=torch.float32, channels=8
+):
     """Return a call's x, dout, parameters, seed and options, all other numbers for each number."""
-    shape = {"batch": 2, "grid": GRID, "dim": 16, "channels": 8}
+    shape = {"batch": 2, "grid": GRID, "dim": 16, "channels": channels}
     x, params, dout, _ = case(variant, spectral, dtype=dtype, draw=number, **shape)
     seed = torch.tensor([7 + number], device=DEVICE) if dropout else None
     has_filter, has_gate = "spectral_filter" in params, "noise_gate.0.weight" in params
@@ -156,6 +158,15 @@ def test_kinds_are_told_apart():
     assert recorded() == ["Replay"] * 4
 
 
+def test_parameters_of_other_sizes_make_a_kind():
+    for options in ({}, {"channels": 12}, {"spectral": "full"}):
+        assert is_same(make(0, **options))
+    assert recorded() == ["Replay"] * 3
+    assert is_same(make(0), (False, True))
+    assert is_same(make(0, channels=12), (False, True))
+    assert recorded() == ["Replay"] * 7
+
+
 def test_strides_of_the_upstream_gradient_make_a_kind():
     x, dout, *rest = make(0)
     expanded = torch.full((1, 1, 1), 0.5, device=DEVICE).expand_as(dout)
@@ -190,6 +201,24 @@ def test_a_record_keeps_no_tensor():
 
 def here():
     return torch.zeros(1, device=DEVICE).device
+
+
+def test_what_a_repeated_call_returns_is_allocated_as_pytorch_is_told(monkeypatch):
+    shape, strides = (2, 3), (1, 2)
+    one = replay.Replay(here(), 16, [], [], [], [(shape, strides, torch.float32)])
+    with torch.inference_mode():
+        (result,) = one.run([])
+        assert result.is_inference()
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        (filled,) = one.run([])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert filled.isnan().all()
+    for made in (result, filled):
+        found = made.shape, made.stride(), made.dtype, made.device
+        assert found == (shape, strides, torch.float32, here())
 
 
 def test_one_tensor_in_two_places_is_recorded_another_time():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """The options of one call, the same for forward and backward.
 
     Attributes:

@@ -9,6 +9,7 @@ random number.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -107,6 +108,7 @@ def tensor_float_32() -> bool:
     return precision == "tf32"
 
 
+@functools.cache
 def _implementation(backend: str) -> Any:
     return importlib.import_module(_IMPLEMENTATIONS[backend])
 
@@ -123,7 +125,7 @@ def _call(
 ) -> Call:
     return Call(
         (grid_height, grid_width), num_prefix_tokens, has_filter, has_gate, dropout, eps,
-        product_dtype, tensor_float_32(),
+        product_dtype, product_dtype == torch.float32 and tensor_float_32(),
     )  # fmt: skip
 
 
@@ -212,7 +214,10 @@ def _run_backward(
     dx, grads = _implementation(backend).backward(
         dout, x, named, seed, saved, call, need_input, need_params, keep_output
     )
-    return [*([] if dx is None else [dx]), *(grads[name] for name in named if need_params)]
+    gradients = [] if dx is None else [dx]
+    if need_params:
+        gradients += [grads[name] for name in named]
+    return gradients
 
 
 ht_adapter_backward = torch.library.custom_op(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
 
 from torch import Tensor
@@ -21,7 +22,8 @@ def forward(
     inputs = [t.data_ptr() for t in (x, *params.values())]
     if seed is not None:
         inputs.append(seed.data_ptr())
-    key = "forward", save, *_kind((x,), params, seed, call)
+    sizes = [params[name].shape for name in _sizing(call.has_filter, call.has_gate)]
+    key = "forward", save, *sizes, *_kind((x,), (), params, seed, call)
     recording = find(x.device, key, inputs)
     if isinstance(recording, Replay):
         out, u, u_norm, stats, sums, gate = recording.run(inputs)
@@ -52,7 +54,8 @@ def backward(
         need_input,
         need_weights,
         rebuild,
-        *_kind((x, dout, *saved), params, seed, call),
+        *[p.shape for p in params.values()],  # those of the gradients
+        *_kind((x, dout), saved, params, seed, call),
     )
     recording = find(x.device, key, inputs)
     if isinstance(recording, Replay):
@@ -67,16 +70,30 @@ def backward(
     return dx, grads
 
 
+@functools.cache
+def _sizing(has_filter: bool, has_gate: bool) -> tuple[str, ...]:
+    """Name the parameters whose shapes are all that the forward pass's launches know of sizes."""
+    gate = ("noise_gate.0.bias",) if has_gate else ()
+    return "gamma", "down.bias", *gate, *(("spectral_filter",) if has_filter else ())
+
+
 def _kind(
-    tensors: Sequence[Tensor], params: Params, seed: Tensor | None, call: Call
+    tokens: Sequence[Tensor],
+    saved: Sequence[Tensor],
+    params: Params,
+    seed: Tensor | None,
+    call: Call,
 ) -> tuple[Hashable, ...]:
-    """Return all that launches depend on besides addresses, also what hooks may have changed."""
-    given = (*tensors, *params.values())
+    """Return what launches depend on besides addresses and the parameters' shapes.
+
+    Devices and dtypes are those that hooks of saved tensors have left.
+    """
+    given = (*tokens, *saved, *params.values())
     return (
         call,
         None if seed is None else seed.get_device(),
-        *[t.stride() for t in tensors],
-        *[t.shape for t in given],
+        *[t.stride() for t in tokens],
+        *[t.shape for t in tokens],
         *[t.dtype for t in given],
         *[t.get_device() for t in given],
     )
