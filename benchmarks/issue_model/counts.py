@@ -30,7 +30,7 @@ _PTX = (
     ("STS", r"st\.(volatile\.)?shared"),
     ("LDG", r"ld\.(?!param|const|local|shared|volatile\.shared)"),
     ("STG", r"st\.(?!local|shared|volatile\.shared)"),
-    ("BAR", r"bar(rier)?\."),
+    ("BAR", r"bar(rier)?\.(?!warp)"),  # lanes of a warp wait for one another by no instruction
     ("SHFL", r"shfl"),
     ("FMA", r"(fma|add|sub|mul)\.(\w+\.)*f32$"),
 )
@@ -108,15 +108,21 @@ def renamed(code: Code, counts: Counts) -> None:
 
     Its table has no entry of its own for a call on a line of the same number, and leaves out
     others now and then. An instruction that no count stands under takes the frames of the only
-    count of its kind that has just its lines, but for such repeats; or else all of them in order.
+    count of its kind that has just its lines, but for such repeats; or else all of them in order;
+    or else of the only one of these that no instruction stands under.
     """
+    have = {key(instruction) for instruction in code.instructions}
     for instruction in code.instructions:
         name, frames = key(instruction)
         if (name, frames) in counts.runs:
             continue
         same = [more for other, more in counts.runs if other == name]
-        for fits in (_repeats, _within):
-            found = [more for more in same if fits(frames, more)]
+        within = [more for more in same if _within(frames, more)]
+        for found in (
+            [more for more in same if _repeats(frames, more)],
+            within,
+            [more for more in within if (name, more) not in have],
+        ):
             if len(found) == 1:
                 instruction.frames = found[0]
                 break
@@ -129,6 +135,49 @@ def _repeats(few: Frames, many: Frames) -> bool:
 def _within(few: Frames, many: Frames) -> bool:
     left = (line for _, line in many)
     return all(line in left for _, line in few)
+
+
+def adopted(code: Code, counts: Counts) -> None:
+    """Add counts that no instruction stands under to others of their kind, nearest by the calls.
+
+    The assembler's table may name the lines of a neighbour for an instruction, which then shares
+    that one's counts, and its own would be lost: a product, or all of its bytes.
+    """
+    have = {key(instruction) for instruction in code.instructions}
+    counted = {at: runs for at, runs in counts.runs.items() if runs and at in have}
+    for at, runs in list(counts.runs.items()):
+        same = [other for other in counted if other[0] == at[0]]
+        if at in have or not runs or not same:
+            continue
+        depth = max(_shared(at[1], frames) for _, frames in same)
+        nearest = [other for other in same if _shared(at[1], other[1]) == depth]
+        total = sum(counted[other] for other in nearest)
+        for other in nearest:
+            _add(counts, other, at, counted[other] / total)
+        for kept in (counts.runs, counts.lanes, counts.near, counts.touched):
+            kept.pop(at, None)  # type: ignore[attr-defined]
+
+
+def _shared(one: Frames, other: Frames) -> int:
+    """Return how many of the outermost calls two places share."""
+    both = zip(reversed(one), reversed(other), strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0][1] == pair[1][1], both)))
+
+
+def _add(counts: Counts, to: Key, at: Key, share: float) -> None:
+    """Add a share of one place's counts to another's."""
+
+    def both(of: Mapping[Key, float], have: float, more: float) -> float:
+        return (of.get(to, 0.0) * have + of.get(at, 0.0) * more) / (have + more)
+
+    have, more = counts.runs[to], share * counts.runs[at]
+    lanes = have * counts.lanes.get(to, 1.0), more * counts.lanes.get(at, 1.0)
+    if to in counts.near or at in counts.near:
+        counts.near[to] = both(counts.near, *lanes)
+    counts.lanes[to] = sum(lanes) / (have + more)
+    counts.runs[to] = have + more
+    if at in counts.touched:
+        counts.touched.setdefault(to, set()).update(counts.touched[at])
 
 
 def expected(code: Code, counts: Counts) -> list[float]:

@@ -182,6 +182,7 @@ def _work(
     wavefronts: Mapping[int, float],
 ) -> Work:  # fmt: skip
     counts.renamed(code, found)
+    counts.adopted(code, found)
     order = counts.played(code, counts.expected(code, found))
     wide = arrays.wide()
     have = Counter(counts.key(code.instructions[n]) for n in order)
