@@ -79,11 +79,9 @@ _THIN = (
     *(Kind(arch, 64, "bf16", True, _THIN_GRIDS) for arch in DEVICES),
     *_ONCE_SPILLED,
 )
-# What may use local memory, and the most instructions that do, all of tokens of float32: expand of
-# unaligned ones under autocast on sm_100, and, with 128 channels, contract of strict float32. That
-# and down use more there since they were changed: docs/cuda_spills.md says what was compiled.
+# What may use local memory, and the most instructions that do: expand of unaligned float32 tokens
+# under autocast on sm_100.
 ALLOWED = {
-    ("sm_90a", "32", 128): {"contract": 4},
     ("sm_100", "32>bf16", 64): {"expand": 2},
     ("sm_100", "32>fp16", 64): {"expand": 2},
 }

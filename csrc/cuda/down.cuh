@@ -91,7 +91,7 @@ FASTHT_DEVICE void finish_tile(const DownParams& p, float (&by_skip)[kTall][kCha
   using F = typename P::Format;
   constexpr int kBlocks = kChannels / 8, kRows = kTall * 16;
   const int thread = reread_thread_index(), lane = thread & 31, warp = thread >> 5, t = lane & 3;
-  const int image = place[0], row0 = place[1] + warp * kRows + lane / 4;
+  const int image = place[0];
   if (place[1] + warp * kRows >= place[2]) return;
   const float scale = *p.scale, each = 1.0f / static_cast<float>(p.dim);
   float rstd[kTall][2];
@@ -99,7 +99,7 @@ FASTHT_DEVICE void finish_tile(const DownParams& p, float (&by_skip)[kTall][kCha
   FASTHT_UNROLL for (int m = 0; m < kTall; ++m) {
     statistics[m].finish(p.dim, lane);
     FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      const int row = row0 + m * 16 + half * 8;
+      const int row = place[1] + warp * kRows + lane / 4 + m * 16 + half * 8;
       rstd[m][half] = 1.0f / square_root(statistics[m].m2[half] * each + p.eps);
       real[m][half] = row < place[2];
       patch[m][half] = real[m][half] && row >= p.grid.prefix;
@@ -125,11 +125,11 @@ FASTHT_DEVICE void finish_tile(const DownParams& p, float (&by_skip)[kTall][kCha
       if (lane < 4) pools[warp * kChannels + channel + e] = sum;
     }
   }
+  const int row0 = place[1] + warp * kRows + lane / 4;  // not before: the loop needs its register
   FASTHT_UNROLL for (int m = 0; m < kTall; ++m)
     FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
       if (!real[m][half]) continue;
-      const long long token =
-          static_cast<long long>(image) * p.grid.tokens + row0 + m * 16 + half * 8;
+      const long long token = static_cast<long long>(image) * p.grid.tokens + row0 + m * 16 + half * 8;
       if (p.stats != nullptr && t == 0)
         *reinterpret_cast<Pair*>(p.stats + token * 2) = {
             statistics[m].mean[half] + statistics[m].shift[half], rstd[m][half]};
