@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from fastht.dispatcher import nobody_between
 from fastht.losses import exchange
 from fastht.losses.registry import implementation
 from fastht.losses.sweeps import (
@@ -80,8 +81,7 @@ def _counts(keys: Tensor | None, share: Share) -> Counts | None:
     return None if keys is None else count_positives(keys, share)
 
 
-@torch.library.custom_op("fastht::contrastive", mutates_args=())
-def contrastive(
+def run_forward(
     images: Tensor,
     texts: Tensor,
     scale: Tensor,
@@ -140,6 +140,9 @@ def contrastive(
         none.clone() if columns is None else columns,
         none.clone() if gain is None else torch.stack(_summed([*numbers, gain], gain)),
     )
+
+
+contrastive = torch.library.custom_op("fastht::contrastive", mutates_args=())(run_forward)
 
 
 def _summed(parts: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:
@@ -218,8 +221,7 @@ def _fake_gradients(
     return made[0], made[1], numbers.to(wide_dtype(scale))
 
 
-@torch.library.custom_op("fastht::contrastive_backward", mutates_args=())
-def contrastive_backward(
+def run_backward(
     dlosses: Tensor,
     images: Tensor,
     texts: Tensor,
@@ -278,6 +280,11 @@ def contrastive_backward(
     )
 
 
+contrastive_backward = torch.library.custom_op("fastht::contrastive_backward", mutates_args=())(
+    run_backward
+)
+
+
 def _upstream(dlosses: Tensor, sizes: Tensor | None, reduction: int) -> Upstream:
     """Return what own rows and all columns count, from what all processes were given."""
     own = dlosses.detach().to(wide_dtype(dlosses))
@@ -326,10 +333,9 @@ def _(
     )
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def keep(ctx: Any, inputs: tuple[Any, ...], statistics: Sequence[Tensor]) -> None:
+    """Keep what :func:`gradients` needs."""
     images, texts, scale, bias, keys, sizes, rows, columns, table, *options = inputs
-    _, *statistics = output
-    ctx.mark_non_differentiable(*statistics)
     form, *_, backend, needs = options
     ctx.at_once = _at_once(_form(form), backend, images, texts, sizes, needs)
     if ctx.at_once:  # the gradients are made
@@ -338,28 +344,38 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
         images, texts, scale, bias, keys, sizes, *rows, *columns, *table, *statistics
     )
     ctx.lengths = len(rows), len(columns), len(table)
-    ctx.given = [len(x) for x in inputs[6:9]]
     ctx.options = options
 
 
-def _gradients(ctx: Any, dlosses: Tensor, *_: Any) -> tuple[Any, ...]:
+def gradients(ctx: Any, dlosses: Tensor) -> list[Tensor | None]:
+    """Return the gradients of images, texts, scale and bias, as far as they are needed."""
     images, texts, scale, bias, keys, sizes, *rest = ctx.saved_tensors
     lists = []
     for length in ctx.lengths:
         lists.append(rest[:length])
         rest = rest[length:]
     need_images, need_texts, need_scale, need_bias = ctx.needs_input_grad[:4]
-    dimages, dtexts, dscale, dbias = torch.ops.fastht.contrastive_backward(
+    backward: Any = torch.ops.fastht.contrastive_backward
+    batched = torch._C._functorch.is_legacy_batchedtensor(dlosses)
+    if not (torch.is_grad_enabled() or batched) and nobody_between((dlosses, images, texts, scale)):
+        backward = run_backward
+    found = backward(
         dlosses, images, texts, scale, bias, keys, sizes, *lists, rest, *ctx.options[:-1],
         ctx.at_once, need_images, need_texts, need_scale or need_bias,
     )  # fmt: skip
-    return (
-        dimages if need_images else None,
-        dtexts if need_texts else None,
-        dscale if need_scale else None,
-        dbias if need_bias else None,
-        None, None, *([None] * n for n in ctx.given), *(None for _ in ctx.options),
-    )  # fmt: skip
+    return [x if need else None for x, need in zip(found, ctx.needs_input_grad[:4], strict=True)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, *statistics = output
+    ctx.mark_non_differentiable(*statistics)
+    ctx.given = [len(x) for x in inputs[6:9]]
+    keep(ctx, inputs, statistics)
+
+
+def _gradients(ctx: Any, dlosses: Tensor, *_: Any) -> tuple[Any, ...]:
+    lists = ([None] * n for n in ctx.given)
+    return *gradients(ctx, dlosses), None, None, *lists, *(None for _ in ctx.options)
 
 
 contrastive.register_autograd(_gradients, setup_context=_keep)

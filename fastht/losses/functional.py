@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastht.losses import custom_op, exchange, reference
+from fastht.losses import custom_op, eager, exchange, reference
 from fastht.losses.registry import resolve
 from fastht.losses.sweeps import BOTH, COLUMNS, ROWS, Form, sum_dtype
 from fastht.losses.targets import SoftTargets
@@ -234,13 +234,12 @@ def losses(
             )  # fmt: skip
             o = o._replace(rows=images, columns=texts, scale=scale, bias=bias)
             return reference.losses(form, o, weights)
-        result: Tensor = torch.ops.fastht.contrastive(
+        return eager.contrastive(
             images, texts, scale, bias, keys, sizes, rows, columns, table,
             custom_op.form_numbers(form),
             [weights.softmax, weights.sigmoid, weights.kl, weights.mse],
             temperature, processes.reduction, backend, _needs(images, texts, scale, bias),
-        )[0]  # fmt: skip
-    return result
+        )  # fmt: skip
 
 
 def _needs(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None) -> list[bool]:

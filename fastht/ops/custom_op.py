@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
+from fastht.dispatcher import nobody_between
 from fastht.ops.call import Call
 
-_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 # Each has allocate_saved, forward and backward of the same signatures.
 _IMPLEMENTATIONS = {
     "triton": "fastht.ops.triton.calls",
@@ -249,13 +248,6 @@ def _(info: Any, in_dims: Any, dout: Tensor, *arguments: Any) -> tuple[list[Tens
     return [torch.stack(gradients) for gradients in zip(*found, strict=True)], [0] * len(found[0])
 
 
-def _nobody_between(tensors: Sequence[Tensor]) -> bool:
-    """Whether the dispatcher would find no mode, no transform and no subclass to tell of the op."""
-    if is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active():
-        return False
-    return _PLAIN.issuperset(map(type, tensors))
-
-
 def _keep(
     ctx: Any,
     x: Tensor,
@@ -300,7 +292,7 @@ def _gradients(
     params, rest = rest[: ctx.num_params], rest[ctx.num_params :]
     saved, seed = rest[:5], rest[5] if len(rest) > 5 else None
     backward: Any = torch.ops.fastht.ht_adapter_backward
-    if not torch.is_grad_enabled() and _nobody_between((dout, x, *params)):
+    if not torch.is_grad_enabled() and nobody_between((dout, x, *params)):
         backward = _run_backward
     needs = need_input, need_params
     results = backward(dout, x, params, seed, saved, *ctx.options, *needs, ctx.keep_output)
@@ -360,7 +352,7 @@ class _Differentiable(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, seed: Tensor | None, options: tuple[Any, ...], *params: Tensor
     ) -> Tensor:
-        direct = _nobody_between((x, *params))
+        direct = nobody_between((x, *params))
         forward = _run_forward if direct else torch.ops.fastht.ht_adapter
         out, *saved = forward(x, params, seed, *options)
         _keep(ctx, x, out, seed, options, params, saved)
