@@ -103,7 +103,7 @@ def run_forward(
     images: ``[R, E]``. texts: ``[N, E]``, of all processes. scale, bias: ``[]``. keys: ``[N]``.
     sizes: ``[W]``, images of each process; ``None`` for one process, which has N of them.
     row_targets, column_targets, table: of :class:`fastht.losses.targets.SoftTargets`.
-    needs: who will want a gradient: images, texts, scale or bias.
+    needs: who will want a gradient: images, texts, scale, bias.
     """
     shape, share = _form(form), exchange.share(sizes, len(images))
     targets = (row_targets, column_targets, table)
@@ -112,13 +112,14 @@ def run_forward(
     statistics: Statistics
     gradients, gain = Gradients(None, None, None, None), None
     if _at_once(shape, backend, images, texts, sizes, needs):
-        one = Upstream(*(scale.detach().new_ones(2, 1) for _ in range(2)))
+        ones = scale.detach().new_ones(2, 1)
+        each = Upstream(ones, ones)
 
         def k(found: Statistics) -> Coefficients:
-            return coefficients(shape, found, Weights(*weights), temperature, one, counts, share)
+            return coefficients(shape, found, Weights(*weights), temperature, each, counts, share)
 
         statistics, gradients, gain = implementation(backend).forward_and_backward(
-            shape, o, k, (needs[0], needs[1], needs[2] and shape.logits)
+            shape, o, k, (*needs[:2], needs[2] and shape.logits, needs[3] and shape.sigmoid)
         )
     else:
         statistics = implementation(backend).forward(shape, o)
@@ -289,7 +290,8 @@ def _upstream(dlosses: Tensor, sizes: Tensor | None, reduction: int) -> Upstream
     """Return what own rows and all columns count, from what all processes were given."""
     own = dlosses.detach().to(wide_dtype(dlosses))
     if sizes is None:
-        return Upstream(own[:, None], own[:, None])
+        every = own[:, None]
+        return Upstream(every, every)
     world = len(sizes)
     every = own.new_empty(world * 2)
     dist.all_gather_into_tensor(every, own.contiguous())

@@ -243,9 +243,8 @@ def losses(
 
 
 def _needs(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None) -> list[bool]:
-    """Return who will want a gradient: images, texts, scale or bias."""
-    number = scale.requires_grad or (bias is not None and bias.requires_grad)
-    wanted = [images.requires_grad, texts.requires_grad, number]
+    """Return who will want a gradient: images, texts, scale, bias."""
+    wanted = [x is not None and x.requires_grad for x in (images, texts, scale, bias)]
     return [x and torch.is_grad_enabled() for x in wanted]
 
 

@@ -145,8 +145,13 @@ def own_parts(
 
 def weigh(parts: Parts, weights: Weights, rows: float) -> Tensor:
     """Return ``[2]``: the contrastive and the soft-label loss, sums divided by ``rows``."""
-    contrastive = weights.softmax * parts.softmax + weights.sigmoid * parts.sigmoid
-    soft = weights.kl * parts.kl + weights.mse * parts.mse
+
+    def summed(*terms: tuple[float, Tensor]) -> Tensor:
+        found = [weight * part for weight, part in terms if weight]
+        return sum(found[1:], start=found[0]) if found else torch.zeros_like(parts.softmax)
+
+    contrastive = summed((weights.softmax, parts.softmax), (weights.sigmoid, parts.sigmoid))
+    soft = summed((weights.kl, parts.kl), (weights.mse, parts.mse))
     return torch.stack([contrastive, soft]) / rows
 
 
@@ -174,16 +179,20 @@ def coefficients(
     Row i's losses count ``upstream.rows / N``, column j's ``upstream.columns[j] / N``.
     """
     dtype = statistics.sigmoid.dtype
-    rows, columns = _wide(upstream.rows), _wide(upstream.columns)
+    rows = _wide(upstream.rows)
+    columns = rows if upstream.columns is upstream.rows else _wide(upstream.columns)
     r, n = share.rows, share.total
     mse = 2 * weights.mse / n
     # The largest term goes into the gain with what multiplies all of it, weight and upstream
     # gradient, so that its coefficients are of order one: the weight of squared errors is 2 / N.
-    largest = torch.maximum(rows.abs().amax(1), columns.abs().amax(1))
+    largest = rows.abs().amax(1)
+    if columns is not rows:
+        largest = torch.maximum(largest, columns.abs().amax(1))
     contrastive, labels = max(weights.softmax, weights.sigmoid), max(weights.kl, mse)
     size = torch.maximum(contrastive * largest[0], labels * largest[1])
     size = torch.where(size == 0, 1.0, size)
-    row, column = (rows / size).expand(2, r), (columns / size).expand(2, n)
+    row = (rows / size).expand(2, r)
+    column = row if columns is rows and r == n else (columns / size).expand(2, n)
     each = weights.softmax / max(1, (form.softmax & ROWS > 0) + (form.softmax & COLUMNS > 0))
     soft = weights.kl / temperature
     soft /= max(1, (form.kl & ROWS > 0) + (form.kl & COLUMNS > 0))

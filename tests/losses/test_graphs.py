@@ -69,7 +69,7 @@ def test_opcheck(case):
     torch.library.opcheck(
         custom_op.contrastive,
         (*leaves, *bias, keys, None, *sides, custom_op.form_numbers(form), [1.0, 1.0, 0.4, 0.6],
-         0.3, 0, "blocked", [True, True, True]),
+         0.3, 0, "blocked", [True, True, True, form.sigmoid]),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ is the gradients; of pairs there is never more than a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -28,7 +28,7 @@ def forward_and_backward(
     form: Form,
     operands: Operands,
     coefficients: Callable[[Statistics], Coefficients],
-    needs: tuple[bool, bool, bool],
+    needs: Sequence[bool],
 ) -> tuple[Statistics, Gradients, Tensor]:
     """Return statistics, gradients before their gain, and the gain, which an upstream one joins.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,8 @@ def backward(
 ) -> Gradients:
     """Return the gradients of a rectangle; see :class:`fastht.losses.sweeps.Gradients`."""
     pairs = Pairs(form, operands)
-    sweep = BackwardSweep(pairs, coefficients, (need_rows, need_columns, need_scale))
+    needs = need_rows, need_columns, need_scale, need_scale and form.sigmoid
+    sweep = BackwardSweep(pairs, coefficients, needs)
     for block in blocks(operands):
         sweep.add(block)
     return sweep.gradients()
@@ -31,12 +33,10 @@ def backward(
 class BackwardSweep:
     """The gradients of the blocks that were added.
 
-    ``needs`` says whose are wanted: those of rows, of columns, of scale and bias.
+    ``needs`` says whose are wanted: those of rows, columns, scale and bias.
     """
 
-    def __init__(
-        self, pairs: Pairs, coefficients: Coefficients, needs: tuple[bool, bool, bool]
-    ) -> None:
+    def __init__(self, pairs: Pairs, coefficients: Coefficients, needs: Sequence[bool]) -> None:
         self.pairs, self.gain = pairs, coefficients.gain
         self.k = _shared(pairs.form, coefficients)
 
@@ -45,7 +45,7 @@ class BackwardSweep:
         self.rows = torch.empty_like(o.rows, dtype=dtype) if needs[0] else None
         self.columns = torch.empty_like(o.columns, dtype=dtype) if needs[1] else None
         self.scale = o.rows.new_zeros(r, dtype=dtype) if needs[2] else None
-        self.bias = o.rows.new_zeros(r, dtype=dtype) if needs[2] and pairs.form.sigmoid else None
+        self.bias = o.rows.new_zeros(r, dtype=dtype) if needs[3] else None
 
     def add(self, block: Block) -> None:
         """Add the pairs of a block."""
