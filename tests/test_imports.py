@@ -118,6 +118,7 @@ def test_the_losses_stand_on_what_chooses_backends_and_tiles_and_on_products_alo
     inside = within(edges, "fastht.losses")
     outside = {target for module in inside for target in edges[module] - inside.keys()}
     assert outside <= {
+        "fastht.dispatcher",
         "fastht.ops.registry",
         "fastht.ops.custom_op",
         "fastht.ops.triton.configs",
