@@ -100,6 +100,9 @@ def run_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return ``[2]``, the contrastive and the soft-label loss, and what backward needs.
 
+    That is four kinds of statistics, or, where gradients are made at once, those of images and
+    texts before their gain, and ``[3]``: those of scale and bias, and the gain.
+
     images: ``[R, E]``. texts: ``[N, E]``, of all processes. scale, bias: ``[]``. keys: ``[N]``.
     sizes: ``[W]``, images of each process; ``None`` for one process, which has N of them.
     row_targets, column_targets, table: of :class:`fastht.losses.targets.SoftTargets`.
@@ -268,7 +271,7 @@ def run_backward(
         dimages = absent if rows is None else rows
         dtexts = absent.clone() if columns is None else columns
         numbers = torch.stack(_summed(each, scale))
-    if sizes is not None:
+    if sizes is not None and need_scale and shape.logits:
         dist.all_reduce(numbers)
         if reduction != OWN:
             numbers = numbers / len(sizes)
@@ -358,9 +361,10 @@ def gradients(ctx: Any, dlosses: Tensor) -> list[Tensor | None]:
         rest = rest[length:]
     need_images, need_texts, need_scale, need_bias = ctx.needs_input_grad[:4]
     backward: Any = torch.ops.fastht.contrastive_backward
-    batched = torch._C._functorch.is_legacy_batchedtensor(dlosses)
-    if not (torch.is_grad_enabled() or batched) and nobody_between((dlosses, images, texts, scale)):
-        backward = run_backward
+    if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        given = [x for x in (dlosses, *ctx.saved_tensors) if x is not None]
+        if not torch._C._functorch.is_legacy_batchedtensor(dlosses) and nobody_between(given):
+            backward = run_backward
     found = backward(
         dlosses, images, texts, scale, bias, keys, sizes, *lists, rest, *ctx.options[:-1],
         ctx.at_once, need_images, need_texts, need_scale or need_bias,

@@ -10,23 +10,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastht.dispatcher import nobody_between
 from fastht.losses.custom_op import gradients, keep, run_forward
 
 
 def contrastive(*inputs: Any) -> Tensor:
-    """Return ``[2]``: the losses of ``fastht::contrastive``, whose arguments these are."""
-    needs = inputs[-1]
-    # A tracer records operators of the dispatcher, and nothing of a Python function's.
-    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if any(needs) and not graph and nobody_between(inputs[:3]):
-        return _Differentiable.apply(*inputs)
+    """Return ``[2]``: the losses of ``fastht::contrastive``, whose arguments these are.
+
+    Raises:
+        RuntimeError: forward-mode differentiation is on, whose tangents would be dropped.
+    """
+    *tensors, rows, columns, table = inputs[:9]
+    given = [x for x in tensors if x is not None]
+    # A tracer would see nothing of a Python function's, and refuses the op.
+    if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        if forward_ad._current_level >= 0:
+            raise RuntimeError(
+                "the losses without a B x B matrix have no forward-mode derivative; "
+                'use backend="reference" there'
+            )
+        if any(inputs[-1]) and nobody_between((*given, *rows, *columns, *table)):
+            return _ContrastiveLoss.apply(*inputs)
     result: Tensor = torch.ops.fastht.contrastive(*inputs)[0]
     return result
 
 
-class _Differentiable(torch.autograd.Function):
+class _ContrastiveLoss(torch.autograd.Function):
     """The same derivative as the op's."""
 
     @staticmethod

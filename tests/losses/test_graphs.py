@@ -1,5 +1,7 @@
 """In graphs, under autocast, with frozen sides: what autograd and the compiler ask of an op."""
 
+import functools
+
 import pytest
 import torch
 from loss_cases import (
@@ -163,6 +165,33 @@ def test_a_second_derivative_is_refused_and_the_reference_has_it(backend, loss):
     with pytest.raises(RuntimeError, match='no second derivative; use backend="reference"'):
         second(backend)
     assert second("reference").abs().max() > 0
+
+
+@pytest.mark.parametrize("loss", [clip_loss, siglip_loss])
+def test_a_forward_mode_derivative_is_refused_and_the_reference_has_it(loss):
+    batch = make_batch(8)
+
+    def slope(name: str) -> Tensor:
+        call = functools.partial(loss, text_features=batch.texts, logit_scale=9.0, backend=name)
+        return torch.func.jvp(call, (batch.images,), (torch.ones_like(batch.images),))[1]
+
+    with pytest.raises(RuntimeError, match='no forward-mode derivative; use backend="reference"'):
+        slope("blocked")
+    assert slope("reference").abs() > 0
+
+
+@pytest.mark.parametrize("case", ["clip", "siglip", "clip soft ignore"])
+def test_a_compiled_backward_pass_calls_the_op(case):
+    """Compiled autograd traces what a Python function does, unless it is one op."""
+    batch = make_batch(12)
+    images = batch.images.requires_grad_()
+    leaves = {name: getattr(batch, name) for name in LEAVES} | {"images": images}
+    (expected,) = torch.autograd.grad(CASES[case](batch, leaves, "blocked"), images)
+    loss = CASES[case](batch, leaves, "blocked")
+    whole = torch.compile(backend="eager", fullgraph=True)
+    with torch._dynamo.compiled_autograd._enable(whole):
+        loss.backward()
+    torch.testing.assert_close(images.grad, expected, rtol=0, atol=0)
 
 
 def kept(call, batch):

@@ -70,8 +70,8 @@ class Pairs:
         """Return a buffer of the block's shape with what it held before."""
         height, width = block.rows.stop - block.rows.start, block.columns.stop - block.columns.start
         if name not in self._buffers:  # the first block is the largest
-            if not self._buffers:
-                # What every form needs is asked for at once: a C library that gets back a few
+            if self.form.sigmoid and not self._buffers:
+                # What its loss always has is asked for at once: a C library that gets back a few
                 # megabytes at a time hands them to the system, and a step waits for clean pages.
                 three = self.operands.rows.new_empty(3, height * width, dtype=self.dtype)
                 self._buffers.update(zip(("cosines", "logits", "scratch"), three, strict=True))
@@ -103,6 +103,7 @@ class Pairs:
 
     def logits(self, block: Block, cosines: Tensor) -> Tensor:
         """Return z of a softmax, which has no bias."""
+        self.changed_logits()
         return torch.mul(cosines, self.operands.scale, out=self.buffer("logits", block))
 
     def signed_logits(self, block: Block, cosines: Tensor, positive: Tensor | None) -> Tensor:
