@@ -79,12 +79,9 @@ _THIN = (
     *(Kind(arch, 64, "bf16", True, _THIN_GRIDS) for arch in DEVICES),
     *_ONCE_SPILLED,
 )
-# What may use local memory, and the most instructions that do: expand of unaligned float32 tokens
-# under autocast on sm_100.
-ALLOWED = {
-    ("sm_100", "32>bf16", 64): {"expand": 2},
-    ("sm_100", "32>fp16", 64): {"expand": 2},
-}
+# What may use local memory, and the most instructions that do: down of tokens that cannot be read
+# 16 bytes at a time, in TensorFloat-32 with C = 128.
+ALLOWED = {("sm_90a", "tf32", 128): {"down": 13}}
 
 
 def launches(

@@ -140,9 +140,16 @@ constexpr int kExpandShares = 2;
 FASTHT_BOTH constexpr int expand_parts(int padded) { return padded / 32; }
 FASTHT_BOTH constexpr int expand_warps(int padded) { return kExpandShares * expand_parts(padded); }
 
-// Bytes of shared memory of expand: so many stages of du, z, x, dout and the tokens' statistics.
+// Quads of the columns of W1 that expand has in shared memory: where tokens are floats, C = 128 and
+// products of 16-bit numbers, a warp's registers do not hold them.
+FASTHT_BOTH constexpr int expand_column_quads(int padded, int bytes, int x_bytes) {
+  return padded > 64 && bytes == 2 && x_bytes == 4 ? expand_width(bytes) * padded / 8 : 0;
+}
+// Bytes of shared memory of expand: those, and so many stages of du, z, x, dout and the tokens'
+// statistics.
 FASTHT_BOTH constexpr int expand_shared(int tokens, int stages, int padded, int bytes, int x_bytes) {
-  return stages * tokens * (2 * padded * bytes + 2 * expand_width(bytes) * x_bytes + 16);
+  return stages * tokens * (2 * padded * bytes + 2 * expand_width(bytes) * x_bytes + 16) +
+         expand_column_quads(padded, bytes, x_bytes) * 16;
 }
 
 // A parameter and its gradient's array; null: there is none.

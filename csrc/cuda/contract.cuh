@@ -132,7 +132,6 @@ struct Contract {
   FASTHT_DEVICE void activate(const Tile& tile, float (&grad)[kBlocks][4]) {
     const Place me;
     const long long image = first_token(tile);
-    const Cell* const u = units<F>(p.u) + image * kChannels;
     const Long seed = read_seed(p.dropout);
     multiply_rows(v, p.point, [&](int q, const float (&y)[2][4]) {
       const int channel = q * 16 + me.lane % 4 * 4;
@@ -141,7 +140,7 @@ struct Contract {
         const int row = me.row0 + half * 8, token = tile.first + row;
         const bool patch = token >= p.grid.prefix, real = token < tile.end;
         Floats s = load_four<F>(row_at<F, kChannels>(v, row, channel));
-        if (!patch) s = load_four<F>(u + token * kChannels + channel);
+        if (!patch) s = load_four<F>(units<F>(p.u) + (image + token) * kChannels + channel);
         float factors[4];
         dropout_factors(factors, p.dropout, seed, image + token, channel / 4);
         Floats active, upstream;

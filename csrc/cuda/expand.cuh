@@ -35,10 +35,14 @@ struct Expand {
   static constexpr int kGroups = kChannels / 32, kWarps = expand_warps(kChannels);
   static constexpr int kThreads = kWarps * kLanes;
   static constexpr int kStep = kPairs * 16;  // tokens
-  // The parts of whole floats take the registers in which others have the columns of W1, and in which
-  // the instructions of two steps may be mixed.
-  static constexpr bool kHeld = !Same<P, Float32Products>::value;
-  static constexpr int kAtOnce = kHeld ? 2 : 1;
+  // Where the columns of W1 are: in registers; with C = 128 and tokens of floats, in shared memory; and
+  // in strict float32, whose parts take the registers, they are read again each time.
+  static constexpr int kColumnQuads = expand_column_quads(kChannels, F::kBytes, X::kBytes);
+  static constexpr bool kShared = kColumnQuads > 0;
+  static constexpr bool kHeld = !kShared && !Same<P, Float32Products>::value;
+  // Where registers are left, the instructions of two pairs or steps are mixed.
+  static constexpr bool kMixed = kHeld && kParts <= 2;
+  static constexpr int kAtOnce = kMixed && X::kBytes == 2 && kParts == 2 && kAligned ? 2 : 1;
   static constexpr bool kSame = Same<X, F>::value;
   static constexpr int kNarrowChunks = kChannels * F::kBytes / 16;
   static constexpr int kWideChunks = kWidth * X::kBytes / 16;
@@ -70,6 +74,7 @@ struct Expand {
 
   const ExpandParams& p;
   Quad *narrow, *wide;  // [stages][du, z], [stages][x, dout]
+  Quad* columns;        // [shares][kBlocks][kGroups][two columns][lanes]
   Floats* rows;  // [stages][kTokens]: the LayerNorm's mean and 1 / deviation, the two row means
   const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
   const int share = warp % kExpandShares, part = warp / kExpandShares;
@@ -85,6 +90,7 @@ struct Expand {
     narrow = carver.take<Quad>(kStages * 2 * kNarrowQuads);
     wide = carver.take<Quad>(kStages * 2 * kWideQuads);
     rows = carver.take<Floats>(kStages * kTokens);
+    columns = carver.take<Quad>(kColumnQuads);
   }
 
   FASTHT_DEVICE void run() {
@@ -103,7 +109,7 @@ struct Expand {
       fetch(tile + kStages - 1, end, stage == 0 ? kStages - 1 : stage - 1);
       FASTHT_UNROLL_BY(kAtOnce) for (int step = 0; step < kTokens; step += kStep)
         add_step(tile * kTokens, stage, step, places, down, skip, norm, sums);
-      if (sums_du >= 0) add_du(stage, places.sums_du, sums.du);
+      if (sums_du >= 0) add_du(stage, sums.du);
       stage = stage == kStages - 1 ? 0 : stage + 1;
     }
     if (p.z != nullptr) store(group, sums);
@@ -189,11 +195,32 @@ struct Expand {
     return result;
   }
 
+  FASTHT_DEVICE int shared_at(int block, int k, int column) const {
+    return (((share * kBlocks + block) * kGroups + k) * 2 + column) * kLanes + lane;
+  }
+  FASTHT_DEVICE typename P::Left shared_pair(int block, int k) const {
+    typename P::Left result;
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i)
+      result.set(i, Eight<F>{{columns[shared_at(block, k, i)]}});
+    return result;
+  }
+
   FASTHT_DEVICE void load_parameters(typename P::Left (&down)[kBlocks][kGroups],
                                      float (&skip)[kEach], float (&norm)[kEach]) const {
     if constexpr (kHeld) {
       FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b)
         FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) down[b][k] = column_pair(b, k);
+    }
+    if constexpr (kShared) {  // a group of channels by each of the warps that share features
+      static_assert(kParts == kGroups);
+      FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b) {
+        const typename P::Left pair = column_pair(b, part);
+        FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
+          Quad quad;
+          FASTHT_UNROLL for (int w = 0; w < 4; ++w) quad.v[w] = pair.v[i][w];
+          columns[shared_at(b, part, i)] = quad;
+        }
+      }
     }
     int at[kEach];
     FASTHT_UNROLL for (int i = 0; i < kEach; ++i) at[i] = feature + i < p.dim ? feature + i : -1;
@@ -206,25 +233,19 @@ struct Expand {
 
   // Where a lane finds what it reads of a step: quads, or Floats, from the step's first. Two times
   // eight tokens are the depth of a product, whose order is free: the first are those whose dx is
-  // this warp's.
+  // this warp's. The others lie `other` rows from them. Chunks of a row are exchanged by bits, so that
+  // those of other channels are some bits away: one place is enough.
   struct Places {
-    int wide[2], stats[2], rows[kGroups], left[kRowTiles], sums_du;
+    int wide, stats, other, row, left;
+    FASTHT_DEVICE int row_of(int group) const { return row ^ group * (2 * F::kBytes); }
+    FASTHT_DEVICE int left_of(int tile) const { return left ^ tile * F::kBytes; }
   };
   FASTHT_DEVICE Places places() const {
-    Places result;
     const int chunk = (share * kFeatures + lane / 4 * kEach) * X::kBytes / 16, first = part % 2 * 8;
-    FASTHT_UNROLL for (int half = 0; half < 2; ++half) {
-      const int row = (first ^ half * 8) + lane % 4 * 2;
-      result.wide[half] = row * kWideChunks + wide_chunk(row, chunk);
-      result.stats[half] = row;
-    }
-    FASTHT_UNROLL for (int k = 0; k < kGroups; ++k)
-      result.rows[k] = Transposed::template paired_row_at<kChannels>(first, k, lane);
-    FASTHT_UNROLL for (int m = 0; m < kRowTiles; ++m)
-      result.left[m] = Transposed::template paired_left_at<kChannels>(
-          first, (part * kRowTiles + m) * 16, lane);
-    result.sums_du = Transposed::template paired_left_at<kChannels>(first, larger(sums_du, 0), lane);
-    return result;
+    const int row = first + lane % 4 * 2;
+    return {row * kWideChunks + wide_chunk(row, chunk), row, 8 - first * 2,
+            Transposed::template paired_row_at<kChannels>(first, 0, lane),
+            Transposed::template paired_left_at<kChannels>(first, part * kRowTiles * 16, lane)};
   }
 
   // Numbers of two tokens as one of a right operand's two halves.
@@ -249,7 +270,7 @@ struct Expand {
     const auto write_own = [&](int own) {
       write(first + step + (part + own) * 8 + lane % 4 * 2, values[own]);
     };
-    FASTHT_UNROLL_BY(kHeld ? kPairs : 1) for (int pair = 0; pair < kPairs; ++pair) {
+    FASTHT_UNROLL_BY(kMixed ? kPairs : 1) for (int pair = 0; pair < kPairs; ++pair) {
       const int token = step + (pair ^ part / 2) * 16;
       const Quad* const du = narrow + (stage * 2 * kTokens + token) * kNarrowChunks;
       const Quad* const x = wide + (stage * 2 * kTokens + token) * kWideChunks;
@@ -259,9 +280,10 @@ struct Expand {
         float hat[2][kEach];
         Floats row[2];
         FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
-          in[i] = part_at(x + places.wide[half] + i * kWideChunks);
-          upstream[i] = part_at(x + places.wide[half] + i * kWideChunks + kWideQuads);
-          row[i] = rows[stage * kTokens + token + places.stats[half] + i];
+          const int there = half * places.other + i;
+          in[i] = part_at(x + places.wide + there * kWideChunks);
+          upstream[i] = part_at(x + places.wide + there * kWideChunks + kWideQuads);
+          row[i] = rows[stage * kTokens + token + places.stats + there];
           const float centre = row[i].v[0] * row[i].v[1];
           // Of 16-bit tokens by one instruction: what it rounds away is far below their last digit.
           FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
@@ -275,10 +297,12 @@ struct Expand {
         float dh[kBlocks][4] = {};
         FASTHT_UNROLL for (int k = 0; k < kGroups; ++k) {
           const Eight<F> column =
-              Transposed::paired_row(du + half * (8 * kNarrowChunks), places.rows[k]);
+              Transposed::paired_row(du + half * (8 * kNarrowChunks), places.row_of(k));
           FASTHT_UNROLL for (int b = 0; b < kBlocks; ++b) {
             if constexpr (kHeld) {
               P::multiply_by(dh[b], down[b][k], column);
+            } else if constexpr (kShared) {
+              P::multiply_by(dh[b], shared_pair(b, k), column);
             } else {
               keep_order();
               P::multiply_by(dh[b], column_pair(b, k), column);
@@ -291,23 +315,23 @@ struct Expand {
           const float inner = fused(grad, norm[f], -row[i].v[2]) - hat[i][f] * row[i].v[3];
           values[half][i][f] = fused(row[i].v[1], inner, fused(grad, skip[f], upstream[i][f]));
         }
-        if constexpr (!kHeld) write_own(half);
+        if constexpr (!kMixed) write_own(half);
       }
       FASTHT_UNROLL for (int m = 0; m < kRowTiles; ++m) {
-        if constexpr (!kHeld) keep_order();
-        const auto grad = Transposed::template paired<kChannels>(du, places.left[m], lane);
+        if constexpr (!kMixed) keep_order();
+        const auto grad = Transposed::template paired<kChannels>(du, places.left_of(m), lane);
         FASTHT_UNROLL for (int f = 0; f < kEach; ++f) {
           Transposed::multiply(sums.by_x[m][f], grad, by_x[f]);
           Transposed::multiply(sums.by_hat[m][f], grad, by_hat[f]);
         }
-        if constexpr (!kHeld) keep_order();
+        if constexpr (!kMixed) keep_order();
         const auto active =
-            Transposed::template paired<kChannels>(du + kNarrowQuads, places.left[m], lane);
+            Transposed::template paired<kChannels>(du + kNarrowQuads, places.left_of(m), lane);
         FASTHT_UNROLL for (int f = 0; f < kEach; ++f)
           Transposed::multiply(sums.by_out[m][f], active, by_out[f]);
       }
     }
-    if constexpr (kHeld) {
+    if constexpr (kMixed) {
       FASTHT_UNROLL for (int own = 0; own < kOwn; ++own) write_own(own);
     }
   }
@@ -317,7 +341,8 @@ struct Expand {
   }
 
   // The sums over a tile's du of 16 channels: one warp of a group has them.
-  FASTHT_DEVICE void add_du(int stage, int place, float (&sums)[4]) const {
+  FASTHT_DEVICE void add_du(int stage, float (&sums)[4]) const {
+    const int place = Transposed::template paired_left_at<kChannels>(0, sums_du, lane);
     const Quad* const du = narrow + stage * (2 * kNarrowQuads);
     FASTHT_ROLLED for (int token = 0; token < kTokens; token += 16)
       Transposed::add(
@@ -334,8 +359,10 @@ struct Expand {
     Part packed[2];
     FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
       packed[i].set(values[i]);
-      settle(rows[i]);  // what is stored under a condition is not made under it: it would be a branch
-      FASTHT_UNROLL for (const Word word : packed[i].v) settle(word);
+      if constexpr (kMixed) {  // what is stored under a condition is not made under it: no branch
+        settle(rows[i]);
+        FASTHT_UNROLL for (const Word word : packed[i].v) settle(word);
+      }
     }
     FASTHT_UNROLL for (int i = 0; i < 2; ++i) {
       const bool real = p.dx.data != nullptr && token + i < p.total;

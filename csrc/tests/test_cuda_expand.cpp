@@ -121,6 +121,7 @@ void test_expand(bool thorough) {
   check_sizes<Bfloat16, Bfloat16Products, 64, 32, 2, false>(5e-3, 3e-3);
   check_sizes<Bfloat16, Bfloat16Products, 32, 64, 2, true>(5e-3, 3e-3);
   check_sizes<Bfloat16, Bfloat16Products, 128, 64, 3, true>(5e-3, 3e-3);
+  check_sizes<Float32, Bfloat16Products, 128, 32, 2, false>(5e-3, 5e-3);
   check_sizes<Float16, Float16Products, 64, 32, 2, true>(6e-4, 4e-4);
   check_sizes<Float32, Float16Products, 64, 32, 3, true>(1e-3, 1e-3);
   check_sizes<Float32, Tf32Products, 64, 64, 2, true>(1e-3, 1e-3);
