@@ -74,6 +74,11 @@ _ONCE_SPILLED = (
     Kind("90a", 32, "bf16", True, ((1, 2, 2),), frozenset({"contract"})),
     Kind("90a", 64, "32", True, ((1, 14, 14),), frozenset({"down", "mix_up", "expand"})),
     Kind("90a", 128, "32", True, ((1, 14, 14),), frozenset({"down", "mix_up", "expand"})),
+    Kind("80", 32, "32>bf16", False, ((1, 14, 14),), frozenset({"expand"})),
+    Kind("90a", 128, "bf16", False, ((1, 14, 14),), frozenset({"expand"})),
+    Kind("90a", 128, "32>bf16", False, ((1, 14, 14),), frozenset({"expand"})),
+    Kind("100", 64, "bf16", True, GRIDS, frozenset({"contract"})),
+    Kind("120", 64, "fp16", False, ((1, 14, 14),), frozenset({"expand"})),
 )
 _THIN = (
     *(Kind(arch, 64, "bf16", True, _THIN_GRIDS) for arch in DEVICES),
