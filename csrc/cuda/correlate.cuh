@@ -54,13 +54,21 @@ struct Correlation {
   // `count` rows of a run; `map` is at the row that the first one meets through the upper taps.
   static FASTHT_DEVICE void add_two(const Cell* map, int map_row, const Cell* dv, int dv_row,
                                     int count, Sums& sums) {
-    Pair now[kRun], before[kRun] = {};
+    Pair now[kRun], next[kRun] = {};
     load(dv, now);
-    add_row<true, false>(map, now, before, sums);
-    FASTHT_ROLLED for (int m = 1; m < count; ++m) {
-      FASTHT_UNROLL for (int o = 0; o < kRun; ++o) before[o] = now[o];
+    add_row<true, false>(map, now, next, sums);
+    int m = 1;
+    // Two rows a turn, which exchange their places: moving one to the other's is a move a number.
+    FASTHT_ROLLED while (m < count) {
+      load(dv + m * dv_row, next);
+      add_row<true, true>(map + m * map_row, next, now, sums);
+      if (++m == count) {
+        FASTHT_UNROLL for (int o = 0; o < kRun; ++o) now[o] = next[o];
+        break;
+      }
       load(dv + m * dv_row, now);
-      add_row<true, true>(map + m * map_row, now, before, sums);
+      add_row<true, true>(map + m * map_row, now, next, sums);
+      ++m;
     }
     add_row<false, true>(map + count * map_row, now, now, sums);
   }
@@ -77,12 +85,14 @@ struct Correlation {
     }
   }
 
-  // What one job of a warp is: tap rows 2 * pair and the next, a block of channels, a split.
+  // What one job of a warp is: tap rows 2 * pair and the next, a block of channels, a split. The
+  // last pair has half the others' work: not always with the same scheduler, which has every fourth
+  // warp.
   struct Job {
     int pair, channel, split;
   };
   static FASTHT_DEVICE Job job_at(int index, int lane) {
-    return {index % 4, (index / 4 % kBlocks * kGroup + lane % kGroup) * 2,
+    return {(index + index / 4 * 2) % 4, (index / 4 % kBlocks * kGroup + lane % kGroup) * 2,
             index / (4 * kBlocks) * (kLanes / kGroup) + lane / kGroup};
   }
   static FASTHT_DEVICE void run(const Job& job, const Cell* map, const Cell* dv,

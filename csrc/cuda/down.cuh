@@ -139,6 +139,21 @@ FASTHT_DEVICE void finish_tile(const DownParams& p, float (&by_skip)[kTall][kCha
     }
 }
 
+// Float32Products::multiply_half of numbers rounded to TensorFloat-32.
+template <int kCount>
+FASTHT_DEVICE void multiply_rounded(float (&c)[kCount][4], const float (&left)[2][4],
+                                    const Quad* matrix, int first, int half_k, int lane) {
+  Word part[2][4];
+  FASTHT_UNROLL for (int i = 0; i < 2; ++i) FASTHT_UNROLL for (int r = 0; r < 4; ++r)
+    part[i][r] = round_to_tf32(left[r % 2][i * 2 + r / 2]);
+  FASTHT_UNROLL for (int n = 0; n < kCount; ++n) {
+    const Quad right = matrix[((first + n) * 2 + half_k) * kLanes + lane];
+    FASTHT_UNROLL for (int i = 0; i < 2; ++i)
+      mma_tf32(c[n], part[i], round_to_tf32(as_float(right.v[2 * i])),
+               round_to_tf32(as_float(right.v[2 * i + 1])));
+  }
+}
+
 template <class X, class P, int kChannels, int kWarps, int kStages, bool kAligned>
 FASTHT_DEVICE void down(const DownParams& p) {
   using F = typename P::Format;
@@ -148,9 +163,12 @@ FASTHT_DEVICE void down(const DownParams& p) {
   constexpr int kMatrixQuads = kSlice * kChannels * F::kBytes / 16;
   constexpr int kStageQuads = down_stage_bytes(kWarps, kChannels, F::kBytes, X::kBytes) / 16;
   // Registers are short: floats that products round are read again for the second operand, and
-  // whole floats by halves for either, in a loop that the compiler cannot take the loads out of.
+  // whole floats, and rounded ones of most channels whose rows are cut short, by halves for either,
+  // in a loop that the compiler cannot take the loads out of.
   constexpr bool kTwice = X::kBytes == 2 * F::kBytes;
-  constexpr bool kHalves = Same<P, Float32Products>::value;
+  constexpr bool kWhole = Same<P, Float32Products>::value;
+  constexpr bool kHalves =
+      kWhole || (Same<P, Tf32Products>::value && kChannels == 128 && !kAligned);
   const int thread = thread_index();
   const int image = block_index() / p.tiles, first = block_index() % p.tiles * p.rows;
   const int end = smaller(first + p.rows, p.grid.tokens);
@@ -249,7 +267,10 @@ FASTHT_DEVICE void down(const DownParams& p) {
                 four[half][i] =
                     kAligned || q * 4 + i < present ? as_float(quad.v[i]) - less[half] : 0.0f;
             }
-            P::multiply_half(sums, four, matrix, part * kBlocks, 1, q, lane);
+            if constexpr (kWhole)
+              P::multiply_half(sums, four, matrix, part * kBlocks, 1, q, lane);
+            else
+              multiply_rounded(sums, four, matrix, part * kBlocks, q, lane);
           }
         };
         const float nothing[2] = {};

@@ -25,6 +25,9 @@ const std::vector<Instance>& instances() {
       INSTANCE(FoldParams, fold<Float32Products, 32>),
       INSTANCE(DownParams, down<Float32, Float32Products, 32, 4, 3, false>),
       INSTANCE(MixUpParams, mix_up<Float32, Float32Products, 32, 4, 32, 5, 5, false>),
+      INSTANCE(FoldParams, fold<Tf32Products, 128>),
+      INSTANCE(DownParams, down<Float32, Tf32Products, 128, 4, 2, false>),
+      INSTANCE(MixUpParams, mix_up<Float32, Tf32Products, 128, 4, 32, 6, 6, false>),
   };
   return all;
 }
@@ -45,8 +48,8 @@ struct Kept {
 };
 
 void forward_case(const Setting& setting, Format x, Format products, bool aligned, double bound,
-                  const Device& device = kLarge) {
-  Model model(setting, x, products, false, aligned);
+                  const Device& device = kLarge, bool tf32 = false) {
+  Model model(setting, x, products, tf32, aligned);
   const ForwardPlan plan(model.problem, device);
   const std::vector<double> exact = model.update();
   const Kept kept(model.problem, padded_channels(setting.channels));
@@ -88,6 +91,8 @@ void test_forward(bool thorough) {
   if (!thorough) return;
   forward_case({2, 5, 9, 15, 128, 64, true, Filter::kFull, 0.0f}, half, half, true, 1e-2);
   forward_case({2, 5, 9, 15, 128, 64, false, Filter::kNone, 0.0f}, half, half, true, 1e-2);
+  forward_case({2, 1, 5, 6, 67, 128, true, Filter::kChannel, 0.1f}, full, full, false, 2e-3, kLarge,
+               true);
   forward_case({3, 0, 1, 1, 40, 32, true, Filter::kNone, 0.2f}, full, full, false, 2e-6);
   forward_case({2, 1, 6, 7, 97, 32, false, Filter::kChannel, 0.0f, 30.0f}, full, full, false, 1e-5);
 }
