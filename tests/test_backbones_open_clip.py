@@ -121,7 +121,7 @@ def test_one_configuration_of_each_kind(name: str) -> None:
     _try(name)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_every_configuration() -> None:
     import open_clip
 

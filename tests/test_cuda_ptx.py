@@ -150,9 +150,9 @@ NUMBERS = {
     ("numbers", "arch"),
     [
         ("bf16", "sm_80"),
-        pytest.param("bf16", "sm_90a", marks=pytest.mark.slow),
-        pytest.param("fp16", "sm_80", marks=pytest.mark.slow),
-        pytest.param("tf32", "sm_80", marks=pytest.mark.slow),
+        pytest.param("bf16", "sm_90a", marks=pytest.mark.sweep),
+        pytest.param("fp16", "sm_80", marks=pytest.mark.sweep),
+        pytest.param("tf32", "sm_80", marks=pytest.mark.sweep),
         pytest.param("32", "sm_90a", marks=pytest.mark.slow),
     ],
 )

@@ -407,6 +407,19 @@ def test_a_call_is_modelled_and_says_so():
 
 
 @pytest.mark.slow
+def test_a_launch_of_the_cuda_backend_is_modelled():
+    pytest.importorskip("fastht._native")
+    done = run("--backend", "cuda", "--json", "--shape", "8", "4", "64", "--only", "mix_back")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["modelled"] is True
+    (row,) = found["kernels"]
+    assert row["kernel"] == "mix_back"
+    assert found["backward_us"] > 0
+    assert done.stderr == ""
+
+
+@pytest.mark.sweep
 def test_a_call_of_the_cuda_backend_is_modelled():
     pytest.importorskip("fastht._native")
     done = run("--backend", "cuda", "--json", "--shape", "8", "14", "128", "--channels", "64")

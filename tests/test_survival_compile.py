@@ -206,8 +206,19 @@ def test_with_gradient_checkpointing(name: str) -> None:
         torch.testing.assert_close(actual, gradient, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in VITS if n != "openai"])
+# One of each library and each way to take blocks apart; the others are close to one of them.
+IN_CI = {"clip", "siglip", "coca", "eva01", "relpos", "beit", "pe-core", "mobileclip", "vitamin"}
+IN_CI |= {"transformers-clip-vision"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in IN_CI else pytest.mark.sweep)
+        for n in VITS
+        if n != "openai"
+    ],
+)
 def test_every_structure_in_one_graph(name: str) -> None:
     _check_one_graph(VITS[name])
 
