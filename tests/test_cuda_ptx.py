@@ -141,19 +141,23 @@ NUMBERS = {
 }
 
 
+def passes(numbers, arch, *marks, backward=()):
+    """Return the cases of both passes, with their marks."""
+    backward = (needs_backward, *marks, *backward)
+    return [
+        pytest.param(numbers, arch, None, marks=marks, id=f"{numbers}-{arch}-forward"),
+        pytest.param(numbers, arch, (True, True), marks=backward, id=f"{numbers}-{arch}-backward"),
+    ]
+
+
 @pytest.mark.parametrize(
-    "needs",
-    [None, pytest.param((True, True), marks=[needs_backward, pytest.mark.slow])],
-    ids=["forward", "backward"],
-)
-@pytest.mark.parametrize(
-    ("numbers", "arch"),
+    ("numbers", "arch", "needs"),
     [
-        ("bf16", "sm_80"),
-        pytest.param("bf16", "sm_90a", marks=pytest.mark.sweep),
-        pytest.param("fp16", "sm_80", marks=pytest.mark.sweep),
-        pytest.param("tf32", "sm_80", marks=pytest.mark.sweep),
-        pytest.param("32", "sm_90a", marks=pytest.mark.slow),
+        *passes("bf16", "sm_80", backward=[pytest.mark.slow]),
+        *passes("32", "sm_90a", pytest.mark.slow),
+        *passes("bf16", "sm_90a", pytest.mark.sweep),
+        *passes("fp16", "sm_80", pytest.mark.sweep),
+        *passes("tf32", "sm_80", pytest.mark.sweep),
     ],
 )
 def test_the_compiled_kernels_compute_what_their_source_says(numbers, arch, needs):

@@ -395,7 +395,26 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_a_call_is_modelled_and_says_so():
+@pytest.mark.parametrize(
+    ("options", "kernel"),
+    [((), "down"), (("--backend", "cuda"), "mix_back")],
+    ids=["triton", "cuda"],
+)
+def test_a_launch_is_modelled_and_says_so(options, kernel):
+    pytest.importorskip("fastht._native")
+    shape = ("--shape", "8", "4", "128", "--channels", "64")
+    done = run(*options, "--json", *shape, "--only", kernel)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["modelled"] is True
+    assert [row["kernel"] for row in found["kernels"]] == [kernel]
+    assert found["forward_us"] + found["backward_us"] > 0
+    if options:
+        assert done.stderr == ""
+
+
+@pytest.mark.sweep
+def test_a_call_is_modelled():
     done = run("--json", "--shape", "8", "4", "128", "--channels", "16")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -404,19 +423,6 @@ def test_a_call_is_modelled_and_says_so():
     assert found["backward_us"] > found["forward_us"]
     kernels = {row["kernel"] for row in found["kernels"]}
     assert {"down", "up", "contract", "correlate", "mix_backward", "expand"} <= kernels
-
-
-@pytest.mark.slow
-def test_a_launch_of_the_cuda_backend_is_modelled():
-    pytest.importorskip("fastht._native")
-    done = run("--backend", "cuda", "--json", "--shape", "8", "4", "64", "--only", "mix_back")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["modelled"] is True
-    (row,) = found["kernels"]
-    assert row["kernel"] == "mix_back"
-    assert found["backward_us"] > 0
-    assert done.stderr == ""
 
 
 @pytest.mark.sweep

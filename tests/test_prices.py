@@ -69,7 +69,7 @@ def test_the_fewest_blocks_for_a_share_of_loras_bytes():
     assert found.more == operations["mlp:2"] / operations["none"] - 1 > 0
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_the_page_has_the_prices_of_its_first_model():
     page = (Path(__file__).parent.parent / "docs/patch.md").read_text(encoding="utf-8")
     first = prices.MODELS[:1]

@@ -109,7 +109,7 @@ assert b"fastht-export" in bytes(files["fastht.json"], "utf8")
     assert found.returncode == 0, found.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_aotinductor_compiles_it_on_a_cpu(registers: Any, tmp_path: Path) -> None:
     model, made = registers
     program = torch.export.load(made["torch"].path)
