@@ -3,6 +3,7 @@
 #
 #   step NAME COMMAND...    starts a command as soon as a core is free. What it prints is shown whole
 #                           when it has ended, so that no two steps mix.
+#   after NAME              waits for the step of that name.
 #   finish                  waits for all of them.
 #   alone NAME COMMAND...   waits for all of them and runs one that takes every core, in plain sight.
 #   left_out WHAT: WHY      says that something is not run: now, and once more under the table.
@@ -23,6 +24,10 @@ step() {
     _timed "$@" >"$STEP_LOGS/$1" 2>&1 </dev/null &
     STEP_RUNNING[$!]=$1
     set +m
+}
+
+after() {
+    while [[ "|$(printf '%s|' "${STEP_RUNNING[@]}")" == *"|$1|"* ]]; do _reap; done
 }
 
 finish() {
