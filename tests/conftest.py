@@ -42,6 +42,12 @@ def pytest_cmdline_main(config):
         config.option.dist = "worksteal"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the longest, the tutorials: begun last, they would keep one worker waiting."""
+    items.sort(key=lambda item: "test_a_tutorial_runs" not in item.name)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
     """Leave what importing makes out of the search for garbage, while it is made and in tests.

@@ -43,17 +43,20 @@ WIDE = [_engine(name) for name in _names() if not name.endswith(ROUNDING_PATHS)]
 WIDE_FUSED = [_engine(n) for n in _names() if n != "reference" and not n.endswith(ROUNDING_PATHS)]
 
 
-def long_if_interpreted(engines, *axes, when=lambda *case: True):
+def long_if_interpreted(engines, *axes, when=lambda *case: True, longer=lambda *case: False):
     """Return engines times the values of each axis, for ``pytest.mark.parametrize``.
 
     Of those that Triton's interpreter would run, the ones of which ``when`` is true are for
-    ``-m slow``.
+    ``-m slow``, and those of which ``longer`` is true for ``-m sweep``.
     """
     found = []
     for engine, *case in itertools.product(engines, *axes):
         values = engine.values if hasattr(engine, "values") else [engine]
         marks = list(getattr(engine, "marks", ()))
-        if values[0] == "triton" and DEVICE == "cpu" and when(*case):
-            marks.append(pytest.mark.slow)
+        if values[0] == "triton" and DEVICE == "cpu":
+            if longer(*case):
+                marks.append(pytest.mark.sweep)
+            elif when(*case):
+                marks.append(pytest.mark.slow)
         found.append(pytest.param(*values, *case, marks=marks))
     return found

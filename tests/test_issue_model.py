@@ -439,8 +439,10 @@ def test_a_call_of_the_cuda_backend_is_modelled():
     assert done.stderr == ""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("channels", ["64", "128"])
+@pytest.mark.parametrize(
+    "channels",
+    [pytest.param("64", marks=pytest.mark.slow), pytest.param("128", marks=pytest.mark.sweep)],
+)
 def test_no_product_in_flight_reads_what_is_refilled(channels):
     done = run("--hazards", "--shape", "4", "4", "128", "--channels", channels)
     assert done.returncode == 0, done.stdout + done.stderr

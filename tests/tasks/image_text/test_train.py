@@ -334,7 +334,6 @@ def test_a_broken_image_is_named_in_one_line(arguments, pairs, tmp_path, workers
     [
         ({"data": "no-such.csv"}, DataError, "no-such.csv"),
         ({"model": "ViT-Z-99"}, ValueError, "no model 'ViT-Z-99'"),
-        ({"model": "RN50"}, fastht.UnsupportedModelError, "ResNet"),
         ({"pretrained": "no-such-tag"}, ValueError, "pretrained='no-such-tag'"),
         ({"backend": "warp"}, ValueError, "'warp'"),
     ],
@@ -344,6 +343,17 @@ def test_bad_argument_is_named(arguments, change, error, message):
         change = change | {"model": "ViT-B-32"}
     with pytest.raises(error, match=message):
         train(dataclasses.replace(arguments, **change))
+    assert not arguments.out.exists()
+
+
+def test_a_tower_without_blocks_is_refused(arguments, tmp_path):
+    text = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    content = {"model_cfg": config, "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    with pytest.raises(fastht.UnsupportedModelError, match="ResNet"):
+        train(dataclasses.replace(arguments, model=f"local-dir:{tmp_path}"))
     assert not arguments.out.exists()
 
 
